@@ -1,0 +1,390 @@
+"""From a pool of classes to an endless, replayable stream of episodes."""
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+def fold_seed(seed, index):
+    """The seed of episode `index` of stream `seed`, `[2]`, for stateless ops."""
+    return tf.random.experimental.stateless_fold_in(
+        tf.constant([seed, 0], tf.int64), tf.cast(index, tf.int64)
+    )
+
+
+def stream(draw, seed, start):
+    """The endless dataset of `draw(fold_seed(seed, i))` for i = start, start + 1, ..."""
+    for name, value in (("seed", seed), ("start", start)):
+        if value != int(value) or value < 0:
+            raise ValueError(f"expected {name} to be an integer >= 0, got {value}.")
+    indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+    return indices.map(
+        lambda index: draw(fold_seed(seed, index)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def load_image(path):
+    """Reads an image file as uint8 `[H, W, 1 or 3]`, transparency laid on white.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    try:
+        with PIL.Image.open(path) as image:
+            image = PIL.ImageOps.exif_transpose(image)
+            if image.mode in ("1", "L"):
+                return np.asarray(image.convert("L"))[..., None]
+            image = image.convert("RGBA")
+            white = PIL.Image.new("RGBA", image.size, "white")
+            return np.asarray(PIL.Image.alpha_composite(white, image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as e:
+        raise ValueError(f"expected an image file, could not read {path}: {e}") from e
+
+
+def image_files(directory):
+    """The image files of a folder, sorted by name; hidden files are left out."""
+    return sorted(
+        path
+        for path in pathlib.Path(directory).iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+class ClassPool:
+    """Labelled images of many classes, from which episodes are drawn.
+
+    The images are held once, in memory, as they came (uint8 for images); pools made by
+    `select`, `split_classes` and `with_rotations` share them. Make a pool with
+    `from_tfds`, `from_arrays` or `from_directory`.
+
+    Attributes:
+        class_ids: int array `[C]`, the label id of each class; a rotated class keeps
+            the id of the class it was turned from.
+        names: `{label id: name}`.
+        shape: shape of one example, as episodes give it.
+
+    Example:
+        >>> pool = ClassPool.from_arrays(images, labels, prepare=learner.preprocess)
+        >>> train, test = pool.split_classes(1200, 423, seed=0)
+        >>> episodes = train.with_rotations().episodes(ways=5, shots=1, queries=15)
+        >>> learner.fit(episodes.batch(16), steps_per_epoch=1000)
+    """
+
+    def __init__(self, images, table, names, prepare):
+        self._images = images  # tensor [n, ...], sorted by class
+        self._table = table  # int64 [C, 4]: label id, first image, images, turns
+        self._prepare = prepare
+        self.names = names
+
+    @classmethod
+    def from_arrays(cls, images, labels, prepare=None, names=None):
+        """A pool of examples in memory.
+
+        Args:
+            images: uint8 `[n, H, W, C]` with `prepare`; without it also any numeric
+                `[n, ...]` (uint8 is then scaled to [0, 1], all else kept as float32).
+            labels: integer ids `[n]`, any values.
+            prepare: an `ImagePreprocess`, usually `learner.preprocess`.
+            names: `{label id: name}`.
+
+        Raises:
+            ValueError: lengths differ, labels are no integers, examples are not finite.
+        """
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"expected integer labels [n], got {labels.dtype} of shape "
+                f"{list(labels.shape)}."
+            )
+        images = tf.convert_to_tensor(prepare.resize(images) if prepare else images)
+        if images.shape.rank < 2 or images.shape[0] != len(labels) or not len(labels):
+            raise ValueError(
+                f"expected as many examples [n, ...] as labels [n], at least one; got "
+                f"examples of shape {list(images.shape)} and {len(labels)} labels."
+            )
+        if images.dtype != tf.uint8:
+            images = tf.cast(images, tf.float32)
+            if not np.isfinite(images).all():
+                raise ValueError("expected finite examples, got NaN or infinity.")
+        order = np.argsort(labels, kind="stable")
+        if (np.diff(order) != 1).any():
+            images = tf.gather(images, order)
+        ids, first, count = np.unique(
+            labels[order], return_index=True, return_counts=True
+        )
+        table = np.stack([ids, first, count, np.zeros_like(first)], 1).astype(np.int64)
+        return cls(images, table, dict(names or {}), prepare)
+
+    @classmethod
+    def from_tfds(
+        cls, name, split="train", prepare=None, data_dir=None, label_key=None
+    ):
+        """A pool of a TFDS image-classification data set.
+
+        Args:
+            name: TFDS name, such as "omniglot" or "cifar100".
+            split: TFDS split expression, such as "train+test".
+            prepare: an `ImagePreprocess` that brings all images to one size.
+            data_dir: where TFDS keeps its data; its own default, `TFDS_DATA_DIR`.
+            label_key: the label feature; by default the only one, or "label".
+
+        Raises:
+            ValueError: unknown data set or split, no image or label feature, the data
+                cannot be had, or images of different sizes without `prepare`.
+        """
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder(name, data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError as error:
+            raise ValueError(
+                f"expected the name of a TFDS data set, got '{name}'."
+            ) from error
+        features = builder.info.features
+        image_keys = [k for k, f in features.items() if type(f) is tfds.features.Image]
+        label_keys = [
+            k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)
+        ]
+        if label_key is None:
+            label_key = label_keys[0] if len(label_keys) == 1 else "label"
+        if len(image_keys) != 1 or label_key not in label_keys:
+            raise ValueError(
+                f"expected '{name}' to have one image and a label '{label_key}', its "
+                f"images are {image_keys} and its labels {label_keys}."
+            )
+        try:
+            builder.download_and_prepare()
+            dataset = builder.as_dataset(split=split)
+        except Exception as error:  # TFDS raises many kinds, network errors among them
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"expected '{name}' with split '{split}' to be had from TFDS "
+                f"(splits {sorted(builder.info.splits)}): {reason}"
+            ) from error
+        (image_key,) = image_keys
+        resize = prepare.resize if prepare else tf.identity
+        dataset = dataset.map(
+            lambda example: (resize(example[image_key]), example[label_key]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        try:
+            batches = list(dataset.batch(1024).as_numpy_iterator())
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"expected the images of '{name}' to share one size, they do not: "
+                "give prepare=ImagePreprocess(height, width, channels)."
+            ) from error
+        images = np.concatenate([images for images, _ in batches])
+        labels = np.concatenate([labels for _, labels in batches])
+        label_name = features[label_key].int2str
+        names = {int(label): label_name(int(label)) for label in np.unique(labels)}
+        return cls.from_arrays(images, labels, prepare, names)
+
+    @classmethod
+    def from_directory(cls, directory, prepare):
+        """A pool of a folder with one sub-folder of images for each class.
+
+        Label ids are the places of the sub-folders in alphabetical order.
+
+        Args:
+            directory: the folder.
+            prepare: an `ImagePreprocess` that brings all images to one size.
+
+        Raises:
+            ValueError: no such folder, no class in it, a class without images, or a
+                file that is no image.
+        """
+        directory = pathlib.Path(directory)
+        if not directory.is_dir():
+            raise ValueError(f"expected a folder of classes, found none at {directory}")
+        classes = sorted(
+            path
+            for path in directory.iterdir()
+            if path.is_dir() and not path.name.startswith(".")
+        )
+        if not classes:
+            raise ValueError(
+                f"expected a sub-folder of images for each class in {directory}, "
+                "found no sub-folder."
+            )
+        images, labels = [], []
+        for label, folder in enumerate(classes):
+            files = image_files(folder)
+            if not files:
+                raise ValueError(f"expected images in {folder}, found none.")
+            images += [prepare.resize(load_image(path)) for path in files]
+            labels += [label] * len(files)
+        names = {label: folder.name for label, folder in enumerate(classes)}
+        return cls.from_arrays(tf.stack(images), np.array(labels), prepare, names)
+
+    def __len__(self):
+        return len(self._table)
+
+    @property
+    def class_ids(self):
+        return self._table[:, 0]
+
+    @property
+    def shape(self):
+        return tuple(self._images.shape[1:])
+
+    def _with_table(self, table):
+        return ClassPool(self._images, table, self.names, self._prepare)
+
+    def select(self, ids):
+        """The pool of the classes with these label ids.
+
+        Raises:
+            ValueError: an id that the pool does not have.
+        """
+        ids = np.unique(np.asarray(ids, np.int64))
+        missing = np.setdiff1d(ids, self.class_ids)
+        if len(missing) or not len(ids):
+            raise ValueError(
+                f"expected label ids among the pool's {len(np.unique(self.class_ids))} "
+                f"classes, got {missing.tolist()[:10] or 'none'}."
+            )
+        return self._with_table(self._table[np.isin(self.class_ids, ids)])
+
+    def split_classes(self, *sizes, seed=0):
+        """Disjoint pools of randomly chosen classes; the rest is left out.
+
+        Args:
+            *sizes: number of label ids in each part.
+            seed: of the choice; equal seeds give equal parts on every machine.
+
+        Returns:
+            A list of pools. Rotations of one class stay on one side.
+
+        Raises:
+            ValueError: more classes asked for than there are.
+        """
+        ids = np.unique(self.class_ids)
+        if not sizes or min(sizes) < 1 or sum(sizes) > len(ids):
+            raise ValueError(
+                f"expected sizes >= 1 that sum to at most {len(ids)} classes, got "
+                f"{list(sizes)}."
+            )
+        # RandomState and not Generator: its stream is frozen for all NumPy versions.
+        shuffled = np.random.RandomState(seed).permutation(ids)
+        ends = np.cumsum(sizes)
+        parts = np.split(shuffled, ends)[: len(sizes)]
+        return [self.select(part) for part in parts]
+
+    def with_rotations(self):
+        """The pool with each class's 90, 180 and 270 degree turns as further classes.
+
+        Raises:
+            ValueError: the images are not square, or already turned.
+        """
+        if len(self.shape) != 3 or self.shape[0] != self.shape[1]:
+            raise ValueError(f"expected square images [H, H, C], got {self.shape}.")
+        if self._table[:, 3].any():
+            raise ValueError("expected a pool without rotations, it has them already.")
+        turned = [self._table + [0, 0, 0, turns] for turns in range(4)]
+        return self._with_table(np.concatenate(turned))
+
+    def images_of(self, class_id):
+        """All unrotated images of a class, as episodes give them, `[n, ...]`."""
+        row = self.select([class_id])._table[0]
+        return self._scaled(self._images[row[1] : row[1] + row[2]])
+
+    def _scaled(self, images):
+        if images.dtype != tf.uint8:
+            return images
+        if self._prepare is not None:
+            return self._prepare.scale(images)
+        return tf.cast(images, tf.float32) / 255.0
+
+    def episodes(self, ways=5, shots=1, queries=15, seed=0, start=0):
+        """An endless dataset of N-way K-shot episodes; episode i depends on (seed, i).
+
+        The classes, which class gets which label, the images, the order of the support
+        set and the order of the queries are each uniformly random. Images of a class
+        are drawn without replacement, so no query image is in its support set.
+
+        Args:
+            ways: classes in an episode, N.
+            shots: support examples of each class, K.
+            queries: query examples of each class.
+            seed: of the stream.
+            start: index of the first episode.
+
+        Returns:
+            A `tf.data.Dataset` of `({"support_x": [S, ...], "support_y": [S],
+            "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries, images
+            float32 and labels int32 in [0, N).
+
+        Raises:
+            ValueError: too few classes, or a class with fewer than shots + queries
+                images.
+        """
+        for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
+            if value != int(value) or value < 1:
+                raise ValueError(f"expected {name} to be an integer >= 1, got {value}.")
+        if ways > len(self):
+            raise ValueError(
+                f"expected at least {ways} classes for {ways}-way episodes, the pool "
+                f"has {len(self)}."
+            )
+        each = shots + queries
+        smallest = self._table[np.argmin(self._table[:, 2])]
+        if smallest[2] < each:
+            raise ValueError(
+                f"expected at least {shots} + {queries} images in each class, class "
+                f"{smallest[0]} has {smallest[2]}."
+            )
+        images = self._images
+        first = tf.constant(self._table[:, 1])
+        count = tf.constant(self._table[:, 2])
+        turns = tf.constant(self._table[:, 3])
+        most = int(self._table[:, 2].max())
+        places = _turned_places(self.shape) if self._table[:, 3].any() else None
+        labels = tf.range(ways, dtype=tf.int32)
+
+        def draw(seed):
+            seeds = tf.unstack(tf.random.split(seed, 4))
+            # The largest of uniform numbers are a uniform sample without replacement,
+            # in uniformly random order: the order is the labelling.
+            _, chosen = tf.math.top_k(
+                tf.random.stateless_uniform([len(self)], seeds[0], dtype=tf.float64), ways
+            )
+            chance = tf.random.stateless_uniform([ways, most], seeds[1], dtype=tf.float64)
+            there = tf.range(most, dtype=tf.int64) < tf.gather(count, chosen)[:, None]
+            _, picks = tf.math.top_k(tf.where(there, chance, -1.0), each)
+            rows = tf.gather(first, chosen)[:, None] + tf.cast(picks, tf.int64)
+            x = tf.gather(images, rows)  # [N, K + queries, ...]
+            if places is not None:
+                flat = tf.reshape(x, [ways, each, -1])
+                turned = tf.gather(places, tf.gather(turns, chosen))
+                x = tf.reshape(tf.gather(flat, turned, axis=2, batch_dims=1), x.shape)
+            x = self._scaled(x)
+            y = tf.repeat(labels[:, None], each, axis=1)
+            support_x, support_y = _shuffled(x[:, :shots], y[:, :shots], seeds[2])
+            query_x, query_y = _shuffled(x[:, shots:], y[:, shots:], seeds[3])
+            episode = {"support_x": support_x, "support_y": support_y}
+            return {**episode, "query_x": query_x}, query_y
+
+        return stream(draw, seed, start)
+
+
+def _turned_places(shape):
+    """Flat positions `[4, H * W * C]` that turn an image by 0, 90, 180, 270 degrees."""
+    places = np.arange(np.prod(shape)).reshape(shape)
+    return tf.constant(np.stack([np.rot90(places, k).ravel() for k in range(4)]))
+
+
+def _shuffled(x, y, seed):
+    """`[N, k, ...]` and `[N, k]` as `[N k, ...]` and `[N k]` in one random order."""
+    n = y.shape[0] * y.shape[1]
+    _, order = tf.math.top_k(tf.random.stateless_uniform([n], seed, dtype=tf.float64), n)
+    x = tf.gather(tf.reshape(x, [n, *x.shape[2:]]), order)
+    return x, tf.gather(tf.reshape(y, [n]), order)

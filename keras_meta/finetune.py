@@ -1,0 +1,35 @@
+"""From a learner and a support set to an ordinary Keras model of one task."""
+
+
+def finetune(learner, x, y, optimizer=None):
+    """An ordinary, compiled `keras.Model` that starts where `adapt` ends.
+
+    `fit` it on the same examples (or more) to go on learning the task; save, evaluate
+    and predict as with any Keras model. Batch normalization starts from the statistics
+    of `x` under the adapted weights, and then follows the batches that `fit` gives it.
+
+    Args:
+        learner: a `Learner`.
+        x: support examples `[S, ...]`, as for `learner.adapt` without T.
+        y: their labels `[S]` or targets `[S, d_y]`.
+        optimizer: SGD at the learner's inner rate by default, so that an epoch over
+            all of x in one batch is one more inner step.
+
+    Returns:
+        A compiled `keras.Model` from `[B, ...]` to the logits `[B, n]` of the n classes
+        present in y, or to predictions `[B, d_y]`.
+
+    Raises:
+        ValueError: as `learner.adapt`.
+
+    Example:
+        >>> model = km.finetune(learner, x, y)
+        >>> model.fit(x, y, epochs=20)
+    """
+    model, default_optimizer = learner.task_model(x, y)
+    model.compile(
+        optimizer=optimizer or default_optimizer,
+        loss=learner.support_loss,
+        metrics=["accuracy"] if learner.classification else ["mse"],
+    )
+    return model

@@ -1,0 +1,94 @@
+"""From a picture of any size to what a network eats."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class ImagePreprocess:
+    """Resizes uint8 images and scales them to `[0, 1]`.
+
+    A learner carries one, so that training, the command line and serving prepare
+    images alike. The work is in two halves, because a pool of images is kept at the
+    network's size as uint8 (`resize`) and scaled when drawn (`scale`);
+    `preprocess(images)` is `scale(resize(images))`.
+
+    Args:
+        height: rows of the result, in pixels.
+        width: columns of the result, in pixels.
+        channels: 1 (grey) or 3 (colour).
+        invert: map black to 1 and white to 0, as is usual for dark ink on white.
+
+    Call arguments:
+        images: uint8 `[..., H, W, 1 or 3]`, any H and W.
+
+    Returns:
+        float32 `[..., height, width, channels]` in `[0, 1]`.
+
+    Raises:
+        ValueError: images that are not uint8, or not `[..., H, W, 1 or 3]`.
+
+    Example:
+        >>> preprocess = ImagePreprocess(28, 28, 1, invert=True)
+        >>> preprocess(np.zeros([5, 105, 105, 3], "uint8")).shape
+        TensorShape([5, 28, 28, 1])
+    """
+
+    def __init__(self, height=28, width=28, channels=1, invert=True):
+        if channels not in (1, 3):
+            raise ValueError(f"expected channels to be 1 or 3, got {channels}.")
+        self.height = height
+        self.width = width
+        self.channels = channels
+        self.invert = invert
+
+    @property
+    def shape(self):
+        """`(height, width, channels)`."""
+        return (self.height, self.width, self.channels)
+
+    def resize(self, images):
+        """uint8 `[..., H, W, 1 or 3]` -> uint8 `[..., height, width, channels]`."""
+        images = tf.convert_to_tensor(images)
+        shape = images.shape
+        if images.dtype != tf.uint8 or shape.rank < 3 or shape[-1] not in (1, 3):
+            raise ValueError(
+                "expected uint8 images of shape [..., H, W, 1 or 3], got "
+                f"{images.dtype.name} of shape {shape}."
+            )
+        if tuple(shape[-3:]) == self.shape:
+            return images
+        if shape[-1] == 3 and self.channels == 1:
+            images = tf.image.rgb_to_grayscale(images)
+        if shape[-1] == 1 and self.channels == 3:
+            images = tf.image.grayscale_to_rgb(images)
+        if tuple(shape[-3:-1]) == (self.height, self.width):
+            return images
+        leading = tf.shape(images)[:-3]
+        flat = tf.reshape(images, tf.concat([[-1], tf.shape(images)[-3:]], 0))
+        flat = tf.image.resize(
+            flat, (self.height, self.width), method="lanczos3", antialias=True
+        )
+        flat = tf.cast(tf.clip_by_value(tf.round(flat), 0, 255), tf.uint8)
+        images = tf.reshape(flat, tf.concat([leading, self.shape], 0))
+        return tf.ensure_shape(images, shape[:-3].concatenate(self.shape))
+
+    def scale(self, images):
+        """uint8 `[..., height, width, channels]` -> float32 in `[0, 1]`."""
+        scaled = tf.cast(images, tf.float32) / 255.0
+        return 1.0 - scaled if self.invert else scaled
+
+    def __call__(self, images):
+        return self.scale(self.resize(images))
+
+    def get_config(self):
+        return {
+            "height": self.height,
+            "width": self.width,
+            "channels": self.channels,
+            "invert": self.invert,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)

@@ -1,0 +1,64 @@
+"""The field's usual networks, as Keras functional models that give logits."""
+
+import keras
+
+
+def conv4(input_shape=(28, 28, 1), outputs=5, filters=64, name="conv4"):
+    """Four strided 3x3 convolutions, the Omniglot network of MAML.
+
+    Each block is convolution (stride 2), batch normalization, ReLU; then the mean over
+    space and a dense layer. The normalization has momentum 0, so that its stored
+    statistics are always those of the last batch it saw.
+
+    Args:
+        input_shape: `(H, W, C)` of an image.
+        outputs: number of logits N.
+        filters: channels of each block.
+        name: the model's name.
+
+    Returns:
+        A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`.
+
+    Reference:
+        Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of
+        Deep Networks", 2017, section 5.2 and appendix A.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = inputs
+    for block in range(1, 5):
+        x = keras.layers.Conv2D(
+            filters,
+            3,
+            strides=2,
+            padding="same",
+            use_bias=False,  # the normalization's own offset follows
+            name=f"conv{block}",
+        )(x)
+        x = keras.layers.BatchNormalization(momentum=0.0, name=f"norm{block}")(x)
+        x = keras.layers.ReLU(name=f"relu{block}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    logits = keras.layers.Dense(outputs, name="head")(x)
+    return keras.Model(inputs, logits, name=name)
+
+
+def mlp(input_shape=(1,), outputs=1, units=(40, 40), activation="relu", name="mlp"):
+    """A plain multi-layer perceptron; the defaults are MAML's for sinusoids.
+
+    Args:
+        input_shape: shape of one example.
+        outputs: size of the last, linear layer.
+        units: sizes of the hidden layers.
+        activation: activation of the hidden layers.
+        name: the model's name.
+
+    Returns:
+        A `keras.Model` from `[B, *input_shape]` to `[B, outputs]`.
+
+    Reference:
+        Finn, Abbeel and Levine, 2017, section 5.1.
+    """
+    inputs = keras.Input(input_shape, name="x")
+    x = keras.layers.Flatten(name="flat")(inputs) if len(input_shape) > 1 else inputs
+    for index, size in enumerate(units, start=1):
+        x = keras.layers.Dense(size, activation=activation, name=f"dense{index}")(x)
+    return keras.Model(inputs, keras.layers.Dense(outputs, name="head")(x), name=name)

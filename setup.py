@@ -1,0 +1,33 @@
+"""Packaging of keras-meta."""
+
+import pathlib
+
+import setuptools
+
+setuptools.setup(
+    name="keras-meta",
+    version="0.1.0",
+    description="Few-shot meta-learning for TensorFlow and Keras, with a model zoo.",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["keras_meta*", "zoo*"]),
+    package_data={"zoo": ["models/*/*.keras", "models/*/*.json", "*.csv", "*.md"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "importlib_resources>=6.0",  # tensorflow-datasets needs it, undeclared
+        "keras>=3.10",
+        "matplotlib>=3.9",
+        "numpy>=1.26",
+        "pillow>=10.0",
+        "rich>=13.0",
+        "tensorboard>=2.19",
+        "tensorflow>=2.19",
+        "tensorflow-datasets>=4.9.8",
+    ],
+    extras_require={
+        "test": ["build>=1.2", "hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6"]
+    },
+    entry_points={"console_scripts": ["keras-meta = zoo.cli:main"]},
+)

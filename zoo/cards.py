@@ -1,0 +1,102 @@
+"""Card: what a pretrained model is, on one page that needs no TensorFlow to read."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+MODELS = pathlib.Path(__file__).parent / "models"
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What there is to know about a zoo entry.
+
+    Attributes:
+        name: `<learner>.<task>`.
+        paper: of the algorithm.
+        data: the data set and how its classes were split.
+        licence: of the data.
+        protocol: ways, shots and the like, as a sentence.
+        normalization: "inductive" or "transductive"; None where it does not matter.
+        seed: of the split, the weights and the training episodes.
+        command: what trained it.
+        steps: meta-steps taken, all runs together.
+        hours: training time on two CPU cores.
+        sha256: of `model.keras`.
+        test_classes: label ids of the classes it has never seen; None for regression.
+        ways, shots: of the episodes it was trained on; ways is None for regression.
+        figures: measured on test episodes; one dict for each setting, with the metric,
+            its mean and 95% half-width, the number of tasks, the seed, the
+            normalization.
+    """
+
+    name: str
+    paper: str
+    data: str
+    licence: str
+    protocol: str
+    normalization: str | None
+    seed: int
+    command: str
+    steps: int
+    hours: float
+    sha256: str
+    test_classes: list[int] | None
+    ways: int | None
+    shots: int
+    figures: list[dict] = dataclasses.field(default_factory=list)
+
+    @property
+    def directory(self):
+        return MODELS / self.name
+
+    @property
+    def weights(self):
+        """The model's file."""
+        return self.directory / "model.keras"
+
+    def check(self):
+        """Raises ValueError unless the model's file is the one the card describes."""
+        if not self.weights.is_file():
+            raise ValueError(f"expected the weights of {self.name} at {self.weights}.")
+        found = sha256(self.weights)
+        if found != self.sha256:
+            raise ValueError(
+                f"expected {self.weights} to have sha256 {self.sha256}, it has {found}:"
+                " the file is damaged or is not the one the card describes."
+            )
+
+    def write(self):
+        """Writes `card.json`; a reader never sees half of it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "card.json"
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        draft.replace(path)
+
+
+def sha256(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def list_models():
+    """The cards of all trained entries, by name."""
+    return [
+        Card(**json.loads(path.read_text()))
+        for path in sorted(MODELS.glob("*/card.json"))
+    ]
+
+
+def card(name):
+    """The card of a trained entry.
+
+    Raises:
+        ValueError: no such entry.
+    """
+    found = {card.name: card for card in list_models()}
+    if name not in found:
+        raise ValueError(
+            f"expected the name of a trained model ({', '.join(found)}), got '{name}'."
+        )
+    return found[name]

@@ -1,0 +1,238 @@
+"""Recipes: how each zoo entry is trained. Importing this needs no TensorFlow."""
+
+import collections.abc
+import dataclasses
+
+MAML_PAPER = (
+    "Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep "
+    "Networks, ICML 2017, arXiv 1703.03400"
+)
+
+# Episode streams of one recipe must not overlap, whatever its seed.
+PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A pool of classes and its split into training, validation and test classes."""
+
+    title: str
+    licence: str
+    sizes: tuple[int, int, int]
+    load: collections.abc.Callable  # preprocess -> ClassPool
+    rotations: bool = True
+
+
+def _omniglot(preprocess):
+    import keras_meta as km
+
+    return km.ClassPool.from_tfds("omniglot", "train+test", preprocess)
+
+
+def _cifar100(preprocess):
+    import keras_meta as km
+
+    return km.ClassPool.from_tfds("cifar100", "train+test", preprocess)
+
+
+def _glyphs(preprocess):
+    import keras_meta as km
+
+    return km.tasks.glyphs(1300, prepare=preprocess)
+
+
+OMNIGLOT = Source(
+    "Omniglot (TFDS omniglot, train+test): 1100 characters to train, 100 to validate, "
+    "423 to test, drawn with seed 0 over all 1623; 28x28; quarter turns as new classes "
+    "while training",
+    "MIT, Brenden Lake",
+    (1100, 100, 423),
+    _omniglot,
+)
+GLYPHS = Source(
+    "procedural glyphs (keras_meta.tasks.glyphs, seed 0): 1000 characters to train, "
+    "100 to validate, 200 to test; 28x28; quarter turns as new classes while training",
+    "Apache-2.0, drawn by this project's own code",
+    (1000, 100, 200),
+    _glyphs,
+)
+CIFAR100 = Source(
+    "CIFAR-100 (TFDS cifar100, train+test): 64 classes to train, 16 to validate, 20 to "
+    "test, drawn with seed 0",
+    "unstated by its authors (Krizhevsky, 2009); for research",
+    (64, 16, 20),
+    _cifar100,
+    rotations=False,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """N-way K-shot episodes from a source."""
+
+    source: Source
+    ways: int = 5
+    shots: int = 1
+    queries: int = 5  # of each class, while training
+    test_queries: int = 15
+    metric: str = "accuracy"
+
+    def pools(self, preprocess):
+        """`{part: ClassPool}` of disjoint classes."""
+        pool = self.source.load(preprocess)
+        train, validation, test = pool.split_classes(*self.source.sizes, seed=0)
+        if self.source.rotations:
+            train = train.with_rotations()
+        return {"train": train, "validation": validation, "test": test}
+
+    def episodes(self, preprocess, seed, parts):
+        """`{part: start -> endless dataset of episodes}`."""
+        pools = self.pools(preprocess)
+
+        def of(part):
+            queries = self.queries if part == "train" else self.test_queries
+            return lambda start=0: pools[part].episodes(
+                self.ways, self.shots, queries, seed + PART_SEEDS[part], start
+            )
+
+        return {part: of(part) for part in parts}
+
+    def test_classes(self, preprocess):
+        return [int(i) for i in self.pools(preprocess)["test"].class_ids]
+
+    def __str__(self):
+        return (
+            f"{self.ways}-way {self.shots}-shot, {self.queries} queries a class while "
+            f"training, {self.test_queries} in tests"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinusoid:
+    """Regression of sinusoids, as MAML has it."""
+
+    ways = None
+    shots: int = 10
+    queries: int = 10
+    test_queries: int = 100
+    metric: str = "mse"
+    source = Source("sinusoids drawn on the fly: amplitude in [0.1, 5], phase in "
+                    "[0, pi], x in [-5, 5]", "none: generated", (), None)
+
+    def episodes(self, preprocess, seed, parts):
+        import keras_meta as km
+
+        def of(part):
+            queries = self.queries if part == "train" else self.test_queries
+            return lambda start=0: km.tasks.sinusoid().episodes(
+                self.shots, queries, seed + PART_SEEDS[part], start
+            )
+
+        return {part: of(part) for part in parts}
+
+    def test_classes(self, preprocess):
+        return None
+
+    def __str__(self):
+        return f"{self.shots} points, {self.queries} queries while training"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that `tools/train.py` needs to train an entry.
+
+    Attributes:
+        learner: makes the untrained learner.
+        task: its episodes.
+        paper: of the algorithm.
+        steps: meta-steps.
+        tasks: tasks in a meta-step.
+        rate: Adam's learning rate, brought to zero by a cosine.
+        average: momentum of the moving average of the weights that is kept.
+        warm_start: the entry whose weights to start from, if any.
+        seed: of the weights and the episodes.
+    """
+
+    learner: collections.abc.Callable
+    task: Classification | Sinusoid
+    paper: str
+    steps: int
+    tasks: int = 16
+    rate: float = 1e-3
+    average: float = 0.999
+    warm_start: str | None = None
+    seed: int = 0
+
+
+def _drawn(normalization):
+    """MAML for 28x28 drawn characters: one step to train, three to test (its 5.2)."""
+
+    def learner():
+        import keras_meta as km
+
+        return km.MAML(
+            km.networks.conv4((28, 28, 1), outputs=5),
+            inner_rate=0.4,
+            inner_steps=1,
+            evaluation_steps=3,
+            normalization=normalization,
+            preprocess=km.ImagePreprocess(28, 28, 1, invert=True),
+        )
+
+    return learner
+
+
+def _coloured():
+    import keras_meta as km
+
+    return km.MAML(
+        km.networks.conv4((32, 32, 3), outputs=5),
+        inner_rate=0.01,
+        inner_steps=5,
+        evaluation_steps=10,
+        preprocess=km.ImagePreprocess(32, 32, 3, invert=False),
+    )
+
+
+def _sinusoid():
+    import keras_meta as km
+
+    return km.MAML(
+        km.networks.mlp(), "mse", inner_rate=0.01, inner_steps=5, evaluation_steps=10
+    )
+
+
+RECIPES = {
+    "maml.omniglot_5w1s": Recipe(
+        _drawn("transductive"), Classification(OMNIGLOT), MAML_PAPER, steps=30_000
+    ),
+    "maml.omniglot_5w1s-inductive": Recipe(
+        _drawn("inductive"),
+        Classification(OMNIGLOT),
+        MAML_PAPER,
+        steps=15_000,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "maml.glyphs_5w1s-inductive": Recipe(
+        _drawn("inductive"), Classification(GLYPHS), MAML_PAPER, steps=6_000
+    ),
+    "maml.sinusoid": Recipe(
+        _sinusoid, Sinusoid(), MAML_PAPER, steps=30_000, tasks=25
+    ),
+    "maml.cifar100_5w1s": Recipe(
+        _coloured, Classification(CIFAR100), MAML_PAPER, steps=30_000
+    ),
+}
+
+
+def recipe(name):
+    """The recipe of an entry.
+
+    Raises:
+        ValueError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise ValueError(
+            f"expected the name of a recipe ({', '.join(RECIPES)}), got '{name}'."
+        )
+    return RECIPES[name]
