@@ -27,7 +27,7 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.8",
     ],
     extras_require={
-        "test": ["build>=1.2", "hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6"]
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6", "setuptools>=70.1"]
     },
     entry_points={"console_scripts": ["keras-meta = zoo.cli:main"]},
 )

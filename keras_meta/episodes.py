@@ -16,7 +16,7 @@ def fold_seed(seed, index):
 
 
 def stream(draw, seed, start):
-    """The endless dataset of `draw(fold_seed(seed, i))` for i = start, start + 1, ..."""
+    """The endless dataset of `draw(fold_seed(seed, i))` for i from `start` on."""
     for name, value in (("seed", seed), ("start", start)):
         if value != int(value) or value < 0:
             raise ValueError(f"expected {name} to be an integer >= 0, got {value}.")
@@ -355,9 +355,12 @@ class ClassPool:
             # The largest of uniform numbers are a uniform sample without replacement,
             # in uniformly random order: the order is the labelling.
             _, chosen = tf.math.top_k(
-                tf.random.stateless_uniform([len(self)], seeds[0], dtype=tf.float64), ways
+                tf.random.stateless_uniform([len(self)], seeds[0], dtype=tf.float64),
+                ways,
             )
-            chance = tf.random.stateless_uniform([ways, most], seeds[1], dtype=tf.float64)
+            chance = tf.random.stateless_uniform(
+                [ways, most], seeds[1], dtype=tf.float64
+            )
             there = tf.range(most, dtype=tf.int64) < tf.gather(count, chosen)[:, None]
             _, picks = tf.math.top_k(tf.where(there, chance, -1.0), each)
             rows = tf.gather(first, chosen)[:, None] + tf.cast(picks, tf.int64)
@@ -383,8 +386,10 @@ def _turned_places(shape):
 
 
 def _shuffled(x, y, seed):
-    """`[N, k, ...]` and `[N, k]` as `[N k, ...]` and `[N k]` in one random order."""
+    """`[N, k, ...]`, `[N, k]` -> `[N k, ...]`, `[N k]`, in one random order."""
     n = y.shape[0] * y.shape[1]
-    _, order = tf.math.top_k(tf.random.stateless_uniform([n], seed, dtype=tf.float64), n)
+    _, order = tf.math.top_k(
+        tf.random.stateless_uniform([n], seed, dtype=tf.float64), n
+    )
     x = tf.gather(tf.reshape(x, [n, *x.shape[2:]]), order)
     return x, tf.gather(tf.reshape(y, [n]), order)

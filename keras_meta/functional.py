@@ -1,5 +1,7 @@
 """Apply a Keras model with given weights, map over tasks, repeat a step."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -57,7 +59,7 @@ def map_tasks(function, elements):
     return tf.map_fn(
         traced,
         elements,
-        parallel_iterations=PARALLEL_TASKS,
+        parallel_iterations=None if tf.executing_eagerly() else PARALLEL_TASKS,
         fn_output_signature=signature,
     )
 
@@ -84,6 +86,36 @@ def repeat(step, state, steps, unroll):
     )[1]
 
 
+def _batch_norms(network):
+    return [
+        layer
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+
+def make_twice_differentiable(network):
+    """Gives a network's batch normalization its right second derivative.
+
+    `tf.nn.moments`, which Keras uses, stops the gradient from the variance to the mean.
+    That is right once, where the term is zero, and wrong twice, where it is not: about
+    1% of MAML's meta-gradient. The layers of this network get moments without it.
+    """
+    for layer in _batch_norms(network):
+        moments = layer._moments
+        if isinstance(moments, functools.partial):
+            continue  # done before: one network may serve several learners
+        layer._moments = functools.partial(_moments, moments, layer._reduction_axes)
+
+
+def _moments(masked_moments, axes, inputs, mask):
+    if mask is not None:
+        return masked_moments(inputs, mask)
+    mean = tf.reduce_mean(inputs, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(inputs - mean), axes)
+    return tf.squeeze(mean, axes), variance
+
+
 def batch_norm_slots(network):
     """Where a network keeps its BatchNormalization statistics.
 
@@ -93,20 +125,19 @@ def batch_norm_slots(network):
         always use their own stored statistics and are left out.
 
     Raises:
-        ValueError: a layer has momentum 1 and so never records a batch's statistics.
+        ValueError: a layer that does not record a batch's statistics: one of
+            momentum 1, or of batch renormalization.
     """
     positions = {id(v): i for i, v in enumerate(network.non_trainable_variables)}
     slots = {}
-    for layer in network._flatten_layers():
-        if not isinstance(layer, keras.layers.BatchNormalization):
-            continue
+    for layer in _batch_norms(network):
         if not layer.trainable:
             continue
-        if layer.momentum >= 1:
+        if layer.momentum >= 1 or layer.renorm:
             raise ValueError(
-                "expected BatchNormalization layers with a momentum below 1, whose "
-                f"batch statistics can be read; layer '{layer.name}' has momentum "
-                f"{layer.momentum}."
+                "expected BatchNormalization layers whose batch statistics can be read "
+                f"(momentum below 1, no renorm); layer '{layer.name}' has momentum "
+                f"{layer.momentum} and renorm {layer.renorm}."
             )
         for variable in (layer.moving_mean, layer.moving_variance):
             slots[positions[id(variable)]] = layer.momentum
@@ -118,5 +149,5 @@ def seed_slots(network):
     return [
         position
         for position, variable in enumerate(network.non_trainable_variables)
-        if variable.dtype == "uint32" and tuple(variable.shape) == (2,)
+        if variable.name == "seed_generator_state"
     ]

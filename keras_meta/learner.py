@@ -13,7 +13,7 @@ ABSENT = -1e9
 
 
 def require(condition, sentence):
-    """ValueError with `sentence` if not `condition`; in a graph, when the graph runs."""
+    """Raises `sentence` if not `condition`: ValueError, or the graph run's error."""
     if tf.is_symbolic_tensor(condition):
         tf.debugging.Assert(condition, [sentence], name="check")
     elif not condition:
@@ -51,7 +51,7 @@ class Learner(keras.Model):
     def __init__(self, loss, example_shape, outputs, preprocess=None, **kwargs):
         super().__init__(**kwargs)
         self.supports_jit = False  # second-order gradients under XLA: DESIGN.md
-        self.support_loss = losses.get(loss)
+        self.support_loss = losses.get(loss, self.variable_dtype)
         self.classification = losses.is_classification(self.support_loss)
         self.example_shape = tuple(example_shape)
         self.output_size = outputs
@@ -253,7 +253,7 @@ class Learner(keras.Model):
             **kwargs: for `keras.Model.compile`.
         """
         if loss is not None:
-            self.query_loss = losses.get(loss)
+            self.query_loss = losses.get(loss, self.variable_dtype)
         if metrics is None:
             metrics = self.default_metrics()
         super().compile(

@@ -5,7 +5,7 @@ import keras
 NAMES = ("sparse_categorical_crossentropy", "mse")
 
 
-def get(loss):
+def get(loss, dtype):
     """The Keras loss of a name or a loss object.
 
     A name means the loss of what a network gives: "sparse_categorical_crossentropy"
@@ -13,6 +13,7 @@ def get(loss):
 
     Args:
         loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        dtype: that a named loss computes in; Keras' own default is float32 always.
 
     Raises:
         ValueError: anything else.
@@ -20,9 +21,9 @@ def get(loss):
     if isinstance(loss, dict):
         loss = keras.saving.deserialize_keras_object(loss)
     if loss == "sparse_categorical_crossentropy":
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
     if loss == "mse":
-        return keras.losses.MeanSquaredError()
+        return keras.losses.MeanSquaredError(dtype=dtype)
     if isinstance(loss, keras.losses.Loss):
         return loss
     raise ValueError(

@@ -194,7 +194,7 @@ def train(name, directory, steps, seed):
     recipe = recipes.recipe(name)
     learner = recipe.learner()
     print(f"{name}: loading data")
-    episodes = recipe.task.episodes(learner.preprocess, seed, ["train", "validation"])
+    episodes = recipe.task.episodes(learner.preprocess, seed)
     batch = recipe.tasks
     run = Run(
         directory,
@@ -239,7 +239,7 @@ def publish(name, directory, seed):
         data=recipe.task.source.title,
         licence=recipe.task.source.licence,
         protocol=str(recipe.task),
-        normalization=learner.normalization if learner._norm_slots else None,
+        normalization=learner.normalization,
         seed=seed,
         command=command,
         steps=steps,

@@ -18,7 +18,7 @@ class Card:
         data: the data set and how its classes were split.
         licence: of the data.
         protocol: ways, shots and the like, as a sentence.
-        normalization: "inductive" or "transductive"; None where it does not matter.
+        normalization: "inductive" or "transductive".
         seed: of the split, the weights and the training episodes.
         command: what trained it.
         steps: meta-steps taken, all runs together.
@@ -36,7 +36,7 @@ class Card:
     data: str
     licence: str
     protocol: str
-    normalization: str | None
+    normalization: str
     seed: int
     command: str
     steps: int

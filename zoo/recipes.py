@@ -19,26 +19,24 @@ class Source:
     title: str
     licence: str
     sizes: tuple[int, int, int]
-    load: collections.abc.Callable  # preprocess -> ClassPool
+    load: collections.abc.Callable  # preprocess, label ids or None -> ClassPool
     rotations: bool = True
 
 
-def _omniglot(preprocess):
+def _tfds(name):
+    def load(preprocess, ids):
+        import keras_meta as km
+
+        pool = km.ClassPool.from_tfds(name, "train+test", preprocess)
+        return pool if ids is None else pool.select(ids)
+
+    return load
+
+
+def _glyphs(preprocess, ids):
     import keras_meta as km
 
-    return km.ClassPool.from_tfds("omniglot", "train+test", preprocess)
-
-
-def _cifar100(preprocess):
-    import keras_meta as km
-
-    return km.ClassPool.from_tfds("cifar100", "train+test", preprocess)
-
-
-def _glyphs(preprocess):
-    import keras_meta as km
-
-    return km.tasks.glyphs(1300, prepare=preprocess)
+    return km.tasks.glyphs(1300 if ids is None else ids, prepare=preprocess)
 
 
 OMNIGLOT = Source(
@@ -47,7 +45,7 @@ OMNIGLOT = Source(
     "while training",
     "MIT, Brenden Lake",
     (1100, 100, 423),
-    _omniglot,
+    _tfds("omniglot"),
 )
 GLYPHS = Source(
     "procedural glyphs (keras_meta.tasks.glyphs, seed 0): 1000 characters to train, "
@@ -61,7 +59,7 @@ CIFAR100 = Source(
     "test, drawn with seed 0",
     "unstated by its authors (Krizhevsky, 2009); for research",
     (64, 16, 20),
-    _cifar100,
+    _tfds("cifar100"),
     rotations=False,
 )
 
@@ -79,23 +77,30 @@ class Classification:
 
     def pools(self, preprocess):
         """`{part: ClassPool}` of disjoint classes."""
-        pool = self.source.load(preprocess)
+        pool = self.source.load(preprocess, None)
         train, validation, test = pool.split_classes(*self.source.sizes, seed=0)
         if self.source.rotations:
             train = train.with_rotations()
         return {"train": train, "validation": validation, "test": test}
 
-    def episodes(self, preprocess, seed, parts):
-        """`{part: start -> endless dataset of episodes}`."""
+    def episodes(self, preprocess, seed):
+        """`{part: start -> endless dataset}` for "train" and "validation"."""
         pools = self.pools(preprocess)
 
-        def of(part):
-            queries = self.queries if part == "train" else self.test_queries
+        def of(part, queries):
             return lambda start=0: pools[part].episodes(
                 self.ways, self.shots, queries, seed + PART_SEEDS[part], start
             )
 
-        return {part: of(part) for part in parts}
+        return {
+            "train": of("train", self.queries),
+            "validation": of("validation", self.test_queries),
+        }
+
+    def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
+        """The endless dataset of episodes of unseen classes."""
+        pool = self.source.load(preprocess, test_classes)
+        return pool.episodes(ways, shots, queries, seed + PART_SEEDS["test"])
 
     def test_classes(self, preprocess):
         return [int(i) for i in self.pools(preprocess)["test"].class_ids]
@@ -116,19 +121,32 @@ class Sinusoid:
     queries: int = 10
     test_queries: int = 100
     metric: str = "mse"
-    source = Source("sinusoids drawn on the fly: amplitude in [0.1, 5], phase in "
-                    "[0, pi], x in [-5, 5]", "none: generated", (), None)
+    source = Source(
+        "sinusoids drawn on the fly: amplitude in [0.1, 5], phase in "
+        "[0, pi], x in [-5, 5]",
+        "none: generated",
+        (),
+        None,
+    )
 
-    def episodes(self, preprocess, seed, parts):
-        import keras_meta as km
-
-        def of(part):
-            queries = self.queries if part == "train" else self.test_queries
-            return lambda start=0: km.tasks.sinusoid().episodes(
+    def episodes(self, preprocess, seed):
+        def of(part, queries):
+            return lambda start=0: self._stream(
                 self.shots, queries, seed + PART_SEEDS[part], start
             )
 
-        return {part: of(part) for part in parts}
+        return {
+            "train": of("train", self.queries),
+            "validation": of("validation", self.test_queries),
+        }
+
+    def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
+        return self._stream(shots, queries, seed + PART_SEEDS["test"], 0)
+
+    def _stream(self, shots, queries, seed, start):
+        import keras_meta as km
+
+        return km.tasks.sinusoid().episodes(shots, queries, seed, start)
 
     def test_classes(self, preprocess):
         return None
@@ -216,9 +234,7 @@ RECIPES = {
     "maml.glyphs_5w1s-inductive": Recipe(
         _drawn("inductive"), Classification(GLYPHS), MAML_PAPER, steps=6_000
     ),
-    "maml.sinusoid": Recipe(
-        _sinusoid, Sinusoid(), MAML_PAPER, steps=30_000, tasks=25
-    ),
+    "maml.sinusoid": Recipe(_sinusoid, Sinusoid(), MAML_PAPER, steps=30_000, tasks=25),
     "maml.cifar100_5w1s": Recipe(
         _coloured, Classification(CIFAR100), MAML_PAPER, steps=30_000
     ),

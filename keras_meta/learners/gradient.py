@@ -74,7 +74,10 @@ class GradientLearner(learner.Learner):
                 f"expected normalization to be one of {', '.join(NORMALIZATIONS)}, got "
                 f"{normalization!r}."
             )
-        kwargs.setdefault("dtype", network.dtype_policy)
+        if not network.trainable_variables:
+            raise ValueError("expected a network with trainable weights, got none.")
+        # Of the weights: a Keras model's own policy is not that of its layers.
+        kwargs.setdefault("dtype", network.trainable_variables[0].dtype)
         super().__init__(
             loss=loss,
             example_shape=network.input_shape[1:],
@@ -87,6 +90,7 @@ class GradientLearner(learner.Learner):
         self.inner_steps = inner_steps
         self.evaluation_steps = evaluation_steps
         self.normalization = normalization
+        functional.make_twice_differentiable(network)
         self._norm_slots = functional.batch_norm_slots(network)
         self._seed_slots = functional.seed_slots(network)
         if normalization == "transductive" and self._seed_slots:
@@ -271,7 +275,8 @@ class GradientLearner(learner.Learner):
         statistics = list(statistics)
         for slot in self._seed_slots:
             seed = tf.random.experimental.stateless_fold_in([step, slot], index)
-            statistics[slot] = statistics[slot] + tf.bitcast(seed, tf.uint32)
+            seed = tf.cast(tf.bitcast(seed, tf.uint32), statistics[slot].dtype)
+            statistics[slot] = statistics[slot] + seed
         return statistics
 
     def get_config(self):

@@ -1,0 +1,303 @@
+"""The contract: what every learner does, checked on one tiny learner a row."""
+
+import dataclasses
+import functools
+import typing
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta as km
+from keras_meta import tasks
+
+WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 8
+
+
+def blobs(seed=0):
+    """Episodes of 6-vectors around their class's centre: learnable by anything."""
+    random = np.random.RandomState(0)
+    centres = random.normal(size=[60, 1, 6])
+    x = centres + 0.3 * random.normal(size=[60, 12, 6])
+    pool = km.ClassPool.from_arrays(
+        x.reshape(-1, 6).astype("float32"), np.repeat(np.arange(60), 12)
+    )
+    return pool.episodes(WAYS, SHOTS, QUERIES, seed=seed)
+
+
+def waves(seed=0):
+    """Sinusoids of one frequency, short enough to learn in a moment."""
+    family = tasks.sinusoid(amplitude=(0.5, 1.5), x=(-2.0, 2.0))
+    return family.episodes(shots=WAYS * SHOTS, queries=WAYS * QUERIES, seed=seed)
+
+
+def normalized(outputs=WAYS):
+    """A small network with batch normalization."""
+    inputs = keras.Input([6])
+    x = keras.layers.Dense(16)(inputs)
+    x = keras.layers.BatchNormalization(momentum=0.0)(x)
+    x = keras.layers.ReLU()(x)
+    return keras.Model(inputs, keras.layers.Dense(outputs)(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A learner's place in the contract.
+
+    Attributes:
+        make: makes the uncompiled learner.
+        episodes: seed -> endless dataset of a family that it learns.
+        loss: that `STEPS` meta-steps bring the loss below.
+        support_order: whether permuting the support set changes nothing.
+        query_independent: whether an answer does not depend on the other queries.
+    """
+
+    make: typing.Callable
+    episodes: typing.Callable
+    loss: float
+    support_order: bool = True
+    query_independent: bool = True
+
+
+ROWS = {
+    "MAML": Row(
+        lambda: km.MAML(normalized(), inner_rate=0.5, inner_steps=2), blobs, 0.35
+    ),
+    "MAML, transductive": Row(
+        lambda: km.MAML(normalized(), inner_rate=0.5, normalization="transductive"),
+        blobs,
+        0.35,
+        query_independent=False,
+    ),
+    "MAML, regression": Row(
+        lambda: km.MAML(
+            km.networks.mlp(units=(32, 32), activation="tanh"),
+            "mse",
+            inner_rate=0.1,
+            evaluation_steps=3,
+        ),
+        waves,
+        0.25,
+    ),
+    "FOMAML": Row(
+        lambda: km.FOMAML(normalized(), inner_rate=0.5, inner_steps=2), blobs, 0.35
+    ),
+}
+STEPS, FIRST = 300, 5
+
+
+@functools.cache
+def trained(name):
+    """A row's learner after `STEPS` meta-steps, and its weights after `FIRST`."""
+    learner = begun(name)
+    first = learner.get_weights()
+    data = ROWS[name].episodes().skip(FIRST * TASKS).batch(TASKS)
+    learner.fit(data, steps_per_epoch=STEPS - FIRST, verbose=0, shuffle=False)
+    return learner, first
+
+
+def begun(name):
+    """A row's learner after `FIRST` meta-steps."""
+    row = ROWS[name]
+    keras.utils.set_random_seed(0)
+    learner = row.make()
+    learner.compile(keras.optimizers.Adam(0.01))
+    data = row.episodes().batch(TASKS)
+    learner.fit(data, steps_per_epoch=FIRST, verbose=0, shuffle=False)
+    return learner
+
+
+def batch(name, tasks=TASKS):
+    """One batch of episodes not trained on, as NumPy arrays."""
+    return next(ROWS[name].episodes(seed=1).batch(tasks).as_numpy_iterator())
+
+
+def answers(learner, episode):
+    state = learner.adapt(episode["support_x"], episode["support_y"])
+    return learner.infer(state, episode["query_x"]).numpy()
+
+
+# Sums in another order differ by a few float32 roundings, amplified by inner steps.
+close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+rows = pytest.mark.parametrize("name", ROWS)
+
+
+@rows
+def test_fit_learns_a_family(name):
+    learner, _ = trained(name)
+    data = ROWS[name].episodes(seed=1).batch(TASKS)
+    result = learner.evaluate(data, steps=10, verbose=0, return_dict=True)
+    assert result["loss"] < ROWS[name].loss
+
+
+@rows
+def test_same_seed_same_weights(name):
+    _, first = trained(name)
+    for expected, found in zip(first, begun(name).get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@rows
+def test_shapes_and_other_shots(name):
+    learner, _ = trained(name)
+    episode, _ = batch(name)
+    for repeats in (1, 2, 3):
+        x = np.repeat(episode["support_x"], repeats, axis=1)
+        y = np.repeat(episode["support_y"], repeats, axis=1)
+        state = learner.adapt(x, y)
+        assert {leaf.shape[0] for leaf in tf.nest.flatten(state)} == {TASKS}
+        for queries in (1, 5):
+            logits = learner.infer(state, episode["query_x"][:, :queries])
+            assert logits.shape == (TASKS, queries, learner.output_size)
+
+
+@rows
+def test_tasks_are_independent(name):
+    learner, _ = trained(name)
+    episode, _ = batch(name)
+    together = answers(learner, episode)
+    for task in (0, TASKS - 1):
+        alone = {key: value[task : task + 1] for key, value in episode.items()}
+        close(answers(learner, alone)[0], together[task])
+
+
+@rows
+def test_queries(name):
+    learner, _ = trained(name)
+    episode, _ = batch(name)
+    state = learner.adapt(episode["support_x"], episode["support_y"])
+    query_x = episode["query_x"]
+    together = learner.infer(state, query_x).numpy()
+    backwards = learner.infer(state, query_x[:, ::-1]).numpy()
+    close(backwards[:, ::-1], together)
+    alone = learner.infer(state, query_x[:, :1]).numpy()
+    independent = np.allclose(alone, together[:, :1], rtol=1e-4, atol=1e-4)
+    assert independent == ROWS[name].query_independent
+
+
+@rows
+def test_support_order(name):
+    if not ROWS[name].support_order:
+        return
+    learner, _ = trained(name)
+    episode, _ = batch(name)
+    order = np.random.RandomState(0).permutation(WAYS * SHOTS)
+    shuffled = dict(episode)
+    for key in ("support_x", "support_y"):
+        shuffled[key] = episode[key][:, order]
+    close(answers(learner, shuffled), answers(learner, episode))
+
+
+@rows
+def test_query_labels_are_not_seen(name):
+    learner, _ = trained(name)
+    episode, query_y = batch(name)
+    one = learner.predict(tf.data.Dataset.from_tensors((episode, query_y)), verbose=0)
+    wrong = (query_y + 1) % WAYS
+    two = learner.predict(tf.data.Dataset.from_tensors((episode, wrong)), verbose=0)
+    np.testing.assert_array_equal(one, two)
+    close(one, answers(learner, episode))
+
+
+@rows
+def test_keras_file_round_trip(name, tmp_path):
+    learner, _ = trained(name)
+    episode, query_y = batch(name)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    np.testing.assert_array_equal(answers(loaded, episode), answers(learner, episode))
+    for key, value in learner.get_config().items():
+        assert key == "network" or loaded.get_config()[key] == value
+    expected = learner.evaluate(episode, query_y, verbose=0, return_dict=True)
+    found = loaded.evaluate(episode, query_y, verbose=0, return_dict=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@rows
+def test_saved_model_round_trip(name, tmp_path):
+    learner, _ = trained(name)
+    if ROWS[name].query_independent:
+        path = km.export(learner, tmp_path / "served")
+    else:
+        with pytest.warns(UserWarning, match="transductive"):
+            path = km.export(learner, tmp_path / "served")
+    served = tf.saved_model.load(str(path)).signatures["serving_default"]
+    for tasks_, support, queries in ((1, 6, 1), (3, 5, 7)):
+        episode, _ = batch(name, tasks_)
+        request = {
+            "support_x": episode["support_x"][:, :support],
+            "support_y": episode["support_y"][:, :support],
+            "query_x": episode["query_x"][:, :queries],
+        }
+        if learner.classification:  # any labels without a gap
+            request["support_y"] = np.tile(np.arange(support) % WAYS, [tasks_, 1])
+            request["support_y"] = request["support_y"].astype("int32")
+        found = served(**{k: tf.constant(v) for k, v in request.items()})
+        expected = answers(learner, request)
+        if learner.classification:
+            close(found["probabilities"], tf.nn.softmax(expected))
+        else:
+            close(found["mean"], expected)
+
+
+@rows
+def test_bad_input(name):
+    learner, _ = trained(name)
+    episode, _ = batch(name)
+    x, y = episode["support_x"], episode["support_y"]
+    state = learner.adapt(x, y)
+
+    def refused(sentence, call, *args):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            call(*args)
+        assert "\n" not in str(caught.value).strip()
+
+    refused("support_x of shape", learner.adapt, x[0], y[0])
+    refused("support_x of shape", learner.adapt, x[..., :0], y)
+    refused("support_y of shape", learner.adapt, x, y[0])
+    refused("equal T and S", learner.adapt, x, y[:, 1:])
+    refused("equal T and S", learner.adapt, x[1:], y)
+    refused("at least one task and one support", learner.adapt, x[:, :0], y[:, :0])
+    refused("NaN", learner.adapt, np.where(x == x[0, 0, 0], np.nan, x), y)
+    refused("uint8", learner.adapt, x.astype("uint8"), y)
+    refused("query_x of shape", learner.infer, state, x[0])
+    refused("same number of tasks", learner.infer, state, x[1:])
+    refused("NaN", learner.infer, state, x * np.nan)
+    if learner.classification:
+        refused("integer labels", learner.adapt, x, y.astype("float32"))
+        refused(r"labels in \[0, 3\)", learner.adapt, x, y + 1)
+        refused(r"labels in \[0, 3\)", learner.adapt, x, y - 1)
+        refused("gap", learner.adapt, x, np.where(y == 1, 2, y))
+    else:
+        refused("NaN", learner.adapt, x, y * np.nan)
+
+
+@rows
+def test_fewer_classes_than_outputs(name):
+    learner, _ = trained(name)
+    if not learner.classification:
+        return
+    episode, _ = batch(name)
+    y = np.minimum(episode["support_y"], 1)
+    logits = answers(learner, {**episode, "support_y": y})
+    chances = tf.nn.softmax(logits).numpy()
+    assert np.isfinite(logits).all()
+    assert (chances[..., 2] == 0).all() and (chances[..., :2].sum(-1) > 0.999).all()
+
+
+@rows
+def test_finetune_starts_from_the_adapted_model(name, tmp_path):
+    learner, _ = trained(name)
+    episode, _ = batch(name)
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    model = km.finetune(learner, x, y)
+    if ROWS[name].query_independent:
+        expected = answers(learner, episode)[0]
+        close(model.predict(episode["query_x"][0], verbose=0), expected)
+    before = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    model.fit(x, y, epochs=5, verbose=0)
+    assert model.evaluate(x, y, verbose=0, return_dict=True)["loss"] < before
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))

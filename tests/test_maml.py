@@ -1,0 +1,323 @@
+"""MAML's and FOMAML's meta-gradients against closed forms and finite differences."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta as km
+from keras_meta import functional
+from keras_meta.learners import gradient
+
+# Keras' losses compute in float32 unless told otherwise.
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+LEARNERS = {"MAML": km.MAML, "FOMAML": km.FOMAML}
+
+
+def linear_regression(seed=0, tasks=3, support=5, query=4, width=3):
+    """Random regression tasks in float64: a dict of X, y, and the starting weights."""
+    random = np.random.RandomState(seed)
+    episode = {
+        "support_x": random.normal(size=[tasks, support, width]),
+        "support_y": random.normal(size=[tasks, support, 1]),
+        "query_x": random.normal(size=[tasks, query, width]),
+    }
+    return (
+        episode,
+        random.normal(size=[tasks, query, 1]),
+        random.normal(size=[width, 1]),
+    )
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_linear_regression_closed_form(name, steps):
+    # Mean squared error of y - X w has gradient H w - b with H = 2 X'X / S and
+    # b = 2 X'y / S, so K steps give (I - aH)^K w + ..., whose Jacobian is (I - aH)^K.
+    rate = 0.1
+    episode, query_y, start = linear_regression()
+    with float64():
+        network = keras.Sequential(
+            [keras.Input([3]), keras.layers.Dense(1, use_bias=False)]
+        )
+    network.set_weights([start])
+    learner = LEARNERS[name](network, loss="mse", inner_rate=rate, inner_steps=steps)
+    loss, (found,), variables, outputs = learner.meta_gradient(episode, query_y)
+
+    losses, gradients, predictions = [], [], []
+    for x, y, query_x, targets in zip(
+        *(episode[k] for k in ("support_x", "support_y", "query_x")),
+        query_y,
+        strict=True,
+    ):
+        hessian, offset = 2 * x.T @ x / len(x), 2 * x.T @ y / len(x)
+        weights = start
+        for _ in range(steps):
+            weights = weights - rate * (hessian @ weights - offset)
+        errors = query_x @ weights - targets
+        jacobian = np.linalg.matrix_power(np.eye(3) - rate * hessian, steps)
+        if name == "FOMAML":
+            jacobian = np.eye(3)
+        losses.append(np.mean(errors**2))
+        gradients.append(jacobian.T @ (2 * query_x.T @ errors / len(errors)))
+        predictions.append(query_x @ weights)
+    # float64 throughout: only rounding separates the two.
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-10)
+    np.testing.assert_allclose(found, np.mean(gradients, axis=0), rtol=1e-10)
+    np.testing.assert_allclose(outputs, predictions, rtol=1e-10)
+    assert variables[0] is network.trainable_variables[0]
+
+
+@contextlib.contextmanager
+def float64():
+    """Keras models made inside compute in float64."""
+    for dtype in ("float64", "float32"):
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
+        if dtype == "float64":
+            yield
+
+
+@float64()
+def smooth_network(momentum=0.0, frozen=False):
+    """Convolution, normalization, tanh and average pooling, in float64."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input([6, 6, 1])
+    x = keras.layers.Conv2D(3, 3)(inputs)
+    norm = keras.layers.BatchNormalization(momentum=momentum)
+    norm.trainable = not frozen
+    x = keras.layers.Activation("tanh")(norm(x))
+    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(2)(x))
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def image_episode(tasks=2):
+    random = np.random.RandomState(0)
+    labels = np.tile(np.arange(3), [tasks, 2]).astype("int32")
+    episode = {
+        "support_x": random.normal(size=[tasks, 6, 6, 6, 1]),
+        "support_y": labels,
+        "query_x": random.normal(size=[tasks, 6, 6, 6, 1]),
+    }
+    return episode, labels
+
+
+def by_hand(learner, support_x, support_y, query_x, steps):
+    """Adapted weights and query logits of one task, eagerly, on the network itself."""
+    network, start = learner.network, learner.network.get_weights()
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            value = LOSS(support_y, network(support_x, training=True))
+        variables = network.trainable_variables
+        for v, g in zip(variables, tape.gradient(value, variables), strict=True):
+            v.assign_sub(learner.inner_rate * g)
+    network(support_x, training=True)  # momentum 0 keeps this batch's statistics
+    with tf.GradientTape() as tape:
+        logits = network(query_x, training=learner.normalization == "transductive")
+    weights = [v.numpy() for v in network.trainable_variables]
+    network.set_weights(start)
+    return weights, logits.numpy(), tape
+
+
+@pytest.mark.parametrize("normalization", gradient.NORMALIZATIONS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_meta_gradient_is_the_losses_slope(steps, normalization):
+    learner = km.MAML(
+        smooth_network(),
+        inner_rate=0.3,
+        inner_steps=steps,
+        normalization=normalization,
+    )
+    episode, query_y = image_episode()
+
+    def value():
+        logits = learner(episode)
+        return float(LOSS(query_y, logits))
+
+    found, gradients, variables, _ = learner.meta_gradient(episode, query_y)
+    assert float(found) == pytest.approx(value(), rel=1e-10)
+    random, width = np.random.RandomState(2), 1e-5
+    for _ in range(3):
+        direction = [random.normal(size=v.shape) for v in variables]
+        sides = []
+        for sign in (1, -1):
+            for v, d in zip(variables, direction, strict=True):
+                v.assign(v + sign * width * d)
+            sides.append(value())
+            for v, d in zip(variables, direction, strict=True):
+                v.assign(v - sign * width * d)
+        slope = (sides[0] - sides[1]) / (2 * width)
+        expected = sum(
+            float(tf.reduce_sum(g * d))
+            for g, d in zip(gradients, direction, strict=True)
+        )
+        # Central differences are off by O(width^2) = 1e-10 times the third derivative.
+        assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("normalization", gradient.NORMALIZATIONS)
+def test_eager_graph_and_saved_model_agree(normalization, tmp_path):
+    learner = km.MAML(
+        smooth_network(),
+        inner_rate=0.3,
+        inner_steps=2,
+        evaluation_steps=4,
+        normalization=normalization,
+    )
+    episode, _ = image_episode()
+    expected = np.stack(
+        [
+            by_hand(learner, *task, steps=4)[1]
+            for task in zip(*episode.values(), strict=True)
+        ]
+    )
+    np.testing.assert_allclose(learner(episode), expected, rtol=1e-8)
+    state = learner.adapt(episode["support_x"], episode["support_y"])
+    np.testing.assert_allclose(
+        learner.infer(state, episode["query_x"]), expected, rtol=1e-8
+    )
+    # Keras' own loops bring NumPy arrays to float32.
+    np.testing.assert_allclose(learner.predict(episode, verbose=0), expected, atol=1e-6)
+    if normalization == "inductive":
+        path = km.export(learner, tmp_path)
+        served = tf.saved_model.load(str(path)).signatures["serving_default"]
+        found = served(**{k: tf.constant(v) for k, v in episode.items()})
+        np.testing.assert_allclose(
+            found["probabilities"], tf.nn.softmax(expected), rtol=1e-8
+        )
+
+
+def test_first_order_is_the_query_gradient_at_the_adapted_weights():
+    learner = km.FOMAML(
+        smooth_network(),
+        inner_rate=0.3,
+        inner_steps=3,
+        normalization="transductive",
+    )
+    episode, query_y = image_episode(tasks=1)
+    _, found, _, _ = learner.meta_gradient(episode, query_y)
+    weights, _, _ = by_hand(learner, *(value[0] for value in episode.values()), steps=3)
+    network = learner.network
+    for variable, value in zip(network.trainable_variables, weights, strict=True):
+        variable.assign(value)
+    with tf.GradientTape() as tape:
+        value = LOSS(query_y[0], network(episode["query_x"][0], training=True))
+    expected = tape.gradient(value, network.trainable_variables)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+
+
+def test_any_momentum_gives_the_same_answers():
+    episode, _ = image_episode()
+    answers = [
+        km.MAML(smooth_network(momentum), inner_rate=0.3)(episode).numpy()
+        for momentum in (0.0, 0.9, 0.99)
+    ]
+    np.testing.assert_allclose(answers[1], answers[0], rtol=1e-8)
+    np.testing.assert_allclose(answers[2], answers[0], rtol=1e-8)
+
+
+def test_a_frozen_normalization_keeps_its_statistics():
+    network = smooth_network(frozen=True)
+    norm = network.layers[2]
+    norm.moving_mean.assign([1.0, 2.0, 3.0])
+    learner = km.MAML(network, inner_rate=0.3)
+    episode, _ = image_episode()
+    state = learner.adapt(episode["support_x"], episode["support_y"])
+    assert state["statistics"] == [] and len(state["weights"]) == 4
+    weights, logits, _ = by_hand(
+        learner, *(value[0] for value in episode.values()), steps=1
+    )
+    np.testing.assert_allclose(
+        learner.infer(state, episode["query_x"])[0], logits, rtol=1e-8
+    )
+
+
+def test_the_networks_regularisation_is_in_the_inner_loss():
+    network = keras.Sequential(
+        [
+            keras.Input([3]),
+            keras.layers.Dense(
+                1, use_bias=False, kernel_regularizer=keras.regularizers.L2(0.5)
+            ),
+        ]
+    )
+    learner = km.MAML(network, loss="mse", inner_rate=0.1)
+    x = np.zeros([1, 2, 3], "float32")  # so that the data pull nowhere
+    state = learner.adapt(x, np.zeros([1, 2, 1], "float32"))
+    np.testing.assert_allclose(
+        state["weights"][0][0], 0.9 * network.get_weights()[0], rtol=1e-6
+    )
+
+
+def test_dropout_differs_by_task_and_step_in_training_only():
+    network = keras.Sequential(
+        [
+            keras.Input([8]),
+            keras.layers.Dropout(0.5, seed=1),
+            keras.layers.Dense(2),
+        ]
+    )
+    learner = km.MAML(network, inner_rate=1.0)
+    learner.compile(keras.optimizers.SGD(0.1))
+    assert functional.seed_slots(network) == [0]
+    x = np.ones([2, 2, 8], "float32")
+    y = np.tile(np.arange(2, dtype="int32"), [2, 1])
+    episode = {"support_x": x, "support_y": y, "query_x": x}
+    # The two tasks are the same but for what is dropped.
+    _, _, _, outputs = learner.meta_gradient(episode, y)
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+    learner.optimizer.iterations.assign(1)
+    _, _, _, later = learner.meta_gradient(episode, y)
+    assert np.abs(outputs[0] - later[0]).max() > 1e-3
+    np.testing.assert_array_equal(learner(episode), learner(episode))
+    with pytest.raises(ValueError, match="without random layers"):
+        km.MAML(network, normalization="transductive")
+
+
+def test_an_epoch_of_finetuning_is_an_inner_step():
+    episode, _ = image_episode(tasks=1)
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    network = smooth_network()
+    none = km.MAML(network, inner_rate=0.3, inner_steps=0)
+    model = km.finetune(none, x, y)
+    model.fit(x, y, epochs=2, batch_size=len(x), verbose=0)
+    two = km.MAML(network, inner_rate=0.3, inner_steps=2)
+    state = two.adapt(x[None], y[None])
+    for variable, value in zip(
+        model.trainable_variables, state["weights"], strict=True
+    ):
+        # Keras' fit brings NumPy arrays to float32.
+        np.testing.assert_allclose(variable, value[0], atol=1e-6)
+
+
+def test_published_networks_have_the_published_sizes():
+    # 3x3 convolutions, scale and offset of each normalization, and the head.
+    expected = 9 * 64 + 3 * 9 * 64 * 64 + 4 * 2 * 64 + 64 * 5 + 5
+    assert km.networks.conv4().count_params() == expected + 4 * 2 * 64
+    assert km.networks.mlp().count_params() == 2 * 40 + 40 * 41 + 41
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"inner_rate": 0}, "inner_rate to be above 0"),
+        ({"inner_steps": -1}, "inner_steps to be an integer >= 0"),
+        ({"evaluation_steps": 1.5}, "evaluation_steps to be an integer >= 0"),
+        ({"normalization": "batch"}, "normalization to be one of"),
+        ({"loss": "hinge"}, "loss to be one of"),
+    ],
+)
+def test_arguments_are_checked(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        km.MAML(km.networks.mlp(), **arguments)
+
+
+def test_the_network_is_checked():
+    with pytest.raises(ValueError, match="built keras.Model"):
+        km.MAML(keras.Sequential([keras.layers.Dense(1)]))
+    inputs = keras.Input([4, 4, 1])
+    with pytest.raises(ValueError, match=r"shape \[B, N\]"):
+        km.MAML(keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)))

@@ -1,0 +1,164 @@
+"""Cards, recipes, and every committed model."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_meta as km
+import zoo
+from zoo import cards, recipes, scores
+
+NAMES = [card.name for card in zoo.list_models()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_entry(name):
+    card = zoo.card(name)
+    assert card.weights.stat().st_size < 5e6
+    assert card.figures, "an entry is published with its figures"
+    recipe = recipes.recipe(name)
+    learner = zoo.load(name)
+    assert learner.optimizer is not None
+    assert learner.normalization == card.normalization
+    if card.ways is None:
+        x, y = np.zeros([1, 2, 1], "float32"), np.zeros([1, 2, 1], "float32")
+    else:
+        _, _, tested = recipe.task.source.sizes
+        assert len(set(card.test_classes)) == tested
+        images = np.zeros([1, 2, 50, 40, 3], "uint8")
+        x, y = learner.preprocess(images), np.array([[0, 1]], "int32")
+    assert np.isfinite(learner.infer(learner.adapt(x, y), x)).all()
+
+
+def test_the_sinusoid_entry_reaches_its_card():
+    score = scores.evaluate("maml.sinusoid", episodes=100)
+    (figure,) = zoo.card("maml.sinusoid").figures
+    assert score["metric"] == figure["metric"] == "mse"
+    # Both are means over tasks of the same stream, the first 100 and all of them.
+    assert abs(score["mean"] - figure["mean"]) < 2 * score["interval"]
+
+
+def test_the_glyphs_entry_learns_unseen_characters():
+    score = scores.evaluate("maml.glyphs_5w1s-inductive", episodes=60)
+    (figure,) = zoo.card("maml.glyphs_5w1s-inductive").figures
+    assert abs(score["mean"] - figure["mean"]) < 3 * score["interval"]
+    fewer = scores.evaluate("maml.glyphs_5w1s-inductive", episodes=60, ways=2)
+    assert fewer["mean"] > score["mean"]
+
+
+def test_wrong_settings_of_a_score():
+    with pytest.raises(ValueError, match="at most 5 ways"):
+        scores.evaluate("maml.glyphs_5w1s-inductive", ways=6)
+    with pytest.raises(ValueError, match="no ways"):
+        scores.evaluate("maml.sinusoid", ways=5)
+    with pytest.raises(ValueError, match="at least 2 episodes"):
+        scores.evaluate("maml.sinusoid", episodes=1)
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A folder of models with one untrained entry, `maml.tiny`."""
+    monkeypatch.setattr(cards, "MODELS", tmp_path)
+    learner = km.MAML(km.networks.mlp(), loss="mse")
+    learner.compile()
+    (tmp_path / "maml.tiny").mkdir()
+    learner.save(tmp_path / "maml.tiny" / "model.keras")
+    fields = {field.name: "x" for field in dataclasses.fields(zoo.Card)}
+    fields |= {"name": "maml.tiny", "test_classes": None, "ways": None, "figures": []}
+    fields["sha256"] = cards.sha256(tmp_path / "maml.tiny" / "model.keras")
+    cards.Card(**fields).write()
+    return tmp_path
+
+
+def test_a_tampered_file_is_refused(models):
+    assert isinstance(zoo.load("maml.tiny"), km.MAML)
+    path = models / "maml.tiny" / "model.keras"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="expected .* to have sha256"):
+        zoo.load("maml.tiny")
+    path.unlink()
+    with pytest.raises(ValueError, match="expected the weights of maml.tiny"):
+        zoo.load("maml.tiny")
+
+
+def test_unknown_names(models):
+    with pytest.raises(ValueError, match=r"\(maml.tiny\), got 'maml.none'"):
+        zoo.load("maml.none")
+    with pytest.raises(ValueError, match="name of a recipe"):
+        recipes.recipe("maml.none")
+
+
+def test_a_card_is_what_was_written(models):
+    written = json.loads((models / "maml.tiny" / "card.json").read_text())
+    assert dataclasses.asdict(zoo.card("maml.tiny")) == written
+    assert [card.name for card in zoo.list_models()] == ["maml.tiny"]
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_recipe_makes_a_learner_for_its_task(name):
+    recipe = recipes.recipe(name)
+    learner = recipe.learner()
+    assert learner.classification == (recipe.task.metric == "accuracy")
+    if learner.classification:
+        assert learner.output_size == recipe.task.ways
+        assert learner.example_shape == learner.preprocess.shape
+    assert name.partition(".")[0] == type(learner).__name__.lower()
+    assert recipe.warm_start is None or recipe.warm_start in recipes.RECIPES
+
+
+def weights_of(path):
+    learner = keras.models.load_model(path)
+    return [v.numpy() for v in [*learner.variables, *learner.optimizer.variables]]
+
+
+def test_training_resumes_to_the_same_bits(tmp_path):
+    command = [sys.executable, "tools/train.py", "--recipe=maml.sinusoid"]
+    command += ["--steps=60", "--every=10", "--validation_tasks=50"]
+
+    def run(directory):
+        return subprocess.run(
+            [*command, f"--out={directory}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=cards.MODELS.parents[1],
+        ).stdout
+
+    run(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*command, f"--out={killed}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=cards.MODELS.parents[1],
+    )
+    reached = int(np.random.default_rng().integers(1, 5)) * 10
+    for line in process.stdout:
+        if line.startswith(f"step {reached}/"):
+            process.kill()
+            break
+    process.wait()
+    assert process.returncode != 0
+    shutil.copytree(killed, tmp_path / "torn")
+
+    assert f"meta-steps {reached} to 60" in run(killed)
+    expected = weights_of(tmp_path / "whole" / "last.keras")
+    for a, b in zip(expected, weights_of(killed / "last.keras"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (tmp_path / "whole" / "best.keras").stat().st_size > 0
+
+    # A checkpoint cut short: the one before it, or the beginning, takes its place.
+    last = tmp_path / "torn" / "last.keras"
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert "cannot be read" in run(tmp_path / "torn")
+    for a, b in zip(expected, weights_of(last), strict=True):
+        np.testing.assert_array_equal(a, b)
