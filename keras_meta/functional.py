@@ -1,6 +1,7 @@
-"""Apply a Keras model with given weights, map over tasks, repeat a step."""
+"""Apply a Keras model with given weights; map over tasks; steps and solvers."""
 
 import functools
+import math
 
 import keras
 import tensorflow as tf
@@ -39,16 +40,41 @@ def apply(network, weights, statistics, x, training):
     return outputs, statistics, sum(losses)
 
 
-def map_tasks(function, elements):
-    """`tf.map_fn` over the task axis, with the result's signature found by tracing.
+# Layers that `tf.vectorized_map` turns into one batched operation over tasks; it has no
+# such form for convolutions whose filters differ by task.
+VECTORIZED_LAYERS = (
+    keras.layers.InputLayer,
+    keras.layers.Dense,
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.BatchNormalization,
+    keras.layers.Flatten,
+    keras.Sequential,
+    keras.Model,
+)
+
+
+def vectorizes(network):
+    """Whether `map_tasks` gains by running the tasks of a network as one batch."""
+    return all(
+        isinstance(layer, VECTORIZED_LAYERS) for layer in network._flatten_layers()
+    )
+
+
+def map_tasks(function, elements, vectorize=False):
+    """Maps a function over the task axis.
 
     Args:
         function: maps a nest of one task's tensors to a nest of tensors.
         elements: the nest with a leading task axis T.
+        vectorize: run the tasks as one batch, which suits small dense networks; side
+            by side otherwise, in memory that does not grow with T.
 
     Returns:
         The nest of results, every leaf with a leading T.
     """
+    if vectorize:
+        return tf.vectorized_map(function, elements, fallback_to_while_loop=False)
     specs = tf.nest.map_structure(
         lambda x: tf.TensorSpec(x.shape[1:], x.dtype), elements
     )
@@ -62,6 +88,84 @@ def map_tasks(function, elements):
         parallel_iterations=None if tf.executing_eagerly() else PARALLEL_TASKS,
         fn_output_signature=signature,
     )
+
+
+def proximal_step(start, weights, gradients, rate, log_precisions=None):
+    """One step of gradient descent, and of its prior's proximal map.
+
+        theta <- phi + w (theta - a grad - phi),  w = 1 / (1 + a P)
+
+    The argmin of the linearised loss, the prior's `P/2 |theta - phi|^2` and the step's
+    own `|theta' - theta|^2 / 2a`: stable for every P, plain descent where P = 0, and
+    no step at all where P is infinite.
+
+    Args:
+        start: phi, a list of tensors.
+        weights: theta, in the same order.
+        gradients: of the mean loss.
+        rate: a.
+        log_precisions: log P for each weight, scalars; None for no prior.
+
+    Returns:
+        The new weights.
+    """
+    moved = [w - rate * g for w, g in zip(weights, gradients, strict=True)]
+    if log_precisions is None:
+        return moved
+    shares = [tf.sigmoid(-log_p - math.log(rate)) for log_p in log_precisions]
+    return [
+        phi + share * (theta - phi)
+        for phi, theta, share in zip(start, moved, shares, strict=True)
+    ]
+
+
+def inner_product(a, b):
+    """Sum over two lists of tensors of the products of their elements."""
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])
+
+
+def conjugate_gradient(product, right, precondition, steps):
+    """Solves `A v = right` by preconditioned conjugate gradient.
+
+    Starts from `precondition(right)` and stops early, keeping the best solution so far,
+    where the curvature along the search direction is not positive: A may be indefinite.
+
+    Args:
+        product: `v -> A v`, on lists of tensors.
+        right: a list of tensors.
+        precondition: `r -> z`, an approximate and positive inverse of A.
+        steps: iterations, a Python integer.
+
+    Returns:
+        v, a list of tensors.
+
+    Reference:
+        Nocedal and Wright, "Numerical Optimization", 2006, algorithms 5.3 and 7.1.
+    """
+
+    def axpy(a, x, y):
+        return [a * p + q for p, q in zip(x, y, strict=True)]
+
+    def step(_, state):
+        solution, residual, direction, size, active = state
+        ahead = product(direction)
+        curvature = inner_product(direction, ahead)
+        active = active & (curvature > 0) & (size > 0)
+        length = tf.where(active, size / tf.where(active, curvature, 1), 0)
+        solution = axpy(length, direction, solution)
+        residual = axpy(-length, ahead, residual)
+        conditioned = precondition(residual)
+        new_size = inner_product(residual, conditioned)
+        turn = tf.where(active, new_size / tf.where(active, size, 1), 0)
+        direction = axpy(turn, direction, conditioned)
+        return solution, residual, direction, new_size, active
+
+    solution = precondition(right)
+    residual = axpy(-1.0, product(solution), right)
+    direction = precondition(residual)
+    size = inner_product(residual, direction)
+    state = (solution, residual, direction, size, tf.constant(True))
+    return repeat(step, state, steps, unroll=False)[0]
 
 
 def repeat(step, state, steps, unroll):

@@ -166,6 +166,11 @@ class Learner(keras.Model):
             autograph=False,
         )
 
+    def forget_traces(self):
+        """Traces anew at the next call, because what was traced has changed."""
+        self.__dict__.pop("_traced_adapt", None)
+        self.__dict__.pop("_traced_infer", None)
+
     def x_spec(self, name):
         """TensorSpec of examples `[T, S or Q, ...]`, T, S and Q free."""
         return tf.TensorSpec(

@@ -60,12 +60,16 @@ class Row:
     query_independent: bool = True
 
 
+# How tasks are mapped is the same for all; tracing this way is quicker.
+SIDE_BY_SIDE = {"vectorize": False}
 ROWS = {
     "MAML": Row(
         lambda: km.MAML(normalized(), inner_rate=0.5, inner_steps=2), blobs, 0.35
     ),
     "MAML, transductive": Row(
-        lambda: km.MAML(normalized(), inner_rate=0.5, normalization="transductive"),
+        lambda: km.MAML(
+            normalized(), **SIDE_BY_SIDE, inner_rate=0.5, normalization="transductive"
+        ),
         blobs,
         0.35,
         query_independent=False,
@@ -81,7 +85,69 @@ ROWS = {
         0.25,
     ),
     "FOMAML": Row(
-        lambda: km.FOMAML(normalized(), inner_rate=0.5, inner_steps=2), blobs, 0.35
+        lambda: km.FOMAML(normalized(), **SIDE_BY_SIDE, inner_rate=0.5, inner_steps=2),
+        blobs,
+        0.35,
+    ),
+    "Reptile": Row(
+        lambda: km.Reptile(normalized(), **SIDE_BY_SIDE, inner_rate=0.1, inner_steps=5),
+        blobs,
+        0.5,
+    ),
+    "Reptile, Adam inside": Row(
+        lambda: km.Reptile(
+            normalized(),
+            **SIDE_BY_SIDE,
+            inner_rate=0.03,
+            inner_steps=5,
+            inner_optimizer="adam",
+        ),
+        blobs,
+        0.5,
+    ),
+    "IMAML": Row(
+        lambda: km.IMAML(
+            normalized(), **SIDE_BY_SIDE, regularization=0.5, inner_steps=5
+        ),
+        blobs,
+        0.5,
+    ),
+    "MetaSGD": Row(
+        lambda: km.MetaSGD(normalized(), **SIDE_BY_SIDE, inner_rate=0.5, inner_steps=1),
+        blobs,
+        0.35,
+    ),
+    "ANIL": Row(
+        lambda: km.ANIL(normalized(), **SIDE_BY_SIDE, inner_rate=0.5, inner_steps=2),
+        blobs,
+        0.35,
+    ),
+    "SigmaMAML": Row(
+        lambda: km.SigmaMAML(normalized(), inner_rate=0.5, inner_steps=2), blobs, 0.35
+    ),
+    "SigmaMAML, regression": Row(
+        lambda: km.SigmaMAML(
+            km.networks.mlp(units=(32, 32), activation="tanh"),
+            "mse",
+            inner_rate=0.1,
+            evaluation_steps=10,
+        ),
+        waves,
+        0.25,
+    ),
+    "SigmaIMAML": Row(
+        lambda: km.SigmaIMAML(
+            normalized(), **SIDE_BY_SIDE, inner_rate=0.5, inner_steps=5
+        ),
+        blobs,
+        0.5,
+    ),
+    "SigmaReptile": Row(
+        lambda: km.SigmaReptile(
+            normalized(), **SIDE_BY_SIDE, inner_rate=0.1, inner_steps=5
+        ),
+        blobs,
+        0.5,
     ),
 }
 STEPS, FIRST = 300, 5

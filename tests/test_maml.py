@@ -1,7 +1,5 @@
 """MAML's and FOMAML's meta-gradients against closed forms and finite differences."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
@@ -10,9 +8,8 @@ import tensorflow as tf
 import keras_meta as km
 from keras_meta import functional
 from keras_meta.learners import gradient
+from tests import smooth
 
-# Keras' losses compute in float32 unless told otherwise.
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
 LEARNERS = {"MAML": km.MAML, "FOMAML": km.FOMAML}
 
 
@@ -38,7 +35,7 @@ def test_linear_regression_closed_form(name, steps):
     # b = 2 X'y / S, so K steps give (I - aH)^K w + ..., whose Jacobian is (I - aH)^K.
     rate = 0.1
     episode, query_y, start = linear_regression()
-    with float64():
+    with smooth.float64():
         network = keras.Sequential(
             [keras.Input([3]), keras.layers.Dense(1, use_bias=False)]
         )
@@ -70,46 +67,12 @@ def test_linear_regression_closed_form(name, steps):
     assert variables[0] is network.trainable_variables[0]
 
 
-@contextlib.contextmanager
-def float64():
-    """Keras models made inside compute in float64."""
-    for dtype in ("float64", "float32"):
-        keras.config.set_floatx(dtype)
-        keras.config.set_dtype_policy(dtype)
-        if dtype == "float64":
-            yield
-
-
-@float64()
-def smooth_network(momentum=0.0, frozen=False):
-    """Convolution, normalization, tanh and average pooling, in float64."""
-    keras.utils.set_random_seed(1)
-    inputs = keras.Input([6, 6, 1])
-    x = keras.layers.Conv2D(3, 3)(inputs)
-    norm = keras.layers.BatchNormalization(momentum=momentum)
-    norm.trainable = not frozen
-    x = keras.layers.Activation("tanh")(norm(x))
-    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(2)(x))
-    return keras.Model(inputs, keras.layers.Dense(3)(x))
-
-
-def image_episode(tasks=2):
-    random = np.random.RandomState(0)
-    labels = np.tile(np.arange(3), [tasks, 2]).astype("int32")
-    episode = {
-        "support_x": random.normal(size=[tasks, 6, 6, 6, 1]),
-        "support_y": labels,
-        "query_x": random.normal(size=[tasks, 6, 6, 6, 1]),
-    }
-    return episode, labels
-
-
 def by_hand(learner, support_x, support_y, query_x, steps):
     """Adapted weights and query logits of one task, eagerly, on the network itself."""
     network, start = learner.network, learner.network.get_weights()
     for _ in range(steps):
         with tf.GradientTape() as tape:
-            value = LOSS(support_y, network(support_x, training=True))
+            value = smooth.LOSS(support_y, network(support_x, training=True))
         variables = network.trainable_variables
         for v, g in zip(variables, tape.gradient(value, variables), strict=True):
             v.assign_sub(learner.inner_rate * g)
@@ -125,48 +88,35 @@ def by_hand(learner, support_x, support_y, query_x, steps):
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_meta_gradient_is_the_losses_slope(steps, normalization):
     learner = km.MAML(
-        smooth_network(),
+        smooth.network(),
         inner_rate=0.3,
         inner_steps=steps,
         normalization=normalization,
     )
-    episode, query_y = image_episode()
+    episode, query_y = smooth.episode()
 
     def value():
         logits = learner(episode)
-        return float(LOSS(query_y, logits))
+        return float(smooth.LOSS(query_y, logits))
 
     found, gradients, variables, _ = learner.meta_gradient(episode, query_y)
     assert float(found) == pytest.approx(value(), rel=1e-10)
-    random, width = np.random.RandomState(2), 1e-5
-    for _ in range(3):
-        direction = [random.normal(size=v.shape) for v in variables]
-        sides = []
-        for sign in (1, -1):
-            for v, d in zip(variables, direction, strict=True):
-                v.assign(v + sign * width * d)
-            sides.append(value())
-            for v, d in zip(variables, direction, strict=True):
-                v.assign(v - sign * width * d)
-        slope = (sides[0] - sides[1]) / (2 * width)
-        expected = sum(
-            float(tf.reduce_sum(g * d))
-            for g, d in zip(gradients, direction, strict=True)
-        )
-        # Central differences are off by O(width^2) = 1e-10 times the third derivative.
+    for direction, slope in smooth.slopes(value, variables):
+        # Differences are off by O(1e-10) times the third derivative.
+        expected = smooth.along(gradients, direction)
         assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize("normalization", gradient.NORMALIZATIONS)
 def test_eager_graph_and_saved_model_agree(normalization, tmp_path):
     learner = km.MAML(
-        smooth_network(),
+        smooth.network(),
         inner_rate=0.3,
         inner_steps=2,
         evaluation_steps=4,
         normalization=normalization,
     )
-    episode, _ = image_episode()
+    episode, _ = smooth.episode()
     expected = np.stack(
         [
             by_hand(learner, *task, steps=4)[1]
@@ -191,28 +141,28 @@ def test_eager_graph_and_saved_model_agree(normalization, tmp_path):
 
 def test_first_order_is_the_query_gradient_at_the_adapted_weights():
     learner = km.FOMAML(
-        smooth_network(),
+        smooth.network(),
         inner_rate=0.3,
         inner_steps=3,
         normalization="transductive",
     )
-    episode, query_y = image_episode(tasks=1)
+    episode, query_y = smooth.episode(tasks=1)
     _, found, _, _ = learner.meta_gradient(episode, query_y)
     weights, _, _ = by_hand(learner, *(value[0] for value in episode.values()), steps=3)
     network = learner.network
     for variable, value in zip(network.trainable_variables, weights, strict=True):
         variable.assign(value)
     with tf.GradientTape() as tape:
-        value = LOSS(query_y[0], network(episode["query_x"][0], training=True))
+        value = smooth.LOSS(query_y[0], network(episode["query_x"][0], training=True))
     expected = tape.gradient(value, network.trainable_variables)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
 def test_any_momentum_gives_the_same_answers():
-    episode, _ = image_episode()
+    episode, _ = smooth.episode()
     answers = [
-        km.MAML(smooth_network(momentum), inner_rate=0.3)(episode).numpy()
+        km.MAML(smooth.network(momentum), inner_rate=0.3)(episode).numpy()
         for momentum in (0.0, 0.9, 0.99)
     ]
     np.testing.assert_allclose(answers[1], answers[0], rtol=1e-8)
@@ -220,11 +170,11 @@ def test_any_momentum_gives_the_same_answers():
 
 
 def test_a_frozen_normalization_keeps_its_statistics():
-    network = smooth_network(frozen=True)
+    network = smooth.network(frozen=True)
     norm = network.layers[2]
     norm.moving_mean.assign([1.0, 2.0, 3.0])
     learner = km.MAML(network, inner_rate=0.3)
-    episode, _ = image_episode()
+    episode, _ = smooth.episode()
     state = learner.adapt(episode["support_x"], episode["support_y"])
     assert state["statistics"] == [] and len(state["weights"]) == 4
     weights, logits, _ = by_hand(
@@ -278,9 +228,9 @@ def test_dropout_differs_by_task_and_step_in_training_only():
 
 
 def test_an_epoch_of_finetuning_is_an_inner_step():
-    episode, _ = image_episode(tasks=1)
+    episode, _ = smooth.episode(tasks=1)
     x, y = episode["support_x"][0], episode["support_y"][0]
-    network = smooth_network()
+    network = smooth.network()
     none = km.MAML(network, inner_rate=0.3, inner_steps=0)
     model = km.finetune(none, x, y)
     model.fit(x, y, epochs=2, batch_size=len(x), verbose=0)

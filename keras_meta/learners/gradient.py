@@ -16,7 +16,9 @@ class GradientLearner(learner.Learner):
     how many classes it has. The meta-gradient of each task is taken inside the map over
     tasks, so that memory does not grow with the number of tasks.
 
-    A subclass gives `update`, one inner step.
+    A subclass says what it learns (`meta_variables`), which weights adapt (`adapted`),
+    the prior's pull (`log_precisions`), the inner step (`update`) and what the
+    derivative of the adapted weights is (`solve`); the defaults are MAML.
 
     Args:
         network: a built Keras model from `[B, ...]` to logits or predictions `[B, N]`.
@@ -31,6 +33,8 @@ class GradientLearner(learner.Learner):
             support set, so that no answer depends on other queries; "transductive":
             with those of all queries of the task, as MAML was published.
         preprocess: see `Learner`.
+        vectorize: run tasks as one batch rather than side by side; by default for
+            networks of dense layers, which it makes several times faster.
         **kwargs: for `keras.Model`.
 
     Raises:
@@ -39,6 +43,8 @@ class GradientLearner(learner.Learner):
 
     # Whether the meta-gradient takes the inner gradients for constants.
     first_order = False
+    # Whether meta-training writes the inner loop out in the graph, to differentiate it.
+    unrolled = True
 
     def __init__(
         self,
@@ -49,6 +55,7 @@ class GradientLearner(learner.Learner):
         evaluation_steps=None,
         normalization="inductive",
         preprocess=None,
+        vectorize=None,
         **kwargs,
     ):
         if not isinstance(network, keras.Model) or not network.built:
@@ -90,6 +97,9 @@ class GradientLearner(learner.Learner):
         self.inner_steps = inner_steps
         self.evaluation_steps = evaluation_steps
         self.normalization = normalization
+        self.vectorize = (
+            functional.vectorizes(network) if vectorize is None else vectorize
+        )
         functional.make_twice_differentiable(network)
         self._norm_slots = functional.batch_norm_slots(network)
         self._seed_slots = functional.seed_slots(network)
@@ -100,22 +110,67 @@ class GradientLearner(learner.Learner):
             )
         self.built = True
 
+    # What a subclass may change.
+
+    @property
+    def adapted(self):
+        """Positions in `network.trainable_variables` of the weights that adapt."""
+        return list(range(len(self.network.trainable_variables)))
+
     def meta_variables(self):
         """The variables that meta-training learns, a nest with "weights" in it."""
         return {"weights": self.network.trainable_variables}
 
-    def update(self, meta, weights, gradients):
-        """One inner step.
+    def log_precisions(self, meta, examples):
+        """Log of the prior's pull `log P_m` on each adapted weight, None if flat.
 
         Args:
             meta: values of `meta_variables()`.
-            weights: the task's weights.
-            gradients: of the support loss, in the order of the weights.
+            examples: S, an integer tensor.
+        """
+        return None
+
+    def begin(self, start):
+        """What the inner optimizer remembers before its first step: a nest."""
+        return ()
+
+    def update(self, meta, start, weights, gradients, examples, memory):
+        """One inner step, proximal where there is a prior.
+
+        Args:
+            meta: values of `meta_variables()`.
+            start: the adapted weights' meta-learned values, phi.
+            weights: the adapted weights, theta.
+            gradients: of the mean support loss.
+            examples: S, an integer tensor.
+            memory: what the step before returned, or `begin`.
 
         Returns:
-            The new weights.
+            `(weights, memory)` after the step.
         """
-        raise NotImplementedError
+        weights = functional.proximal_step(
+            start,
+            weights,
+            gradients,
+            self.inner_rate,
+            self.log_precisions(meta, examples),
+        )
+        return weights, memory
+
+    def solve(self, meta, start, descend, gradient, examples):
+        """The adapted weights, and what their derivative is.
+
+        Args:
+            meta: values of `meta_variables()`.
+            start: the adapted weights' meta-learned values.
+            descend: `(meta, start) -> weights`, the inner loop.
+            gradient: `weights -> gradients` of the mean support loss.
+            examples: S, an integer tensor.
+
+        Returns:
+            The adapted weights; here, differentiated through every step.
+        """
+        return descend(meta, start)
 
     # One task.
 
@@ -128,45 +183,92 @@ class GradientLearner(learner.Learner):
         classes = tf.zeros([], tf.int32)
         if self.classification:
             classes = tf.reduce_max(support_y) + 1
+        examples = tf.shape(support_x)[0]
 
-        def step(_, state):
-            weights, statistics = state
+        def slope(weights, statistics):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
                 outputs, statistics, penalty = functional.apply(
-                    self.network, weights, statistics, support_x, training=True
+                    self.network,
+                    self._merged(meta, weights),
+                    statistics,
+                    support_x,
+                    training=True,
                 )
                 outputs = self._masked(outputs, classes)
                 loss = self.support_loss(support_y, outputs) + penalty
             gradients = tape.gradient(
                 loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
-            if self.first_order:
-                gradients = [tf.stop_gradient(gradient) for gradient in gradients]
-            return self.update(meta, weights, gradients), statistics
+            return gradients, statistics
 
-        weights, _ = functional.repeat(
-            step, (meta["weights"], statistics), steps, unroll=training
+        def descend(meta, start):
+            def step(_, state):
+                weights, statistics, memory = state
+                gradients, statistics = slope(weights, statistics)
+                if self.first_order:
+                    gradients = [tf.stop_gradient(g) for g in gradients]
+                weights, memory = self.update(
+                    meta, start, weights, gradients, examples, memory
+                )
+                return weights, statistics, memory
+
+            return functional.repeat(
+                step,
+                (start, statistics, self.begin(start)),
+                steps,
+                unroll=training and self.unrolled,
+            )[0]
+
+        start = [meta["weights"][i] for i in self.adapted]
+        weights = start and self.solve(
+            meta,
+            start,
+            descend,
+            lambda weights: slope(weights, statistics)[0],
+            examples,
         )
         state = {"weights": weights, "statistics": [], "classes": classes}
         if self.normalization == "inductive":
             state["statistics"] = self._support_statistics(
-                weights, statistics, support_x
+                self._merged(meta, weights), statistics, support_x
             )
         return state
 
-    def infer_task(self, state, statistics, query_x):
+    def infer_task(self, meta, statistics, state, query_x):
         """Logits `[Q, N]` or predictions `[Q, d_y]` of one task."""
         for slot, value in zip(self._norm_slots, state["statistics"], strict=False):
             statistics = [*statistics[:slot], value, *statistics[slot + 1 :]]
         outputs, _, _ = functional.apply(
             self.network,
-            state["weights"],
+            self._merged(meta, state["weights"]),
             statistics,
             query_x,
             training=self.normalization == "transductive",
         )
         return self._masked(outputs, state["classes"])
+
+    def task_gradient(self, meta, statistics, task):
+        """Loss, answers and meta-gradient (a flat list) of one task."""
+        support_x, support_y, query_x, query_y = task
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tf.nest.flatten(meta))
+            state = self.adapt_task(meta, statistics, support_x, support_y, True)
+            outputs = self.infer_task(meta, statistics, state, query_x)
+            loss = self.query_loss(query_y, outputs)
+        gradients = tape.gradient(
+            loss,
+            tf.nest.flatten(meta),
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return loss, outputs, gradients
+
+    def _merged(self, meta, weights):
+        """All weights of the network: a task's own, and the shared ones."""
+        merged = list(meta["weights"])
+        for position, value in zip(self.adapted, weights, strict=True):
+            merged[position] = value
+        return merged
 
     def _support_statistics(self, weights, statistics, support_x):
         """What each normalization layer measures on the support set."""
@@ -200,19 +302,24 @@ class GradientLearner(learner.Learner):
         return functional.map_tasks(
             lambda task: self.adapt_task(meta, statistics, *task, training),
             (support_x, support_y),
+            self.vectorize,
         )
 
     def infer_tasks(self, state, query_x, training=False):
+        meta = self._meta_values()
         statistics = functional.values(self.network.non_trainable_variables)
         return functional.map_tasks(
-            lambda task: self.infer_task(task[0], statistics, task[1]),
+            lambda task: self.infer_task(meta, statistics, *task),
             (state, query_x),
+            self.vectorize,
         )
 
     def task_model(self, x, y):
         x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
         state = self.adapt(x[None], y[None])
-        weights = [value[0] for value in state["weights"]]
+        weights = self._merged(
+            self._meta_values(), [value[0] for value in state["weights"]]
+        )
         network = keras.saving.deserialize_keras_object(
             keras.saving.serialize_keras_object(self.network)
         )
@@ -237,25 +344,15 @@ class GradientLearner(learner.Learner):
         query_x = self._checked_x("query_x", episode["query_x"])
 
         def task(elements):
-            support_x, support_y, query_x, query_y, index = elements
+            *task, index = elements
             # A tape watches tensors of its own graph.
             meta = tf.nest.map_structure(tf.identity, values)
-            seeded = self._seeded(statistics, index)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(tf.nest.flatten(meta))
-                state = self.adapt_task(meta, seeded, support_x, support_y, True)
-                outputs = self.infer_task(state, seeded, query_x)
-                loss = self.query_loss(query_y, outputs)
-            gradients = tape.gradient(
-                loss,
-                tf.nest.flatten(meta),
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            return loss, outputs, gradients
+            return self.task_gradient(meta, self._seeded(statistics, index), task)
 
         loss, outputs, gradients = functional.map_tasks(
             task,
             (support_x, support_y, query_x, query_y, tf.range(tf.shape(query_x)[0])),
+            self.vectorize,
         )
         gradients = [tf.reduce_mean(gradient, axis=0) for gradient in gradients]
         variables = tf.nest.flatten(self.meta_variables())
@@ -287,5 +384,6 @@ class GradientLearner(learner.Learner):
             inner_steps=self.inner_steps,
             evaluation_steps=self.evaluation_steps,
             normalization=self.normalization,
+            vectorize=self.vectorize,
         )
         return config

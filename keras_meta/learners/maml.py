@@ -35,10 +35,6 @@ class MAML(gradient.GradientLearner):
         equation 1 and algorithm 2.
     """
 
-    def update(self, meta, weights, gradients):
-        rate = self.inner_rate
-        return [w - rate * g for w, g in zip(weights, gradients, strict=True)]
-
 
 @keras.saving.register_keras_serializable("keras_meta")
 class FOMAML(MAML):

@@ -1,0 +1,64 @@
+"""ANIL: almost no inner loop."""
+
+import keras
+
+from keras_meta.learners import gradient
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class ANIL(gradient.GradientLearner):
+    """MAML whose inner loop adapts the head alone (Raghu et al., 2020).
+
+    The body's features are shared by all tasks and learned by the outer loop; adapting
+    costs the head's gradient only.
+
+        theta_head <- theta_head - a grad_head L_support(phi_body, theta_head)
+
+    Args:
+        network: see `GradientLearner`, as for all other arguments.
+        layers: names of the layers that adapt; by default the last with weights.
+        **kwargs: see `GradientLearner`.
+
+    Raises:
+        ValueError: a layer that the network does not have, or that has no weights.
+
+    Reference:
+        Raghu, Raghu, Bengio and Vinyals, "Rapid Learning or Feature Reuse? Towards
+        Understanding the Effectiveness of MAML", ICLR 2020, section 4.
+    """
+
+    def __init__(
+        self, network, loss="sparse_categorical_crossentropy", *, layers=None, **kwargs
+    ):
+        super().__init__(network, loss, **kwargs)
+        with_weights = [
+            layer
+            for layer in network._flatten_layers(include_self=False)
+            if layer.trainable_variables and not list(layer._layers)
+        ]
+        names = [layer.name for layer in with_weights]
+        self.layers_adapted = list(layers) if layers else names[-1:]
+        missing = sorted(set(self.layers_adapted) - set(names))
+        if missing:
+            raise ValueError(
+                f"expected names of layers with weights ({', '.join(names)}), got "
+                f"{', '.join(missing)}."
+            )
+        ids = {
+            id(variable)
+            for layer in with_weights
+            if layer.name in self.layers_adapted
+            for variable in layer.trainable_variables
+        }
+        self._positions = [
+            position
+            for position, variable in enumerate(network.trainable_variables)
+            if id(variable) in ids
+        ]
+
+    @property
+    def adapted(self):
+        return self._positions
+
+    def get_config(self):
+        return {**super().get_config(), "layers": self.layers_adapted}

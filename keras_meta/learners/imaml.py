@@ -1,0 +1,158 @@
+"""iMAML: the meta-gradient by implicit differentiation."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from keras_meta import functional
+from keras_meta.learners import gradient
+
+# Beyond these, float32 products of precisions and their inverses lose themselves.
+LOG_PRECISION_RANGE = (-40.0, 40.0)
+
+
+def solve_implicitly(start, descend, gradient, log_precisions, steps, damping):
+    """Adapted weights whose derivative is that of the inner optimum.
+
+    At theta = argmin L(theta) + sum_m P_m/2 |theta_m - phi_m|^2, with H the Hessian of
+    the mean support loss L and g the gradient that comes from the queries:
+
+        (H + P) v = g,  dL/dphi = P v,  dL/dlog P_m = -P_m v_m . (theta_m - phi_m)
+
+    v comes by conjugate gradient on Hessian-vector products; nothing of the inner loop
+    is kept for it.
+
+    Args:
+        start: phi, a list of tensors.
+        descend: `start -> theta`, the inner loop.
+        gradient: `theta -> grad L`.
+        log_precisions: log P for each weight, scalars.
+        steps: of conjugate gradient.
+        damping: added to P in the equation for v.
+
+    Returns:
+        theta, a list of tensors.
+
+    Reference:
+        Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients",
+        NeurIPS 2019, equation 6 and algorithm 2.
+    """
+    count = len(start)
+
+    @tf.custom_gradient
+    def solved(*inputs):
+        start, log_precisions = list(inputs[:count]), inputs[count:]
+        weights = descend(start)
+
+        def grad(*upstream):
+            precisions = [
+                tf.exp(tf.clip_by_value(p, *LOG_PRECISION_RANGE))
+                for p in log_precisions
+            ]
+
+            def product(direction):
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(weights)
+                    slope = gradient(weights)
+                bent = tape.gradient(
+                    slope,
+                    weights,
+                    output_gradients=direction,
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                )
+                return [
+                    h + (p + damping) * v
+                    for h, p, v in zip(bent, precisions, direction, strict=True)
+                ]
+
+            def precondition(residual):
+                return [
+                    r / (p + damping) for r, p in zip(residual, precisions, strict=True)
+                ]
+
+            direction = functional.conjugate_gradient(
+                product, list(upstream), precondition, steps
+            )
+            pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
+            scales = [
+                -tf.reduce_sum(pull * (theta - phi))
+                for pull, theta, phi in zip(pulled, weights, start, strict=True)
+            ]
+            return [*pulled, *scales]
+
+        return weights, grad
+
+    return list(solved(*start, *log_precisions))
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class IMAML(gradient.GradientLearner):
+    """Implicit MAML (Rajeswaran, Finn, Kakade and Levine, 2019).
+
+    Adapts to the optimum of a loss that holds the weights near their start, and
+    differentiates that optimum rather than the path to it:
+
+        theta_hat = argmin L_support(theta) + lambda/2 |theta - phi|^2
+        dL_query/dphi = (I + H/lambda)^-1 grad L_query(theta_hat)
+
+    Memory does not grow with the inner steps.
+
+    Args:
+        network: see `GradientLearner`, as for all other arguments.
+        regularization: lambda.
+        inner_steps: proximal gradient steps, enough to come near the optimum.
+        conjugate_steps: of conjugate gradient.
+        damping: added to lambda in the equation that conjugate gradient solves.
+        **kwargs: see `GradientLearner`.
+
+    Reference:
+        "Meta-Learning with Implicit Gradients", NeurIPS 2019, equations 3 and 6.
+    """
+
+    unrolled = False
+
+    def __init__(
+        self,
+        network,
+        loss="sparse_categorical_crossentropy",
+        *,
+        regularization=2.0,
+        inner_steps=16,
+        conjugate_steps=5,
+        damping=0.0,
+        **kwargs,
+    ):
+        super().__init__(network, loss, inner_steps=inner_steps, **kwargs)
+        if not regularization > 0:
+            raise ValueError(
+                f"expected regularization to be above 0, got {regularization}."
+            )
+        self.regularization = regularization
+        self.conjugate_steps = conjugate_steps
+        self.damping = damping
+
+    def log_precisions(self, meta, examples):
+        log_precision = tf.constant(
+            math.log(self.regularization), meta["weights"][0].dtype
+        )
+        return [log_precision] * len(self.adapted)
+
+    def solve(self, meta, start, descend, gradient, examples):
+        return solve_implicitly(
+            start,
+            lambda start: descend(meta, start),
+            gradient,
+            self.log_precisions(meta, examples),
+            self.conjugate_steps,
+            self.damping,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            regularization=self.regularization,
+            conjugate_steps=self.conjugate_steps,
+            damping=self.damping,
+        )
+        return config

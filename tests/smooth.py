@@ -1,0 +1,69 @@
+"""Smooth networks and episodes in float64, where differences are an oracle."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+# Keras' losses compute in float32 unless told otherwise.
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+
+
+@contextlib.contextmanager
+def float64():
+    """Keras models made inside compute in float64."""
+    for dtype in ("float64", "float32"):
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
+        if dtype == "float64":
+            yield
+
+
+@float64()
+def network(momentum=0.0, frozen=False, normalized=True):
+    """Convolution, normalization, tanh and average pooling."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input([6, 6, 1])
+    x = keras.layers.Conv2D(3, 3, name="conv")(inputs)
+    if normalized:
+        norm = keras.layers.BatchNormalization(momentum=momentum, name="norm")
+        norm.trainable = not frozen
+        x = norm(x)
+    x = keras.layers.Activation("tanh")(x)
+    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(2)(x))
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+
+
+def episode(tasks=2):
+    """`(episode, query_y)` of random images in three classes."""
+    random = np.random.RandomState(0)
+    labels = np.tile(np.arange(3), [tasks, 2]).astype("int32")
+    x = random.normal(size=[2, tasks, 6, 6, 6, 1])
+    return {"support_x": x[0], "support_y": labels, "query_x": x[1]}, labels
+
+
+def slopes(value, variables, directions=3, width=1e-5):
+    """Central differences of `value()` along random directions of the variables.
+
+    Yields:
+        `(direction, slope)`: a list of arrays and a float, off by O(width^2).
+    """
+    random = np.random.RandomState(2)
+    start = [v.numpy() for v in variables]
+    for _ in range(directions):
+        direction = [random.normal(size=v.shape) for v in variables]
+        sides = []
+        for sign in (1, -1):
+            for v, at, d in zip(variables, start, direction, strict=True):
+                v.assign(at + sign * width * d)
+            sides.append(value())
+        for v, at in zip(variables, start, strict=True):
+            v.assign(at)
+        yield direction, (sides[0] - sides[1]) / (2 * width)
+
+
+def along(gradients, direction):
+    return sum(
+        float(np.sum(np.asarray(g) * d))
+        for g, d in zip(gradients, direction, strict=True)
+    )

@@ -1,0 +1,42 @@
+"""ANIL: MAML over all layers, the head alone by default."""
+
+import numpy as np
+import pytest
+
+import keras_meta as km
+from tests import smooth
+
+SETTINGS = {"inner_rate": 0.3, "inner_steps": 2}
+
+
+def test_over_all_layers_it_is_maml():
+    episode, query_y = smooth.episode()
+    one = km.ANIL(smooth.network(), layers=["conv", "norm", "head"], **SETTINGS)
+    two = km.MAML(smooth.network(), **SETTINGS)
+    np.testing.assert_allclose(one(episode), two(episode), rtol=1e-10)
+    _, found, _, _ = one.meta_gradient(episode, query_y)
+    _, expected, _, _ = two.meta_gradient(episode, query_y)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+
+
+def test_only_the_head_adapts_and_all_is_learned():
+    episode, query_y = smooth.episode()
+    learner = km.ANIL(smooth.network(), **SETTINGS)
+    state = learner.adapt(episode["support_x"], episode["support_y"])
+    kernel, bias = learner.network.get_layer("head").trainable_variables
+    assert [w.shape[1:] for w in state["weights"]] == [kernel.shape, bias.shape]
+    _, gradients, variables, _ = learner.meta_gradient(episode, query_y)
+    assert len(variables) == 6
+
+    def value():
+        return float(smooth.LOSS(query_y, learner(episode)))
+
+    for direction, slope in smooth.slopes(value, variables):
+        expected = smooth.along(gradients, direction)
+        assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+def test_unknown_layers_are_refused():
+    with pytest.raises(ValueError, match=r"\(conv, norm, head\), got tail"):
+        km.ANIL(smooth.network(), layers=["tail"])
