@@ -12,8 +12,9 @@ def finetune(learner, x, y, optimizer=None):
         learner: a `Learner`.
         x: support examples `[S, ...]`, as for `learner.adapt` without T.
         y: their labels `[S]` or targets `[S, d_y]`.
-        optimizer: SGD at the learner's inner rate by default, so that an epoch over
-            all of x in one batch is one more inner step.
+        optimizer: the learner's inner step by default, so that an epoch over all of x
+            in one batch is one more of them; for a shrinkage learner that is
+            `priors.ProximalSGD`, and any other optimizer finds the prior in the loss.
 
     Returns:
         A compiled `keras.Model` from `[B, ...]` to the logits `[B, n]` of the n classes
@@ -26,9 +27,9 @@ def finetune(learner, x, y, optimizer=None):
         >>> model = km.finetune(learner, x, y)
         >>> model.fit(x, y, epochs=20)
     """
-    model, default_optimizer = learner.task_model(x, y)
+    model, optimizer = learner.task_model(x, y, optimizer)
     model.compile(
-        optimizer=optimizer or default_optimizer,
+        optimizer=optimizer,
         loss=learner.support_loss,
         metrics=["accuracy"] if learner.classification else ["mse"],
     )

@@ -83,11 +83,12 @@ class Learner(keras.Model):
             loss = self.query_loss(query_y, outputs)
         return loss, tape.gradient(loss, variables), variables, outputs
 
-    def task_model(self, x, y):
+    def task_model(self, x, y, optimizer=None):
         """A Keras model of the one task with support set x `[S, ...]`, y `[S, ...]`.
 
         Returns:
-            `(model, optimizer)`: what `finetune` compiles.
+            `(model, optimizer)`: what `finetune` compiles; the optimizer is the one
+            given, or this learner's own.
         """
         raise NotImplementedError
 

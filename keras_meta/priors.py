@@ -1,5 +1,6 @@
 """Gaussian priors on a network's weights, one learned scale a module."""
 
+import keras
 import tensorflow as tf
 
 
@@ -28,8 +29,8 @@ def module_names(variables, modules="layer"):
     if isinstance(modules, list | tuple) and len(modules) == len(paths):
         return list(modules)
     raise ValueError(
-        "expected modules to be 'layer', 'weight', a function from a variable's path to "
-        f"a name, or {len(paths)} names, got {modules!r}."
+        "expected modules to be 'layer', 'weight', a function from a variable's path "
+        f"to a name, or {len(paths)} names, got {modules!r}."
     )
 
 
@@ -71,3 +72,71 @@ def joined(names, tensors, name):
         ],
         axis=0,
     )
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class ProximalSGD(keras.optimizers.Optimizer):
+    """Gradient descent to the mode under a Gaussian prior, stable for every scale.
+
+        theta <- phi + w (theta - a grad - phi),  w = 1 / (1 + a P)
+
+    Args:
+        learning_rate: a.
+        **kwargs: for `keras.optimizers.Optimizer`.
+    """
+
+    def __init__(self, learning_rate=0.1, name="proximal_sgd", **kwargs):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.centres = [
+            self.add_variable_from_reference(variable, name="centre")
+            for variable in variables
+        ]
+        self.log_precisions = [
+            self.add_variable(shape=(), dtype=variable.dtype, name="log_precision")
+            for variable in variables
+        ]
+
+    def set_prior(self, variables, centres, log_precisions):
+        """Gives each variable its phi (an array) and log P (a scalar)."""
+        self.build(variables)
+        for held, values in (
+            (self.centres, centres),
+            (self.log_precisions, log_precisions),
+        ):
+            for variable, value in zip(held, values, strict=True):
+                variable.assign(value)
+
+    def update_step(self, gradient, variable, learning_rate):
+        position = self._get_variable_index(variable)
+        centre = self.centres[position]
+        rate = keras.ops.cast(learning_rate, variable.dtype)
+        log_rate = keras.ops.log(rate)
+        share = keras.ops.sigmoid(-self.log_precisions[position] - log_rate)
+        moved = variable - rate * gradient - centre
+        self.assign(variable, centre + share * moved)
+
+
+class NormalRegularizer(keras.regularizers.Regularizer):
+    """`-log p(theta) / S` of a weight under `Normal(phi, sigma^2)`, up to a constant.
+
+    Args:
+        centre: phi.
+        log_precision: log P, with P = 1 / (S sigma^2).
+    """
+
+    def __init__(self, centre, log_precision):
+        self.centre = centre
+        self.log_precision = log_precision
+
+    def __call__(self, weight):
+        import tensorflow_probability as tfp
+
+        prior = tfp.distributions.Normal(self.centre, tf.exp(-self.log_precision / 2))
+        weight = tf.convert_to_tensor(weight)
+        constant = prior.log_prob(self.centre)
+        return tf.reduce_sum(constant - prior.log_prob(weight))

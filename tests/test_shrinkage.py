@@ -358,3 +358,60 @@ def test_joint_map_collapses_where_the_closed_form_says(true_variance):
 def test_arguments_are_checked(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         km.SigmaMAML(smooth.network(), **arguments)
+
+
+def test_finetuning_takes_proximal_steps_to_the_mode():
+    episode, _ = smooth.episode(tasks=1)
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    settings = {"inner_rate": 0.3, "initial_scale": 0.5}
+    none = km.SigmaMAML(smooth.network(), inner_steps=0, **settings)
+    model = km.finetune(none, x, y)
+    model.fit(x, y, epochs=3, batch_size=len(x), verbose=0)
+    three = km.SigmaMAML(smooth.network(), inner_steps=3, **settings)
+    for variable, value in zip(
+        model.trainable_variables, adapted(three, episode), strict=True
+    ):
+        # Keras' fit brings NumPy arrays to float32.
+        np.testing.assert_allclose(variable, value[0], atol=1e-6)
+
+
+def test_any_optimizer_finds_the_same_mode():
+    keras.utils.set_random_seed(0)
+    random = np.random.RandomState(0)
+    x, y = random.normal(size=[6, 3]), random.normal(size=[6, 2])
+    x, y = x.astype("float32"), y.astype("float32")
+    network = km.networks.mlp((3,), 2, (5,), activation="tanh")
+    learner = km.SigmaMAML(network, "mse", initial_scale=0.3, inner_rate=0.2)
+    weights = []
+    for optimizer in (None, keras.optimizers.SGD(0.2)):
+        model = km.finetune(learner, x, y, optimizer)
+        model.fit(x, y, epochs=150, batch_size=6, verbose=0)
+        weights.append(model.get_weights())
+    start = network.get_weights()
+    assert np.abs(weights[0][0] - start[0]).max() > 1e-2
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_finetuning_leaves_frozen_layers_alone(tmp_path):
+    episode, _ = smooth.episode(tasks=1)
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    learner = km.SigmaMAML(smooth.network(), frozen=["conv", "norm"], **SETTINGS)
+    model = km.finetune(learner, x, y)
+    assert [v.path for v in model.trainable_variables] == ["head/kernel", "head/bias"]
+    np.testing.assert_allclose(model(x), learner({**episode, "query_x": x[None]})[0])
+    model.fit(x, y, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        one.fit(x, y, epochs=2, verbose=0)
+    np.testing.assert_allclose(model(x), loaded(x), rtol=1e-5)
+
+    # A module that is part of a layer is held rather than frozen with it.
+    learner = km.SigmaMAML(
+        smooth.network(), modules="weight", frozen=["head/kernel"], **SETTINGS
+    )
+    model = km.finetune(learner, x, y)
+    before = model.get_layer("head").kernel.numpy()
+    model.fit(x, y, epochs=2, verbose=0)
+    np.testing.assert_allclose(model.get_layer("head").kernel, before, atol=1e-10)

@@ -7,6 +7,10 @@ from keras_meta import functional, learner
 
 NORMALIZATIONS = ("inductive", "transductive")
 
+# More inner steps than this are a loop in the graph while meta-training too: written
+# out, 200 steps take minutes to trace and then run no more than a quarter faster.
+UNROLLED_STEPS = 10
+
 
 class GradientLearner(learner.Learner):
     """Takes gradient steps on the support loss, from a meta-learned start.
@@ -43,7 +47,7 @@ class GradientLearner(learner.Learner):
 
     # Whether the meta-gradient takes the inner gradients for constants.
     first_order = False
-    # Whether meta-training writes the inner loop out in the graph, to differentiate it.
+    # Whether meta-training differentiates the inner loop, and so writes it out.
     unrolled = True
 
     def __init__(
@@ -217,7 +221,7 @@ class GradientLearner(learner.Learner):
                 step,
                 (start, statistics, self.begin(start)),
                 steps,
-                unroll=training and self.unrolled,
+                unroll=training and self.unrolled and steps <= UNROLLED_STEPS,
             )[0]
 
         start = [meta["weights"][i] for i in self.adapted]
@@ -314,7 +318,18 @@ class GradientLearner(learner.Learner):
             self.vectorize,
         )
 
-    def task_model(self, x, y):
+    def task_positions(self):
+        """Positions in `network.trainable_variables` of the layers that adapt."""
+        adapted = set(self.adapted)
+        positions = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
+        layers = [
+            {positions[id(v)] for v in layer.trainable_variables}
+            for layer in self.network._flatten_layers(include_self=False)
+            if not list(layer._layers)
+        ]
+        return sorted(set().union(*(each for each in layers if each & adapted)))
+
+    def task_model(self, x, y, optimizer=None):
         x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
         state = self.adapt(x[None], y[None])
         weights = self._merged(
@@ -331,10 +346,14 @@ class GradientLearner(learner.Learner):
         )
         for slot, value in zip(self._norm_slots, measured, strict=True):
             network.non_trainable_variables[slot].assign(value)
+        kept = {id(network.trainable_variables[i]) for i in self.task_positions()}
+        for layer in network._flatten_layers(include_self=False):
+            if not kept & {id(variable) for variable in layer.trainable_variables}:
+                layer.trainable = False
         classes = int(state["classes"][0])
         if self.classification and classes < self.output_size:
             network = keras.Model(network.inputs, network.outputs[0][:, :classes])
-        return network, keras.optimizers.SGD(self.inner_rate)
+        return network, optimizer or keras.optimizers.SGD(self.inner_rate)
 
     def meta_gradient(self, episode, query_y):
         values = self._meta_values()

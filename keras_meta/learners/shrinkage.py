@@ -8,6 +8,9 @@ import tensorflow as tf
 from keras_meta import priors
 from keras_meta.learners import gradient, imaml
 
+# Log precision of a weight that does not adapt while others of its layer do.
+HELD = 30.0
+
 
 class Shrinkage(gradient.GradientLearner):
     """Learns which modules of a network adapt, and how far (Chen et al., 2020).
@@ -120,6 +123,25 @@ class Shrinkage(gradient.GradientLearner):
             -log_examples - log_variances[self.module_names[position]]
             for position in self.adapted
         ]
+
+    def task_model(self, x, y, optimizer=None):
+        network, optimizer_or_sgd = super().task_model(x, y, optimizer)
+        # Layers without an adapting weight are frozen; what is left of the others'
+        # weights is held where it is.
+        pulls = dict.fromkeys(range(len(self.module_names)), HELD)
+        found = self.log_precisions(self._meta_values(), len(y))
+        pulls.update(zip(self.adapted, found, strict=True))
+        positions = self.task_positions()
+        variables = network.trainable_variables
+        centres = [self.network.trainable_variables[i].numpy() for i in positions]
+        pulls = [tf.cast(pulls[i], self.variable_dtype) for i in positions]
+        if optimizer is None:
+            proximal = priors.ProximalSGD(self.inner_rate)
+            proximal.set_prior(variables, centres, pulls)
+            return network, proximal
+        for variable, centre, pull in zip(variables, centres, pulls, strict=True):
+            variable.regularizer = priors.NormalRegularizer(centre, pull)
+        return network, optimizer_or_sgd
 
     def get_config(self):
         config = super().get_config()
