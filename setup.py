@@ -25,6 +25,7 @@ setuptools.setup(
         "tensorboard>=2.19",
         "tensorflow>=2.19",
         "tensorflow-datasets>=4.9.8",
+        "tensorflow-probability[tf]>=0.25",
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6", "setuptools>=70.1"]

@@ -8,6 +8,12 @@ import tensorflow as tf
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
+def check_integer(name, value, least):
+    """Raises a ValueError unless `value` is an integer and at least `least`."""
+    if not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"expected {name} to be an integer >= {least}, got {value}.")
+
+
 def fold_seed(seed, index):
     """The seed of episode `index` of stream `seed`, `[2]`, for stateless ops."""
     return tf.random.experimental.stateless_fold_in(
@@ -17,9 +23,8 @@ def fold_seed(seed, index):
 
 def stream(draw, seed, start):
     """The endless dataset of `draw(fold_seed(seed, i))` for i from `start` on."""
-    for name, value in (("seed", seed), ("start", start)):
-        if value != int(value) or value < 0:
-            raise ValueError(f"expected {name} to be an integer >= 0, got {value}.")
+    check_integer("seed", seed, 0)
+    check_integer("start", start, 0)
     indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
     return indices.map(
         lambda index: draw(fold_seed(seed, index)),
@@ -40,7 +45,9 @@ def load_image(path):
     try:
         with PIL.Image.open(path) as image:
             image = PIL.ImageOps.exif_transpose(image)
-            if image.mode in ("1", "L"):
+            if image.mode[0] in "IF":  # which Pillow would clip rather than scale
+                raise ValueError(f"{image.mode} pixels, more than 8 bits deep")
+            if image.mode in ("1", "L") and "transparency" not in image.info:
                 return np.asarray(image.convert("L"))[..., None]
             image = image.convert("RGBA")
             white = PIL.Image.new("RGBA", image.size, "white")
@@ -104,7 +111,14 @@ class ClassPool:
                 f"expected integer labels [n], got {labels.dtype} of shape "
                 f"{list(labels.shape)}."
             )
-        images = tf.convert_to_tensor(prepare.resize(images) if prepare else images)
+        try:
+            images = tf.convert_to_tensor(images)
+        except ValueError as error:
+            raise ValueError(
+                f"expected examples [n, ...] of one shape, got others: {error}"
+            ) from error
+        if prepare:
+            images = prepare.resize(images)
         if images.shape.rank < 2 or images.shape[0] != len(labels) or not len(labels):
             raise ValueError(
                 f"expected as many examples [n, ...] as labels [n], at least one; got "
@@ -144,9 +158,10 @@ class ClassPool:
 
         try:
             builder = tfds.builder(name, data_dir=data_dir)
-        except tfds.core.DatasetNotFoundError as error:
+        except Exception as error:  # TFDS raises many kinds, as below
             raise ValueError(
-                f"expected the name of a TFDS data set, got '{name}'."
+                f"expected the name of a TFDS data set, got '{name}': "
+                f"{_first_line(error)}"
             ) from error
         features = builder.info.features
         image_keys = [k for k, f in features.items() if type(f) is tfds.features.Image]
@@ -164,10 +179,9 @@ class ClassPool:
             builder.download_and_prepare()
             dataset = builder.as_dataset(split=split)
         except Exception as error:  # TFDS raises many kinds, network errors among them
-            reason = str(error).strip().split("\n")[0]
             raise ValueError(
                 f"expected '{name}' with split '{split}' to be had from TFDS "
-                f"(splits {sorted(builder.info.splits)}): {reason}"
+                f"(splits {sorted(builder.info.splits)}): {_first_line(error)}"
             ) from error
         (image_key,) = image_keys
         resize = prepare.resize if prepare else tf.identity
@@ -245,7 +259,7 @@ class ClassPool:
         Raises:
             ValueError: an id that the pool does not have.
         """
-        ids = np.unique(np.asarray(ids, np.int64))
+        ids = np.unique(ids)
         missing = np.setdiff1d(ids, self.class_ids)
         if len(missing) or not len(ids):
             raise ValueError(
@@ -268,9 +282,11 @@ class ClassPool:
             ValueError: more classes asked for than there are.
         """
         ids = np.unique(self.class_ids)
-        if not sizes or min(sizes) < 1 or sum(sizes) > len(ids):
+        for size in sizes:
+            check_integer("each size", size, 1)
+        if not sizes or sum(sizes) > len(ids):
             raise ValueError(
-                f"expected sizes >= 1 that sum to at most {len(ids)} classes, got "
+                f"expected sizes that sum to at most {len(ids)} classes, got "
                 f"{list(sizes)}."
             )
         # RandomState and not Generator: its stream is frozen for all NumPy versions.
@@ -328,8 +344,7 @@ class ClassPool:
                 images.
         """
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-            if value != int(value) or value < 1:
-                raise ValueError(f"expected {name} to be an integer >= 1, got {value}.")
+            check_integer(name, value, 1)
         if ways > len(self):
             raise ValueError(
                 f"expected at least {ways} classes for {ways}-way episodes, the pool "
@@ -377,6 +392,10 @@ class ClassPool:
             return {**episode, "query_x": query_x}, query_y
 
         return stream(draw, seed, start)
+
+
+def _first_line(error):
+    return str(error).strip().split("\n")[0]
 
 
 def _turned_places(shape):

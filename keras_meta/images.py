@@ -35,6 +35,9 @@ class ImagePreprocess:
     """
 
     def __init__(self, height=28, width=28, channels=1, invert=True):
+        for name, value in (("height", height), ("width", width)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"expected {name} to be an integer >= 1, got {value}.")
         if channels not in (1, 3):
             raise ValueError(f"expected channels to be 1 or 3, got {channels}.")
         self.height = height

@@ -87,4 +87,5 @@ class EpisodeSquaredError(EpisodeMetric):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
     def score(self, y_true, y_pred):
-        return ops.mean(ops.square(ops.cast(y_true, self.dtype) - y_pred), axis=(1, 2))
+        errors = ops.cast(y_true, self.dtype) - ops.cast(y_pred, self.dtype)
+        return ops.mean(ops.square(errors), axis=(1, 2))

@@ -12,7 +12,7 @@ import pytest
 
 import keras_meta as km
 import zoo
-from zoo import cards, recipes, scores
+from zoo import cards, recipes, scores, training
 
 NAMES = [card.name for card in zoo.list_models()]
 
@@ -162,3 +162,10 @@ def test_training_resumes_to_the_same_bits(tmp_path):
     assert "cannot be read" in run(tmp_path / "torn")
     for a, b in zip(expected, weights_of(last), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_is_not_resumed_as_another(tmp_path):
+    settings = {"recipe": "maml.tiny", "steps": 10, "seed": 0}
+    (tmp_path / "run.json").write_text(json.dumps(settings | {"steps": 20}))
+    with pytest.raises(ValueError, match="it holds one of .*'steps': 20"):
+        training.fit(None, None, None, tmp_path, settings, 1, 1, "mse")

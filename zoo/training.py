@@ -1,0 +1,185 @@
+"""Meta-training that stops and resumes exactly, and tells how it goes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import zipfile
+
+import keras
+import tensorflow as tf
+
+import keras_meta  # noqa: F401  registers the learners with Keras
+
+
+def fit(make, episodes, validation, directory, settings, tasks, every, metric):
+    """Meta-trains, going on from the last checkpoint in `directory` if there is one.
+
+    Episode i is a function of (seed, i) and a checkpoint holds weights, optimizer and
+    step, so a run that was stopped ends with the same bits as one that was not.
+
+    Args:
+        make: gives the compiled learner to begin with, its optimizer keeping a moving
+            average of the weights (`use_ema`).
+        episodes: `start -> endless dataset` of training episodes.
+        validation: a finite dataset of batches of episodes.
+        directory: a `pathlib.Path`; see `Run` for what is written there.
+        settings: what the run is of, a dict with at least "steps", the meta-steps in
+            all; a run is not resumed with other settings.
+        tasks: tasks in a meta-step.
+        every: meta-steps between checkpoints and validations.
+        metric: the validation metric that the best weights are chosen by.
+
+    Raises:
+        ValueError: `directory` holds a run of other settings.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    record = directory / "run.json"
+    if not record.exists():
+        record.write_text(json.dumps(settings))
+    begun = json.loads(record.read_text())
+    if begun != settings:
+        raise ValueError(
+            f"expected {directory} to hold a run of {settings}, it holds one of {begun}"
+        )
+    steps = settings["steps"]
+    run = Run(directory, validation, metric, steps)
+    learner = run.resume() or make()
+    done = int(learner.optimizer.iterations)
+    if done >= steps:
+        print(f"{done} of {steps} meta-steps are done")
+        return
+    print(f"meta-steps {done} to {steps}, writing to {directory}", flush=True)
+    learner.fit(
+        episodes(start=done * tasks).batch(tasks, drop_remainder=True),
+        initial_epoch=done // every,
+        epochs=-(-steps // every),
+        steps_per_epoch=every,
+        callbacks=[run],
+        shuffle=False,
+        verbose=1 if sys.stdout.isatty() else 0,
+    )
+
+
+class Run(keras.callbacks.Callback):
+    """After each epoch: validate the averaged weights, log, checkpoint, tell the time.
+
+    Attributes:
+        directory: holds last.keras and previous.keras (checkpoints with the
+            optimizer), best.keras (averaged weights, no optimizer), log.csv and
+            TensorBoard events.
+    """
+
+    def __init__(self, directory, validation, metric, steps):
+        super().__init__()
+        self.directory = directory
+        self.validation = validation
+        self.metric = metric
+        self.steps = steps
+        self.stop_signal = False
+        self.rows = []
+        self.writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
+
+    @property
+    def step(self):
+        return int(self.model.optimizer.iterations)
+
+    def resume(self):
+        """The learner of the newest readable checkpoint, or None."""
+        for name in ("last.keras", "previous.keras"):
+            path = self.directory / name
+            if not path.exists():
+                continue
+            try:
+                learner = keras.models.load_model(path)
+            except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+                reason = str(error).strip().split("\n")[0]
+                print(f"checkpoint {path} cannot be read ({reason}); trying another")
+                continue
+            step = int(learner.optimizer.iterations)
+            log = self.directory / "log.csv"
+            if log.exists():
+                with log.open() as file:
+                    rows = list(csv.DictReader(file))
+                self.rows = [row for row in rows if int(row["step"]) <= step]
+            return learner
+        return None
+
+    def on_train_begin(self, logs=None):
+        self.began, self.first_step = time.time(), self.step
+        self.spent = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number, frame):
+        if self.stop_signal:
+            raise KeyboardInterrupt
+        self.stop_signal = True
+        print("\nstopping at the next checkpoint; once more to stop at once")
+
+    def on_epoch_end(self, epoch, logs=None):
+        variables = self.model.trainable_variables
+        raw = [v.numpy() for v in variables]
+        self.model.optimizer.finalize_variable_values(variables)
+        found = self.model.evaluate(self.validation, verbose=0, return_dict=True)
+        scores = [float(row[f"val_{self.metric}"]) for row in self.rows]
+        better = max if self.metric == "accuracy" else min
+        score = found[self.metric]
+        if score == better([*scores, score]):
+            save(fresh(self.model), self.directory / "best.keras")
+        for variable, value in zip(variables, raw, strict=True):
+            variable.assign(value)
+
+        passed = time.time() - self.began
+        row = {"step": self.step, "seconds": round(self.spent + passed, 1), **logs}
+        row |= {f"val_{key}": value for key, value in found.items()}
+        self.rows.append(row)
+        self._write_log()
+        with self.writer.as_default(step=self.step):
+            for key, value in row.items():
+                tf.summary.scalar(key, float(value))
+        self.writer.flush()
+        last = self.directory / "last.keras"
+        if last.exists():
+            shutil.copy(last, self.directory / "previous.tmp")
+            os.replace(
+                self.directory / "previous.tmp", self.directory / "previous.keras"
+            )
+        save(self.model, last)
+
+        pace = passed / max(self.step - self.first_step, 1)
+        left = pace * (self.steps - self.step)
+        print(
+            f"step {self.step}/{self.steps}  loss {logs['loss']:.4f}  validation "
+            f"{self.metric} {score:.4f} ± {found[self.metric + '_95']:.4f}  "
+            f"{1000 * pace:.0f} ms a step, {left / 60:.0f} minutes left",
+            flush=True,
+        )
+        if self.stop_signal:
+            self.model.stop_training = True
+
+    def _write_log(self):
+        draft = self.directory / "log.tmp"
+        with draft.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[-1])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(draft, self.directory / "log.csv")
+
+
+def save(learner, path):
+    """Saves a learner so that `path` is never half written."""
+    draft = path.with_name(f"draft-{path.name}")
+    learner.save(draft)
+    os.replace(draft, path)
+
+
+def fresh(learner):
+    """A copy of a learner with an optimizer that has not stepped."""
+    copy = type(learner).from_config(learner.get_config())
+    copy.set_weights(learner.get_weights())
+    copy.compile()
+    return copy
