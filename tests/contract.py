@@ -361,9 +361,10 @@ def test_finetune_starts_from_the_adapted_model(name, tmp_path):
     if ROWS[name].query_independent:
         expected = answers(learner, episode)[0]
         close(model.predict(episode["query_x"][0], verbose=0), expected)
-    before = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     model.fit(x, y, epochs=5, verbose=0)
-    assert model.evaluate(x, y, verbose=0, return_dict=True)["loss"] < before
+    # Under a prior the loss of the data alone may rise, but not to that of a guess.
+    guess = np.log(WAYS) if learner.classification else np.var(y)
+    assert model.evaluate(x, y, verbose=0, return_dict=True)["loss"] < guess / 2
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(x), model(x))

@@ -86,28 +86,17 @@ def solve_implicitly(start, descend, gradient, log_precisions, steps, damping):
     return list(solved(*start, *log_precisions))
 
 
-@keras.saving.register_keras_serializable("keras_meta")
-class IMAML(gradient.GradientLearner):
-    """Implicit MAML (Rajeswaran, Finn, Kakade and Levine, 2019).
+class Implicit(gradient.GradientLearner):
+    """A `GradientLearner` that differentiates the inner optimum, not the path to it.
 
-    Adapts to the optimum of a loss that holds the weights near their start, and
-    differentiates that optimum rather than the path to it:
-
-        theta_hat = argmin L_support(theta) + lambda/2 |theta - phi|^2
-        dL_query/dphi = (I + H/lambda)^-1 grad L_query(theta_hat)
-
-    Memory does not grow with the inner steps.
+    Memory does not grow with the inner steps. A subclass gives `log_precisions`.
 
     Args:
         network: see `GradientLearner`, as for all other arguments.
-        regularization: lambda.
         inner_steps: proximal gradient steps, enough to come near the optimum.
         conjugate_steps: of conjugate gradient.
-        damping: added to lambda in the equation that conjugate gradient solves.
+        damping: added to P in the equation that conjugate gradient solves.
         **kwargs: see `GradientLearner`.
-
-    Reference:
-        "Meta-Learning with Implicit Gradients", NeurIPS 2019, equations 3 and 6.
     """
 
     unrolled = False
@@ -117,26 +106,14 @@ class IMAML(gradient.GradientLearner):
         network,
         loss="sparse_categorical_crossentropy",
         *,
-        regularization=2.0,
         inner_steps=16,
         conjugate_steps=5,
         damping=0.0,
         **kwargs,
     ):
         super().__init__(network, loss, inner_steps=inner_steps, **kwargs)
-        if not regularization > 0:
-            raise ValueError(
-                f"expected regularization to be above 0, got {regularization}."
-            )
-        self.regularization = regularization
         self.conjugate_steps = conjugate_steps
         self.damping = damping
-
-    def log_precisions(self, meta, examples):
-        log_precision = tf.constant(
-            math.log(self.regularization), meta["weights"][0].dtype
-        )
-        return [log_precision] * len(self.adapted)
 
     def solve(self, meta, start, descend, gradient, examples):
         return solve_implicitly(
@@ -150,9 +127,49 @@ class IMAML(gradient.GradientLearner):
 
     def get_config(self):
         config = super().get_config()
-        config.update(
-            regularization=self.regularization,
-            conjugate_steps=self.conjugate_steps,
-            damping=self.damping,
-        )
+        config.update(conjugate_steps=self.conjugate_steps, damping=self.damping)
         return config
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class IMAML(Implicit):
+    """Implicit MAML (Rajeswaran, Finn, Kakade and Levine, 2019).
+
+    Adapts to the optimum of a loss that holds the weights near their start, and
+    differentiates that optimum:
+
+        theta_hat = argmin L_support(theta) + lambda/2 |theta - phi|^2
+        dL_query/dphi = (I + H/lambda)^-1 grad L_query(theta_hat)
+
+    Args:
+        network: see `Implicit`, as for all other arguments.
+        regularization: lambda.
+        **kwargs: see `Implicit`.
+
+    Reference:
+        "Meta-Learning with Implicit Gradients", NeurIPS 2019, equations 3 and 6.
+    """
+
+    def __init__(
+        self,
+        network,
+        loss="sparse_categorical_crossentropy",
+        *,
+        regularization=2.0,
+        **kwargs,
+    ):
+        super().__init__(network, loss, **kwargs)
+        if not regularization > 0:
+            raise ValueError(
+                f"expected regularization to be above 0, got {regularization}."
+            )
+        self.regularization = regularization
+
+    def log_precisions(self, meta, examples):
+        log_precision = tf.constant(
+            math.log(self.regularization), meta["weights"][0].dtype
+        )
+        return [log_precision] * len(self.adapted)
+
+    def get_config(self):
+        return {**super().get_config(), "regularization": self.regularization}

@@ -169,7 +169,7 @@ class SigmaMAML(Shrinkage):
 
 
 @keras.saving.register_keras_serializable("keras_meta")
-class SigmaIMAML(Shrinkage):
+class SigmaIMAML(Shrinkage, imaml.Implicit):
     """Shrinkage differentiated at the inner optimum, as iMAML is.
 
         (H + P) v = grad L_query,  P = 1 / (S sigma^2)
@@ -178,45 +178,11 @@ class SigmaIMAML(Shrinkage):
     With all scales equal and fixed it is iMAML with lambda = 1 / (S sigma^2).
 
     Args:
-        network: see `Shrinkage`, as for all other arguments.
-        inner_steps: proximal gradient steps, enough to come near the optimum.
-        conjugate_steps: of conjugate gradient.
-        damping: added to P in the equation that conjugate gradient solves.
+        network: see `Shrinkage` and `imaml.Implicit`, as for all other arguments.
 
     Reference:
         Chen et al., 2020; Rajeswaran et al., 2019, equation 6.
     """
-
-    unrolled = False
-
-    def __init__(
-        self,
-        network,
-        loss="sparse_categorical_crossentropy",
-        *,
-        inner_steps=16,
-        conjugate_steps=5,
-        damping=0.0,
-        **kwargs,
-    ):
-        super().__init__(network, loss, inner_steps=inner_steps, **kwargs)
-        self.conjugate_steps = conjugate_steps
-        self.damping = damping
-
-    def solve(self, meta, start, descend, gradient, examples):
-        return imaml.solve_implicitly(
-            start,
-            lambda start: descend(meta, start),
-            gradient,
-            self.log_precisions(meta, examples),
-            self.conjugate_steps,
-            self.damping,
-        )
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(conjugate_steps=self.conjugate_steps, damping=self.damping)
-        return config
 
 
 @keras.saving.register_keras_serializable("keras_meta")
