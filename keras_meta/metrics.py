@@ -23,9 +23,10 @@ class EpisodeMetric(keras.metrics.Metric):
     def __init__(self, interval=False, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.interval = interval
-        self.count = self.add_weight(name="count", initializer="zeros")
-        self.mean = self.add_weight(name="mean", initializer="zeros")
-        self.squares = self.add_weight(name="squares", initializer="zeros")
+        zeros = {"initializer": "zeros", "dtype": self.dtype}
+        self.count = self.add_weight(name="count", **zeros)
+        self.mean = self.add_weight(name="mean", **zeros)
+        self.squares = self.add_weight(name="squares", **zeros)
 
     def score(self, y_true, y_pred):
         """One score a task, `[T]`."""
@@ -48,7 +49,7 @@ class EpisodeMetric(keras.metrics.Metric):
 
     def result(self):
         if not self.interval:
-            return ops.convert_to_tensor(self.mean)
+            return ops.copy(self.mean)  # not the variable, which changes
         variance = self.squares / ops.maximum(self.count - 1, 1)
         return Z95 * ops.sqrt(variance / ops.maximum(self.count, 1))
 

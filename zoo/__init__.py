@@ -23,4 +23,6 @@ def load(name):
 
     import keras_meta  # noqa: F401  registers the learners with Keras
 
-    return keras.models.load_model(found.weights)
+    learner = keras.models.load_model(found.weights, compile=False)
+    learner.compile()
+    return learner

@@ -222,13 +222,13 @@ def _sinusoid():
 
 RECIPES = {
     "maml.omniglot_5w1s": Recipe(
-        _drawn("transductive"), Classification(OMNIGLOT), MAML_PAPER, steps=30_000
+        _drawn("transductive"), Classification(OMNIGLOT), MAML_PAPER, steps=25_000
     ),
     "maml.omniglot_5w1s-inductive": Recipe(
         _drawn("inductive"),
         Classification(OMNIGLOT),
         MAML_PAPER,
-        steps=15_000,
+        steps=6_000,
         warm_start="maml.omniglot_5w1s",
     ),
     "maml.glyphs_5w1s-inductive": Recipe(

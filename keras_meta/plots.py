@@ -1,0 +1,222 @@
+"""Pictures: a task's examples with their predictions, and the fit of a curve."""
+
+import matplotlib.figure
+import matplotlib.patches
+import numpy as np
+from matplotlib.backends import backend_agg
+
+# Inches. A query is an image with two lines of small print below it.
+IMAGE = 0.72
+GAP = 0.10
+LINE = 0.14
+PRINT = 0.34
+MARGIN = 0.25
+TITLE = 0.38
+COLUMNS = 15
+# Examples of a class that are drawn; the picture says how many there are.
+EXAMPLES = 6
+
+INK, GREY, BLUE, ORANGE = "#222222", "#8a8a8a", "#0072b2", "#d55e00"
+# Told apart by colour-blind eyes too (Okabe and Ito, 2008).
+RIGHT, WRONG = "#009e73", "#d55e00"
+
+
+def predictions(support_x, support_y, query_x, probabilities, names=None, query_y=None):
+    """The support set of a task above, and each query with its prediction below.
+
+    With `query_y`, the queries of a class are in rows of their own, and a mark tells
+    right from wrong; without it they stay in the order given.
+
+    Args:
+        support_x: images `[S, H, W, 1 or 3]`, uint8 or in [0, 1], shown as they are:
+            0 is black.
+        support_y: integer labels `[S]`.
+        query_x: images `[Q, H, W, 1 or 3]`.
+        probabilities: of the classes, `[Q, n]`.
+        names: the n names of the classes, their labels by default.
+        query_y: the right labels `[Q]`, if they are known.
+
+    Returns:
+        A `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    support_x, query_x = np.asarray(support_x), np.asarray(query_x)
+    support_y, probabilities = np.asarray(support_y), np.asarray(probabilities)
+    names = [str(n) for n in (range(support_y.max() + 1) if names is None else names)]
+    if len(support_x) != len(support_y) or len(names) <= support_y.max():
+        raise ValueError(
+            f"expected a label for each image and a name for each label, got "
+            f"{len(support_x)} images, {len(support_y)} labels up to "
+            f"{support_y.max()} and {len(names)} names."
+        )
+    if probabilities.shape != (len(query_x), len(names)):
+        raise ValueError(
+            f"expected probabilities [{len(query_x)}, {len(names)}], got "
+            f"{list(probabilities.shape)}."
+        )
+    if query_y is None:
+        rows, title = _wrapped(range(len(query_x)), COLUMNS), "Predictions"
+    else:
+        query_y = np.asarray(query_y)
+        if query_y.shape != (len(query_x),) or not np.isin(query_y, support_y).all():
+            raise ValueError(
+                f"expected query_y to be {len(query_x)} labels of support_y, got "
+                f"{query_y.tolist()}."
+            )
+        right = int(np.sum(probabilities.argmax(1) == query_y))
+        title = f"Predictions: {right} of {len(query_y)} right"
+        rows = []
+        for label in range(len(names)):
+            rows += _wrapped(np.flatnonzero(query_y == label), COLUMNS)
+
+    # Examples stand in columns, a class in each; many classes in blocks of like width.
+    wide = -(-len(names) // -(-len(names) // COLUMNS))
+    blocks = _wrapped([np.flatnonzero(support_y == i) for i in range(len(names))], wide)
+    heights = [min(EXAMPLES, max(map(len, block))) for block in blocks]
+    cell = IMAGE + GAP
+    columns = max(wide, *map(len, rows), 5)
+    width = columns * cell + 2 * MARGIN
+    height = sum(heights) * cell + len(blocks) * (LINE + PRINT)
+    height += len(rows) * (cell + PRINT) + 2 * TITLE + 2 * MARGIN
+    figure = matplotlib.figure.Figure((width, height), dpi=120, facecolor="white")
+    backend_agg.FigureCanvasAgg(figure)  # measures text
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+
+    top = MARGIN
+    _title(axes, top, "Learned from")
+    top += TITLE
+    label = 0
+    for block, high in zip(blocks, heights, strict=True):
+        for column, members in enumerate(block):
+            left = MARGIN + column * cell
+            _print(axes, left, top, names[label], INK, "bold")
+            for row, i in enumerate(members[:EXAMPLES]):
+                _image(axes, support_x[i], left, top + LINE + row * cell, GREY)
+            if len(members) > EXAMPLES:
+                below = top + LINE + EXAMPLES * cell
+                _print(axes, left, below, f"of {len(members)}", GREY)
+            label += 1
+        top += high * cell + LINE + PRINT
+
+    _title(axes, top, title)
+    top += TITLE
+    for row in rows:
+        if query_y is not None:
+            _print(axes, 0, top, names[query_y[row[0]]], GREY, upright=True)
+        for column, i in enumerate(row):
+            left = MARGIN + column * cell
+            guess = int(probabilities[i].argmax())
+            colour, mark = BLUE, ""
+            if query_y is not None:
+                good = guess == query_y[i]
+                colour, mark = (RIGHT, "✓ ") if good else (WRONG, "✗ ")
+            _image(axes, query_x[i], left, top, colour)
+            _print(axes, left, top + cell, mark + names[guess], colour, "bold")
+            share = f"{100 * probabilities[i, guess]:.0f}%"
+            _print(axes, left, top + cell + LINE, share, GREY)
+        top += cell + PRINT
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    return figure
+
+
+def _wrapped(items, wide):
+    return [items[i : i + wide] for i in range(0, len(items), wide)]
+
+
+def _title(axes, top, text):
+    axes.text(MARGIN, top + 0.12, text, size=12, weight="bold", color=INK, va="center")
+
+
+def _print(axes, left, top, text, colour, weight="normal", upright=False):
+    """Small print in the middle of a cell, shortened until it fits."""
+    if upright:
+        place = {"x": left + 0.6 * MARGIN, "y": top + IMAGE / 2, "rotation": 90}
+    else:
+        place = {"x": left + IMAGE / 2, "y": top + LINE / 2 - GAP / 2}
+    artist = axes.text(
+        s=text,
+        size=7,
+        color=colour,
+        weight=weight,
+        ha="center",
+        va="center",
+        parse_math=False,  # a name may hold a dollar sign
+        **place,
+    )
+    renderer = axes.figure.canvas.get_renderer()
+    space = (IMAGE + 0.8 * GAP) * axes.figure.dpi
+    text = text[:40]
+    while max(artist.get_window_extent(renderer).size) > space:
+        text = text[:-1]
+        artist.set_text(text + "…")
+
+
+def _image(axes, image, left, top, colour):
+    axes.imshow(
+        image[..., 0] if image.shape[-1] == 1 else image,
+        cmap="gray",
+        vmin=0,
+        vmax=255 if image.dtype == np.uint8 else 1,
+        extent=(left, left + IMAGE, top + IMAGE, top),
+        aspect="auto",
+    )
+    axes.add_patch(
+        matplotlib.patches.Rectangle(
+            (left, top), IMAGE, IMAGE, fill=False, edgecolor=colour, linewidth=1.5
+        )
+    )
+
+
+def fit(x, y, grid, mean, scale=None, truth=None, query=None):
+    """The points a curve was learned from, and the curve.
+
+    Args:
+        x: of the points, `[S]` or `[S, 1]`.
+        y: of the points, likewise.
+        grid: x of the curve, `[G]` or `[G, 1]`, ascending.
+        mean: y of the curve, likewise.
+        scale: standard deviation of the curve, likewise; drawn as a band of two of them
+            to each side.
+        truth: y of the true curve on the same grid, if it is known.
+        query: `(x, y)` of the points asked for, which are marked on the curve.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: as many x as y are needed, they differ.
+    """
+    x, y, grid, mean = (np.ravel(values) for values in (x, y, grid, mean))
+    if len(x) != len(y) or len(grid) != len(mean):
+        raise ValueError(
+            f"expected as many x as y, got points {len(x)} and {len(y)}, curve "
+            f"{len(grid)} and {len(mean)}."
+        )
+    figure = matplotlib.figure.Figure((8, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    if scale is not None:
+        band = 2 * np.ravel(scale)
+        axes.fill_between(
+            grid, mean - band, mean + band, color=BLUE, alpha=0.15, linewidth=0
+        )
+    if truth is not None:
+        axes.plot(grid, np.ravel(truth), "--", color=GREY, label="truth")
+    axes.plot(grid, mean, color=BLUE, linewidth=2, label="learned curve")
+    if query is not None:
+        axes.plot(
+            *map(np.ravel, query),
+            "D",
+            color="white",
+            markeredgecolor=BLUE,
+            markersize=7,
+            label="predicted",
+        )
+    axes.plot(x, y, "o", color=ORANGE, markersize=7, zorder=3, label="known points")
+    axes.set(xlabel="x", ylabel="y")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    return figure

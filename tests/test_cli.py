@@ -1,0 +1,481 @@
+"""The `keras-meta` command: its tables, its pictures, its exit codes and sentences."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+
+import keras_meta as km
+import zoo
+from zoo import cards, cli, console, demo, learn, recipes, scores
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PREPROCESS = km.ImagePreprocess(28, 28, 1, invert=True)
+IMAGES, CURVES = demo.GLYPHS, "maml.sinusoid"
+RATE = 0.05
+
+
+def write_entry(name, learner, **facts):
+    learner.compile()
+    (cards.MODELS / name).mkdir()
+    path = cards.MODELS / name / "model.keras"
+    learner.save(path)
+    cards.Card(
+        name=name,
+        paper="none",
+        licence="none",
+        protocol="untrained",
+        normalization="inductive",
+        seed=0,
+        command="none",
+        steps=0,
+        hours=0.0,
+        sha256=cards.sha256(path),
+        **facts,
+    ).write()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two entries that are linear from zero, so that one step is done by hand."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        # A card writes itself into MODELS: never into the project's own.
+        patch.setattr(cards, "MODELS", folder)
+        write_entries()
+    return folder
+
+
+def write_entries():
+    image = keras.Input((28, 28, 1))
+    flat = keras.layers.Flatten()(image)
+    logits = keras.layers.Dense(5, kernel_initializer="zeros")(flat)
+    write_entry(
+        IMAGES,
+        km.MAML(keras.Model(image, logits), inner_rate=RATE, preprocess=PREPROCESS),
+        data="procedural glyphs: a few",
+        test_classes=list(range(1000, 1012)),
+        ways=5,
+        shots=1,
+        figures=[
+            {"metric": "accuracy", "mean": 0.9, "interval": 0.01, "episodes": 9}
+            | {"ways": 5, "shots": 1}
+        ],
+    )
+    x = keras.Input((1,))
+    line = keras.layers.Dense(1, kernel_initializer="zeros")(x)
+    write_entry(
+        CURVES,
+        km.MAML(keras.Model(x, line), "mse", inner_rate=RATE),
+        data="lines: a few",
+        test_classes=None,
+        ways=None,
+        shots=10,
+    )
+
+
+@pytest.fixture(autouse=True)
+def here(models, tmp_path, monkeypatch):
+    """Every test has these entries alone, and a folder of its own to work in."""
+    monkeypatch.setattr(cards, "MODELS", models)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    """Drawings of three characters, uint8 `[3, 8, 28, 28]`."""
+    pool = km.tasks.glyphs(3, drawings=8, prepare=PREPROCESS)
+    ink = [pool.images_of(i).numpy()[..., 0] for i in range(3)]
+    return np.rint(255 * (1 - np.stack(ink))).astype(np.uint8)
+
+
+def write_image(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(image).save(path)
+
+
+def write_task(folder, drawings, shots=(1, 3, 2), names=("ant", "[b] $x$", "cow")):
+    """`folder/support/<name>/<i>.png` and `folder/query/<label>-<i>.png`."""
+    folder = pathlib.Path(folder)
+    for label, (name, each) in enumerate(zip(names, drawings, strict=True)):
+        for i in range(shots[label]):
+            write_image(folder / "support" / name / f"{i}.png", each[i])
+        for i in range(4, 8):
+            write_image(folder / "query" / f"{label}-{i}.png", each[i])
+    return folder
+
+
+def by_hand(drawings, shots=(1, 3, 2)):
+    """Probabilities `[12, 3]` of the queries after one gradient step from zero."""
+    ink = 1 - drawings.reshape(3, 8, -1) / 255
+    support = np.concatenate([ink[c, : shots[c]] for c in range(3)])
+    labels = np.repeat(range(3), shots)
+    slope = (1 / 3 - np.eye(3)[labels]) / len(labels)
+    weights, bias = -RATE * support.T @ slope, -RATE * slope.sum(axis=0)
+    exp = np.exp(ink[:, 4:].reshape(12, -1) @ weights + bias)
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def rows(output):
+    """The rows of a table of predictions: file, class and confidence in percent."""
+    found = re.findall(r"^(\S+\.png) +(.+?) +([\d.]+)%", output, re.MULTILINE)
+    return [(file, name, float(share)) for file, name, share in found]
+
+
+def assert_fails(capsys, sentence, *argv):
+    """Exit code 2, one sentence on stderr, nothing on stdout, no file written."""
+    before = sorted(pathlib.Path().rglob("*"))
+    capsys.readouterr()
+    assert cli.main(list(argv)) == 2
+    out, err = capsys.readouterr()
+    assert re.fullmatch(rf"keras-meta: error: [^\n]*{sentence}[^\n]*\n", err), err
+    assert out == ""
+    assert sorted(pathlib.Path().rglob("*")) == before
+
+
+# Without TensorFlow
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["list"], ["info", "maml.sinusoid"], ["--help"], ["learn", "--help"]],
+    ids=" ".join,
+)
+def test_answers_without_tensorflow(argv):
+    program = (
+        "import sys\n"
+        "from zoo import cli\n"
+        "try:\n"
+        f"    code = cli.main({argv})\n"
+        "except SystemExit as end:\n"
+        "    code = end.code\n"
+        "slow = {'tensorflow', 'keras', 'matplotlib', 'PIL'} & set(sys.modules)\n"
+        "assert (code, slow) == (0, set()), (code, slow)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_list(capsys):
+    assert cli.main(["list"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    size = f"{(cards.MODELS / IMAGES / 'model.keras').stat().st_size / 1e6:.2f} MB"
+    cells = [re.split(" {2,}", line) for line in lines]
+    assert cells[2] == [
+        IMAGES,
+        "images: procedural glyphs",
+        "5-way 1-shot",
+        "90.00% ± 1.00%, inductive",
+        size,
+    ]
+    assert cells[3][:4] == [CURVES, "curves: lines", "10 points"] + [
+        "not measured, inductive"
+    ]
+    untrained = [row for row in cells if row[-1] == "untrained recipe"]
+    assert ["maml.cifar100_5w1s", "images: CIFAR-100", "5-way 1-shot"] in [
+        row[:3] for row in untrained
+    ]
+    assert not {IMAGES, CURVES} & {row[0] for row in untrained}
+
+
+def test_info(capsys):
+    assert cli.main(["info", IMAGES]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"5-way 1-shot, 9 tasks +90.00% ± 1.00%", out)
+    assert zoo.card(IMAGES).sha256 in out
+    assert cli.main(["info", "maml.cifar100_5w1s"]) == 0
+    assert "none: an untrained recipe" in capsys.readouterr().out
+    assert_fails(capsys, "got 'maml.none'", "info", "maml.none")
+
+
+# learn, images
+
+
+def test_learn_images(glyphs, capsys):
+    write_task("task", glyphs)
+    assert cli.main(["learn", "task/query", "--support", "task/support"]) == 0
+    out, err = capsys.readouterr()
+    expected = by_hand(glyphs)
+    names = np.array(["[b] $x$", "ant", "cow"])  # classes are sorted by name
+    order = [1, 0, 2]
+    found = rows(out)
+    assert [file for file, _, _ in found] == [
+        f"{label}-{i}.png" for label in range(3) for i in range(4, 8)
+    ]
+    assert [name for _, name, _ in found] == [
+        names[order[guess]] for guess in expected.argmax(axis=1)
+    ]
+    # Shown to 0.1%.
+    np.testing.assert_allclose(
+        [share for _, _, share in found], 100 * expected.max(axis=1), atol=0.051
+    )
+    assert f"{IMAGES} learned 3 classes from 6 images" in out
+    assert "Note" not in out
+    with PIL.Image.open("predictions.png") as picture:
+        assert picture.format == "PNG" and picture.size[0] > 500
+    assert not list(pathlib.Path().glob(".*")), "a draft is left"
+
+    # The same folders in one, the picture of an earlier call among the queries.
+    write_image(pathlib.Path("task/query/predictions.png"), glyphs[0, 0])
+    assert cli.main(["learn", "task", "--out", "other.pdf", "--model", IMAGES]) == 0
+    assert rows(capsys.readouterr().out) == found
+    assert pathlib.Path("other.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_learn_many_images_at_a_time(glyphs, capsys, monkeypatch):
+    write_task("task", glyphs)
+    cli.main(["learn", "task"])
+    whole = rows(capsys.readouterr().out)
+    monkeypatch.setattr(learn, "QUERIES_AT_ONCE", 5)
+    monkeypatch.setattr(learn, "DRAWN_QUERIES", 4)
+    cli.main(["learn", "task"])
+    out = capsys.readouterr().out
+    assert rows(out) == whole
+    assert "predictions.png (the first 4)" in out
+
+
+def test_light_ink_is_inverted(glyphs, capsys):
+    write_task("dark", glyphs)
+    cli.main(["learn", "dark"])
+    dark = rows(capsys.readouterr().out)
+    light = glyphs.copy()
+    light[1] = 255 - light[1]
+    write_task("light", light)
+    cli.main(["learn", "light"])
+    out = capsys.readouterr().out
+    assert rows(out) == dark
+    assert "7 of 18 images are light ink on a dark ground; they were inverted" in out
+
+
+def photographs(count):
+    """Coloured blobs, `[count, 64, 64, 3]`."""
+    random = np.random.default_rng(0)
+    few = random.integers(0, 256, [count, 6, 6, 3]).astype(np.uint8)
+    return [
+        np.asarray(PIL.Image.fromarray(image).resize((64, 64), PIL.Image.BICUBIC))
+        for image in few
+    ]
+
+
+def test_photographs_are_noticed(glyphs, capsys):
+    images = photographs(24)
+    write_task("photographs", [images[:8], images[8:16], images[16:]])
+    assert cli.main(["learn", "photographs"]) == 0
+    out = capsys.readouterr().out
+    assert len(rows(out)) == 12
+    assert f"these look like photographs. {IMAGES} knows drawn characters" in out
+
+
+def test_kinds_of_pictures(glyphs):
+    def kinds(images):
+        return {learn._kind(km, image) for image in images}
+
+    drawn = list(glyphs.reshape(-1, 28, 28, 1))
+    assert kinds(drawn) == {"dark ink"}
+    assert kinds(255 - image for image in drawn) == {"light ink"}
+    random = np.random.default_rng(0)
+    light = np.linspace(160, 250, 84)[:, None, None]  # paper lit from above
+    scans = []
+    for image in drawn:
+        ink = 1 - np.kron(image, np.ones([3, 3, 1])) / 255
+        scan = light * (1 - ink) + 70 * ink + random.normal(0, 10, ink.shape)
+        scans.append(np.clip(scan, 0, 255).astype(np.uint8))
+    assert kinds(scans) == {"dark ink"}
+    blue_on_yellow = [
+        np.where(scan < 130, [40, 60, 160], [250, 225, 90]).astype(np.uint8)
+        for scan in scans
+    ]
+    assert kinds(blue_on_yellow) == {"dark ink"}
+    coloured = photographs(30)
+    assert kinds(coloured) == {"photograph"}
+    assert kinds(image[..., :1] for image in coloured) == {"photograph"}
+
+
+def test_wrong_folders(glyphs, capsys):
+    task = write_task("task", glyphs)
+    (task / "empty").mkdir()
+    fails = {
+        "found nothing at none": ["none"],
+        "expected --support DIR": ["task/query"],
+        "found none at none": ["task/query", "--support", "none"],
+        "images to classify in task/empty": ["task/empty", "--support", "task/support"],
+        "at least two sub-folders .* found 0": ["task", "--support", "task/empty"],
+        r"\.csv file, got file.txt": ["file.txt"],
+        "--out to end in .png.* got x.gif": ["task", "--out", "x.gif"],
+        "a folder for --out": ["task", "--out", "none/x.png"],
+        "none of the images": ["task", "--out", "task/query/0-4.png"],
+        "got 'maml.none'": ["task", "--model", "maml.none"],
+        "a recipe without weights yet": ["task", "--model", "maml.cifar100_5w1s"],
+        f"model of images, {CURVES} fits curves": ["task", "--model", CURVES],
+    }
+    pathlib.Path("file.txt").touch()
+    for sentence, argv in fails.items():
+        assert_fails(capsys, sentence, "learn", *argv)
+
+    (task / "support" / "dog").mkdir()
+    assert_fails(capsys, "images in task/support/dog", "learn", "task")
+    for name in ("dog", "eel", "fox"):
+        write_image(task / "support" / name / "0.png", glyphs[0, 0])
+    assert_fails(capsys, "at most 5 classes, got 6", "learn", "task")
+    assert_fails(capsys, f"at most 5 .* {IMAGES}", "learn", "task", "--model", IMAGES)
+
+
+def test_broken_image(glyphs, capsys):
+    task = write_task("task", glyphs)
+    whole = (task / "query" / "1-5.png").read_bytes()
+    for content in (b"", b"no image", whole[: len(whole) // 2]):
+        (task / "query" / "1-5.png").write_bytes(content)
+        assert_fails(capsys, "could not read task/query/1-5.png", "learn", "task")
+
+
+def test_choice_of_a_model(monkeypatch):
+    def card(name, ways, shots, normalization="inductive", mean=0.9, data="drawn"):
+        return cards.Card(
+            name, "", data, "", "", normalization, 0, "", 0, 0.0, "", [], ways, shots,
+            [{"mean": mean}],
+        )  # fmt: skip
+
+    found = [
+        card("curves", None, 10),
+        card("procedural", 5, 1, mean=0.99, data=recipes.GLYPHS.title),
+        card("5w1s", 5, 1),
+        card("better", 5, 1, mean=0.95),
+        card("transductive", 5, 1, "transductive", mean=0.98),
+        card("5w5s", 5, 5),
+        card("20w1s", 20, 1),
+        card("20w5s", 20, 5),
+    ]
+    monkeypatch.setattr(zoo, "list_models", lambda: found)
+    assert learn._choose(None, 3, 1).name == "better"
+    assert learn._choose(None, 5, 4.2).name == "5w5s"
+    assert learn._choose(None, 6, 2).name == "20w1s"
+    assert learn._choose(found[4], 5, 1) is found[4]
+    with pytest.raises(ValueError, match="at most 20 classes, got 21"):
+        learn._choose(None, 21, 1)
+    del found[5]
+    assert learn._choose(None, 5, 4.2).name == "20w5s"
+
+
+# learn, a curve
+
+
+def test_learn_points(capsys):
+    x, y = np.array([-1.0, 0.5, 3.0]), np.array([2.0, 0.25, -4.0])
+    known = "".join(f"{a}, {b}\n" for a, b in zip(x, y, strict=True))
+    pathlib.Path("points.csv").write_text(
+        f"\ufeffX,Y\n4,\n{known}\n-2.5,\n", encoding="utf-8"
+    )
+    assert cli.main(["learn", "points.csv", "--out", "curve.png"]) == 0
+    out = capsys.readouterr().out
+    slope, level = 2 * RATE * np.mean(x * y), 2 * RATE * np.mean(y)
+    found = re.findall(r"^ *(-?[\d.]+) +(-?[\d.]+) *$", out, re.MULTILINE)
+    assert found == [(f"{a:g}", f"{slope * a + level:.4g}") for a in (4, -2.5)]
+    assert "learned a curve from 3 points" in out and "It knows lines" in out
+    with PIL.Image.open("curve.png") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x,y\n1,2\n2,abc\n3,\n", "a number for y in line 3 of p.csv, got 'abc'"),
+        ("x,y\n\n1,2\n,2\n3,\n", "a number for x in line 4 of p.csv, got ''"),
+        ("x,y\n1,nan\n3,\n", "line 2 of p.csv, got 'nan'"),
+        ("x,y\n1,1e99\n3,\n", "line 2 of p.csv, got '1e99'"),
+        ("x,y\n1,2,3\n3,\n", "two cells in line 2 of p.csv"),
+        ("x\n1\n", "the line x,y, found x"),
+        ("1,2\n3,\n", "the line x,y, found 1,2"),
+        ("", "the line x,y, found nothing"),
+        ("x,y\n1,\n", "one row with x and y in p.csv"),
+        ("x,y\n1,2\n", "one row without y in p.csv"),
+        ("x,y\n1,2e30\n2e30,\n", "like those of lines: a few: learning these diverged"),
+        (b"\x89PNG\r\n\x00\xff", "a text file of x,y rows"),
+    ],
+)
+def test_wrong_points(text, sentence, capsys):
+    content = text if isinstance(text, bytes) else text.encode()
+    pathlib.Path("p.csv").write_bytes(content)
+    assert_fails(capsys, sentence, "learn", "p.csv")
+
+
+def test_wrong_options_for_points(capsys):
+    pathlib.Path("p.csv").write_text("x,y\n1,2\n3,\n")
+    assert_fails(capsys, "no --support", "learn", "p.csv", "--support", ".")
+    assert_fails(capsys, "a model of curves", "learn", "p.csv", "--model", IMAGES)
+
+
+# evaluate, export, demo
+
+
+def test_evaluate(capsys):
+    options = {"episodes": 4, "ways": 3, "shots": 2, "queries": 3, "seed": 7}
+    argv = [f"--{name}={value}" for name, value in options.items()]
+    assert cli.main(["evaluate", IMAGES, *argv]) == 0
+    out = capsys.readouterr().out
+    assert f"{IMAGES}: {scores.sentence(scores.evaluate(IMAGES, **options))}\n" in out
+    assert "over 4 tasks, seed 7; 3-way 2-shot, 3 queries of each class; ind" in out
+    assert_fails(capsys, "at most 5 ways", "evaluate", IMAGES, "--ways=6")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", IMAGES, "--shots=0"])
+    assert end.value.code == 2
+    assert "expected an integer >= 1, got 0" in capsys.readouterr().err
+
+
+def test_interrupt(capsys, monkeypatch):
+    def evaluate(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scores, "evaluate", evaluate)
+    assert cli.main(["evaluate", IMAGES]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_export(capsys):
+    assert cli.main(["export", CURVES, "served"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"served/{CURVES}/1\n" and err == ""
+    assert (pathlib.Path("served") / CURVES / "1" / "saved_model.pb").is_file()
+    pathlib.Path("file").touch()
+    assert_fails(capsys, "file", "export", CURVES, "file")
+    assert_fails(capsys, "got 'maml.none'", "export", "maml.none", "served")
+
+
+def test_demo(capsys, monkeypatch):
+    assert cli.main(["demo", "--out", "made/here", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    counts = [
+        [0 if cell == "·" else int(cell) for cell in row.split()]
+        for row in re.findall(r"^[A-E] +((?:[\d·]+ *){5})$", out, re.MULTILINE)
+    ]
+    assert [sum(row) for row in counts] == [demo.QUERIES] * 5
+    assert f"Accuracy: {np.trace(counts) / 75:.1%}" in out
+    assert "the same answers (largest difference" in out
+    made = pathlib.Path("made/here")
+    with PIL.Image.open(made / "demo.png") as picture:
+        assert picture.size[0] > 1000
+    assert (made / "served" / IMAGES / "1" / "saved_model.pb").is_file()
+
+    monkeypatch.setattr(demo, "_served", lambda *_: np.zeros([75, 5]))
+    assert cli.main(["demo", "--out", "made/here", "--seed", "3"]) == 1
+    assert "OTHER answers (largest difference" in capsys.readouterr().out
+    assert (made / "served" / IMAGES / "2").is_dir()
+    assert not demo._omniglot_is_prepared()
+
+
+def test_start_noise_is_dropped_and_errors_are_not(capfd):
+    with console.start_noise_dropped():
+        os.write(2, b"I0000 00:00:1 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"E0000 00:00:1 gpu.cc:1] out of memory\n")
+        os.write(2, b"E0000 00:00:1 cuda.cc:52] failed call to cuInit: UNKNOWN\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == ("E0000 00:00:1 gpu.cc:1] out of memory\nafter\n")

@@ -1,0 +1,157 @@
+"""Image preprocessing against NumPy, and its resizing against Pillow's."""
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from keras_meta import images, tasks
+
+
+def pictures(*shape, seed=0):
+    """Random uint8 images of a shape."""
+    return np.random.RandomState(seed).randint(0, 256, shape).astype("uint8")
+
+
+def unsized(function, channels):
+    """A graph of `function` on uint8 images `[n, H, W, channels]`, n, H, W unknown."""
+    spec = tf.TensorSpec([None, None, None, channels], tf.uint8)
+    return tf.function(function, input_signature=[spec])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_the_right_size_keep_their_bits(channels):
+    x = pictures(5, 9, 7, channels)
+    preprocess = images.ImagePreprocess(9, 7, channels)
+    np.testing.assert_array_equal(preprocess.resize(x), x)
+    # Where the size is not known when traced, the images go through the resampling.
+    np.testing.assert_array_equal(unsized(preprocess.resize, channels)(x), x)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (11, 4)])
+def test_grey_becomes_colour_and_colour_grey(size):
+    grey, colour = pictures(3, 6, 5, 1), pictures(3, 6, 5, 3)
+    to_colour = images.ImagePreprocess(*size, 3)
+    expected = np.repeat(images.ImagePreprocess(*size, 1).resize(grey), 3, axis=-1)
+    np.testing.assert_array_equal(to_colour.resize(grey), expected)
+
+    to_grey = images.ImagePreprocess(6, 5, 1)
+    luma = colour @ [0.299, 0.587, 0.114]  # ITU-R BT.601
+    found = to_grey.resize(colour)
+    assert found.shape == (3, 6, 5, 1) and found.dtype == tf.uint8
+    # One level for rounding and for three digits of the weights.
+    np.testing.assert_allclose(found[..., 0], luma, atol=1)
+    for level in (0, 255):
+        flat = np.full([6, 5, 3], level, "uint8")
+        assert set(to_grey.resize(flat).numpy().ravel()) == {level}
+
+
+@pytest.mark.parametrize("invert", [True, False])
+def test_levels_become_shares_of_white_or_of_ink(invert):
+    levels = np.arange(256, dtype="uint8").reshape(16, 16, 1)
+    preprocess = images.ImagePreprocess(16, 16, 1, invert=invert)
+    found = preprocess.scale(levels)
+    assert found.dtype == tf.float32
+    expected = np.arange(256).reshape(16, 16, 1) / 255
+    # One rounding to float32 of a number in [0, 1].
+    np.testing.assert_allclose(
+        found, 1 - expected if invert else expected, rtol=0, atol=1e-7
+    )
+    assert found.numpy().min() == 0 and found.numpy().max() == 1
+    np.testing.assert_array_equal(preprocess(levels), found)
+
+
+def test_the_defaults_are_omniglots():
+    preprocess = images.ImagePreprocess()
+    assert preprocess.shape == (28, 28, 1)
+    found = preprocess(np.full([105, 105, 3], 255, "uint8"))
+    assert found.shape == (28, 28, 1)
+    assert (found.numpy() == 0).all()  # paper is 0 and ink is 1
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (1, 2, 2), (0,)])
+@pytest.mark.parametrize("shape", [(8, 6, 3), (12, 4, 1), (12, 4, 3)])
+def test_any_leading_dimensions(leading, shape):
+    preprocess = images.ImagePreprocess(8, 6, 1)
+    x = pictures(*leading, *shape)
+    found = preprocess.resize(x)
+    assert found.dtype == tf.uint8 and found.shape == (*leading, 8, 6, 1)
+    for index in np.ndindex(leading):
+        np.testing.assert_array_equal(found[index], preprocess.resize(x[index]))
+    assert preprocess(x).shape == (*leading, 8, 6, 1)
+
+
+@pytest.mark.parametrize("height, width", [(28, 28), (20, 31), (52, 52), (130, 120)])
+def test_resizing_is_lanczos_as_pillow_does_it(height, width):
+    glyph = tasks.glyphs(1, 1, seed=3).images_of(0)
+    drawing = np.round(255 * glyph[0].numpy())
+    assert set(drawing.ravel()) == {0, 255}
+    found = images.ImagePreprocess(height, width, 1).resize(drawing.astype("uint8"))
+    # As floats: of bytes, Pillow rounds and clips the rows before it filters columns.
+    drawing = PIL.Image.fromarray(drawing[..., 0].astype("float32"))
+    expected = drawing.resize((width, height), PIL.Image.Resampling.LANCZOS)
+    expected = np.clip(expected, 0, 255)
+    # Half a level for rounding; another filter is off by 9 levels or more somewhere,
+    # and one that does not widen with the reduction by 60 or more.
+    np.testing.assert_allclose(found[..., 0], expected, rtol=0, atol=0.51)
+
+
+def test_a_graph_of_unknown_height_and_width():
+    preprocess = images.ImagePreprocess(10, 8, 1)
+    graph = unsized(preprocess, 3)
+    assert graph.get_concrete_function().output_shapes.as_list() == [None, 10, 8, 1]
+    for shape in ((2, 21, 13, 3), (1, 10, 8, 3), (5, 3, 30, 3)):
+        x = pictures(*shape)
+        # A graph divides by 255 with a product: a rounding in the last bit.
+        np.testing.assert_allclose(graph(x), preprocess(x), rtol=0, atol=1e-7)
+
+
+def test_the_preprocess_of_a_config_is_the_same():
+    preprocess = images.ImagePreprocess(9, 7, 3, invert=False)
+    config = keras.saving.serialize_keras_object(preprocess)
+    assert config["registered_name"] == "keras_meta>ImagePreprocess"
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is images.ImagePreprocess and again is not preprocess
+    assert again.get_config() == preprocess.get_config()
+    assert again.get_config() == {
+        "height": 9,
+        "width": 7,
+        "channels": 3,
+        "invert": False,
+    }
+    x = pictures(2, 20, 20, 1)
+    np.testing.assert_array_equal(again(x), preprocess(x))
+
+
+@pytest.mark.parametrize(
+    "x, got",
+    [
+        (np.zeros([5, 5, 3], "float32"), "float32 of shape (5, 5, 3)"),
+        (np.zeros([5, 5, 3], "int64"), "int64 of shape (5, 5, 3)"),
+        (np.zeros([2, 5, 5, 4], "uint8"), "uint8 of shape (2, 5, 5, 4)"),
+        (np.zeros([5, 5], "uint8"), "uint8 of shape (5, 5)"),
+        (np.zeros([], "uint8"), "uint8 of shape ()"),
+    ],
+)
+def test_what_is_no_image(x, got):
+    expected = f"expected uint8 images of shape [..., H, W, 1 or 3], got {got}."
+    for call in (images.ImagePreprocess(), images.ImagePreprocess().resize):
+        with pytest.raises(ValueError) as info:
+            call(x)
+        assert str(info.value) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({"channels": 2}, "expected channels to be 1 or 3, got 2."),
+        ({"height": 0}, "expected height to be an integer >= 1, got 0."),
+        ({"width": -3}, "expected width to be an integer >= 1, got -3."),
+        ({"width": 2.5}, "expected width to be an integer >= 1, got 2.5."),
+    ],
+)
+def test_arguments_are_checked(arguments, expected):
+    with pytest.raises(ValueError) as info:
+        images.ImagePreprocess(**arguments)
+    assert str(info.value) == expected

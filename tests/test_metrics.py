@@ -1,0 +1,167 @@
+"""Scores of episodes and their 95% intervals against NumPy in float64."""
+
+import statistics
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta import metrics
+
+
+class Given(metrics.EpisodeMetric):
+    """The mean of scores `[T]` that are given as predictions."""
+
+    def score(self, y_true, y_pred):
+        return y_pred
+
+
+def classified(tasks, seed=0):
+    """Labels `[T, 15]`, logits `[T, 15, 5]` and accuracies `[T]` of uneven tasks."""
+    random = np.random.RandomState(seed)
+    labels = random.randint(0, 5, [tasks, 15])
+    logits = random.normal(size=[tasks, 15, 5])
+    logits += random.uniform(0, 4, [tasks, 1, 1]) * np.eye(5)[labels]
+    return labels, logits, np.mean(np.argmax(logits, -1) == labels, axis=1)
+
+
+def regressed(tasks, seed=0):
+    """Targets and predictions `[T, 7, 2]` and mean squared errors `[T]`."""
+    random = np.random.RandomState(seed)
+    y_true, y_pred = random.normal(size=[2, tasks, 7, 2])
+    return y_true, y_pred, np.mean((y_true - y_pred) ** 2, axis=(1, 2))
+
+
+KINDS = {
+    metrics.EpisodeAccuracy: classified,
+    metrics.EpisodeSquaredError: regressed,
+}
+
+
+def both(kind):
+    return kind(), kind(interval=True, name="interval")
+
+
+def expected(scores):
+    """Mean and half-width of its 95% interval, in float64."""
+    return np.mean(scores), 1.96 * np.std(scores, ddof=1) / np.sqrt(len(scores))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "batches", [[60], [16, 1, 7, 30, 6], [1] * 60, [59, 1], [2, 58]]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_mean_and_interval(kind, batches, dtype):
+    y_true, y_pred, scores = KINDS[kind](60)
+    y_true, y_pred = tf.constant(y_true), tf.constant(y_pred, dtype)
+    for metric, value in zip(both(kind), expected(scores), strict=True):
+        for part in zip(
+            tf.split(y_true, batches), tf.split(y_pred, batches), strict=True
+        ):
+            metric.update_state(*part)
+        # 1.96 is 2e-5 above the quantile; else rounding of float32.
+        np.testing.assert_allclose(metric.result(), value, rtol=3e-5)
+
+
+def test_ninety_five_per_cent():
+    # A double rounded to seven digits.
+    assert abs(metrics.Z95 - statistics.NormalDist().inv_cdf(0.975)) < 5e-7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_task_has_a_mean_and_no_spread(kind):
+    y_true, y_pred, scores = KINDS[kind](1)
+    mean, interval = both(kind)
+    assert mean.result() == interval.result() == 0  # before any task
+    for metric in (mean, interval):
+        metric.update_state(y_true, y_pred)
+    np.testing.assert_allclose(mean.result(), scores[0], rtol=1e-6)
+    assert interval.result() == 0
+
+
+def test_a_task_and_not_a_query_is_the_unit_drawn():
+    # Ten queries right in one task and none in the other: s is sqrt(1/2), and 1.96 s /
+    # sqrt(2) is 0.98. Twenty independent queries would give 0.22.
+    labels = np.zeros([2, 10], "int32")
+    logits = np.zeros([2, 10, 2])
+    logits[0, :, 0] = logits[1, :, 1] = 1
+    mean, interval = both(metrics.EpisodeAccuracy)
+    for metric in (mean, interval):
+        metric.update_state(labels, logits)
+    assert mean.result() == 0.5
+    np.testing.assert_allclose(interval.result(), 0.98, rtol=3e-5)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.0])
+def test_a_hundred_thousand_tasks_in_float32(spread):
+    scores = np.random.RandomState(0).normal(0.99, spread, 100_000).astype("float32")
+    dataset = tf.data.Dataset.from_tensor_slices(scores).batch(16)
+    for interval in (False, True):
+        metric = Given(interval=interval, dtype="float32")
+
+        @tf.function
+        def update(metric=metric):
+            for batch in dataset:
+                metric.update_state(batch, batch)
+
+        update()
+        assert metric.count.numpy() == 100_000
+        mean, width = expected(scores.astype("float64"))
+        if interval:
+            # The rounding of 0.99 is 6e-8, of which a spread of zero is made.
+            np.testing.assert_allclose(metric.result(), width, rtol=1e-4, atol=1e-9)
+        else:
+            # 6250 roundings of 0.99 by up to 3e-8, partly cancelling.
+            np.testing.assert_allclose(metric.result(), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reset_forgets(kind):
+    for reset, fresh in zip(both(kind), both(kind), strict=True):
+        reset.update_state(*KINDS[kind](20, seed=1)[:2])
+        before = reset.result()
+        kept = float(before)
+        reset.reset_state()
+        assert reset.result() == 0
+        assert float(before) == kept != 0  # a result is no live variable
+        for metric in (reset, fresh):
+            metric.update_state(*KINDS[kind](9, seed=2)[:2])
+        assert reset.result() == fresh.result() != before
+
+
+@pytest.mark.parametrize("interval", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_metric_of_a_config_is_the_same(kind, interval):
+    metric = kind(interval=interval, name="score", dtype="float64")
+    config = keras.metrics.serialize(metric)
+    assert config["registered_name"] == f"keras_meta>{kind.__name__}"
+    again = keras.metrics.deserialize(config)
+    assert type(again) is kind and again is not metric
+    assert (again.interval, again.name, again.dtype) == (interval, "score", "float64")
+    for each in (metric, again):
+        each.update_state(*KINDS[kind](30)[:2])
+    assert again.result() == metric.result()
+    assert again.result().dtype == tf.float64
+
+
+def test_the_defaults():
+    assert metrics.EpisodeAccuracy().name == "accuracy"
+    assert metrics.EpisodeSquaredError().name == "mse"
+    for kind in KINDS:
+        assert not kind().interval and kind().dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32"])
+def test_labels_of_any_type(dtype):
+    labels, logits, scores = classified(12)
+    metric = metrics.EpisodeAccuracy()
+    metric.update_state(labels.astype(dtype), logits)
+    np.testing.assert_allclose(metric.result(), np.mean(scores), rtol=1e-6)
+
+
+def test_weights_are_refused():
+    labels, logits, _ = classified(3)
+    with pytest.raises(ValueError, match="^episode metrics weigh every task alike"):
+        metrics.EpisodeAccuracy().update_state(labels, logits, [1.0, 2.0, 3.0])

@@ -1,0 +1,142 @@
+"""Pictures: what is in them, and that it can be read."""
+
+import itertools
+
+import matplotlib.colors
+import numpy as np
+import pytest
+
+from keras_meta import plots
+
+
+def task(ways, shots, queries):
+    """Support set and queries of blank images, and probabilities with errors."""
+    random = np.random.default_rng(0)
+    shots = np.broadcast_to(shots, ways)
+    support_y = random.permutation(np.repeat(range(ways), shots))
+    query_y = random.permutation(np.repeat(range(ways), queries))
+    probabilities = random.dirichlet(np.full(ways, 0.3), len(query_y))
+    support_x = np.full([len(support_y), 28, 28, 1], 0.5, np.float32)
+    query_x = np.full([len(query_y), 28, 28, 1], 0.5, np.float32)
+    return support_x, support_y, query_x, probabilities, query_y
+
+
+def texts(figure):
+    return [text for axes in figure.axes for text in axes.texts]
+
+
+def assert_legible(figure):
+    """No text leaves the picture, and none lies on another."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in texts(figure)]
+    width, height = figure.bbox.size
+    for box in boxes:
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)
+
+
+@pytest.mark.parametrize(
+    ("ways", "shots", "queries", "known"),
+    [(2, 1, 1, False), (5, 1, 15, True), (20, 1, 2, True), (4, [1, 9, 2, 3], 4, False)],
+)
+def test_predictions_can_be_read(ways, shots, queries, known):
+    *arrays, query_y = task(ways, shots, queries)
+    names = [
+        "WWWWWWWWWWWWWWWW",
+        "a$b_1$",
+        "x",
+        "a name of more than forty letters " * 2,
+    ]
+    names = (names + [f"class {i}" for i in range(4, ways)])[:ways]
+    figure = plots.predictions(*arrays, names, query_y if known else None)
+    assert_legible(figure)
+    # Every query, and at most six examples of a class.
+    shown = np.minimum(np.broadcast_to(shots, ways), 6).sum() + ways * queries
+    assert len(figure.axes[0].images) == shown
+    left, right, top, bottom = np.transpose(
+        [image.get_extent() for image in figure.axes[0].images]
+    )[[0, 1, 3, 2]]
+    inches = figure.get_size_inches()
+    assert left.min() >= 0 and right.max() <= inches[0]
+    assert top.min() >= 0 and bottom.max() <= inches[1]
+
+
+def test_predictions_tell_right_from_wrong():
+    *arrays, _ = task(3, 1, 2)
+    probabilities = np.array([[7, 2, 1]] * 3 + [[1, 2, 7]] * 3) / 10
+    query_y = [0, 0, 1, 1, 2, 2]
+    figure = plots.predictions(*arrays[:3], probabilities, "abc", query_y)
+    marks = [t.get_text() for t in texts(figure) if t.get_text()[0] in "✓✗"]
+    assert marks == ["✓ a", "✓ a", "✗ a", "✗ c", "✓ c", "✓ c"]
+    assert "Predictions: 4 of 6 right" in [t.get_text() for t in texts(figure)]
+    frames = [
+        matplotlib.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches
+    ]
+    right, wrong = plots.RIGHT, plots.WRONG
+    assert frames[3:] == [right, right, wrong, wrong, right, right]
+    upright = [t.get_text() for t in texts(figure) if t.get_rotation() == 90]
+    assert upright == ["a", "b", "c"]
+
+
+def test_predictions_put_each_class_in_its_row():
+    *arrays, query_y = task(4, 2, 3)
+    arrays[2] = query_y[:, None, None, None] / 4 + np.zeros([12, 5, 5, 1])
+    figure = plots.predictions(*arrays, None, query_y)
+    queries = figure.axes[0].images[8:]
+    rows = {}
+    for image in queries:
+        rows.setdefault(image.get_extent()[3], set()).add(image.get_array()[0, 0])
+    assert [rows[top] for top in sorted(rows)] == [{0.0}, {0.25}, {0.5}, {0.75}]
+
+
+def test_predictions_without_answers_keep_the_order():
+    *arrays, _ = task(3, 1, 6)
+    arrays[2] = np.arange(18, dtype=np.uint8)[:, None, None, None] + np.zeros(
+        [18, 5, 5, 3], np.uint8
+    )
+    images = plots.predictions(*arrays).axes[0].images[3:]
+    assert [image.get_array()[0, 0, 0] for image in images] == list(range(18))
+    places = [image.get_extent() for image in images]
+    assert places == sorted(places, key=lambda place: (place[3], place[0]))
+
+
+def test_wrong_shapes():
+    support_x, support_y, query_x, probabilities, query_y = task(3, 1, 2)
+    with pytest.raises(ValueError, match="a label for each image"):
+        plots.predictions(support_x[1:], support_y, query_x, probabilities)
+    with pytest.raises(ValueError, match="a name for each label, .* 2 names"):
+        plots.predictions(support_x, support_y, query_x, probabilities, "ab")
+    with pytest.raises(ValueError, match=r"probabilities \[6, 3\], got \[5, 3\]"):
+        plots.predictions(support_x, support_y, query_x, probabilities[1:])
+    with pytest.raises(ValueError, match="6 labels of support_y"):
+        plots.predictions(
+            support_x, support_y, query_x, probabilities, None, query_y + 1
+        )
+    with pytest.raises(ValueError, match="points 2 and 3"):
+        plots.fit([1, 2], [1, 2, 3], [1], [1])
+
+
+def test_fit_draws_what_it_is_given():
+    grid = np.linspace(-1, 1, 7)
+    figure = plots.fit(
+        [[0.0], [1.0]],
+        [[2.0], [3.0]],
+        grid[:, None],
+        grid**2,
+        scale=np.full(7, 0.5),
+        truth=grid**3,
+        query=([0.5], [0.25]),
+    )
+    lines = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
+    assert set(lines) == {"truth", "learned curve", "predicted", "known points"}
+    np.testing.assert_array_equal(lines["known points"], [[0, 2], [1, 3]])
+    np.testing.assert_array_equal(lines["learned curve"], np.stack([grid, grid**2], 1))
+    np.testing.assert_array_equal(lines["truth"], np.stack([grid, grid**3], 1))
+    np.testing.assert_array_equal(lines["predicted"], [[0.5, 0.25]])
+    (band,) = figure.axes[0].collections
+    edges = band.get_paths()[0].vertices[:, 1]
+    # Two standard deviations to each side of a curve from 0 to 1.
+    np.testing.assert_allclose([edges.min(), edges.max()], [-1, 2])
+    assert len(plots.fit([0], [1], grid, grid).axes[0].lines) == 2

@@ -1,0 +1,297 @@
+"""The `keras-meta` command."""
+
+import argparse
+import pathlib
+import re
+import sys
+import warnings
+
+import rich.box
+import rich.console
+import rich.table
+
+import zoo
+from zoo import console, learn, recipes, scores
+
+# TensorFlow is imported by the commands that run a model, and not before: `list`,
+# `info` and `--help` answer at once.
+
+DESCRIPTION = "Few-shot learning with pretrained models: learn new classes or a curve."
+
+LEARN = """\
+Learns classes from a few images of each and classifies other images:
+
+  keras-meta learn drawings/ --support examples/
+
+  examples/cat/1.png examples/cat/2.png examples/dog/1.png   a sub-folder for each class
+  drawings/a.png drawings/b.png                              the images to classify
+
+Without --support, DIR holds the two folders as DIR/support/ and DIR/query/. Classes may
+have different numbers of images. The pretrained models know drawn characters.
+
+Learns a curve from a few points and predicts others:
+
+  keras-meta learn points.csv
+
+  x,y
+  -1.5,2.1
+  0.3,-0.4
+  2,
+
+A row without y, such as the last, is an x to predict.
+"""
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: its words; those of the process by default.
+
+    Returns:
+        The exit code: 0; 1 where the demo finds that something is wrong; 2 for a
+        mistake of the user's, which is named in one sentence on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            # Letters that matplotlib's font lacks become boxes: tables have the names.
+            warnings.filterwarnings("ignore", message="Glyph")
+            return arguments.run(arguments) or 0
+    except (ValueError, OSError) as error:
+        print(f"keras-meta: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("keras-meta: interrupted", file=sys.stderr)
+        return 130
+
+
+def _sentence(error):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split())
+
+
+def _parser():
+    parser = argparse.ArgumentParser("keras-meta", description=DESCRIPTION)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name, run, text, **kwargs):
+        added = commands.add_parser(name, help=text, **{"description": text, **kwargs})
+        added.set_defaults(run=run)
+        return added
+
+    command("list", _list, "what the zoo has, with measured figures")
+
+    added = command("info", _info, "all about one entry")
+    added.add_argument("name", metavar="NAME", help="an entry, as `list` names it")
+
+    added = command(
+        "demo", _demo, "learn five new characters, fine-tune, export; under a minute"
+    )
+    _add_out(added, ".", "DIR", "where demo.png and the exported model go")
+    added.add_argument(
+        "--seed", metavar="N", type=_natural, default=0, help="of the task"
+    )
+
+    added = command(
+        "learn",
+        learn.run,
+        "learn your own classes or curve from a few examples",
+        description=LEARN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    added.add_argument(
+        "queries",
+        metavar="DIR|points.csv",
+        type=pathlib.Path,
+        help="images to classify; or points of a curve",
+    )
+    added.add_argument(
+        "--support",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="a sub-folder of images for each class (default: DIR/support)",
+    )
+    added.add_argument("--model", metavar="NAME", help="an entry (default: one to fit)")
+    _add_out(added, learn.LEARNED, "FILE", "the picture, " + ", ".join(learn.PICTURES))
+
+    added = command("evaluate", _evaluate, "score an entry on tasks it has never seen")
+    added.add_argument("name", metavar="NAME", help="an entry, as `list` names it")
+    for option, default, text in (
+        ("episodes", 1000, "tasks"),
+        ("ways", None, "classes of a task (default: as trained)"),
+        ("shots", None, "examples of a class, or points (default: as trained)"),
+        ("queries", None, "queries of a class, or points (default: 15, or 100)"),
+    ):
+        added.add_argument(
+            f"--{option}", metavar="N", type=_positive, default=default, help=text
+        )
+    added.add_argument(
+        "--seed", metavar="N", type=_natural, default=0, help="of the tasks"
+    )
+
+    added = command("export", _export, "write an entry as a SavedModel that adapts")
+    added.add_argument("name", metavar="NAME", help="an entry, as `list` names it")
+    added.add_argument(
+        "directory", metavar="DIR", type=pathlib.Path, help="gets DIR/NAME/<version>/"
+    )
+    return parser
+
+
+def _add_out(parser, default, metavar, text):
+    parser.add_argument(
+        "--out",
+        metavar=metavar,
+        type=pathlib.Path,
+        default=pathlib.Path(default),
+        help=f"{text} (default: {default})",
+    )
+
+
+def _positive(text, least=1):
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
+    return int(text)
+
+
+def _natural(text):
+    return _positive(text, least=0)
+
+
+# list, info, evaluate, export, demo
+
+
+def _list(arguments):
+    found = zoo.list_models()
+    made = console.table("name", "for", "task", "on unseen tasks", ">size")
+    made.columns[0].no_wrap, made.columns[3].min_width = True, len("transductive")
+    for card in found:
+        figure = scores.sentence(card.figures[0]) if card.figures else "not measured"
+        made.add_row(
+            card.name,
+            _purpose(card.ways, card.data),
+            _task(card.ways, card.shots),
+            f"{figure}, {card.normalization}",
+            _size(card),
+        )
+    names = [card.name for card in found]
+    for name, recipe in recipes.RECIPES.items():
+        if name not in names:
+            task = recipe.task
+            made.add_row(
+                name,
+                _purpose(task.ways, task.source.title),
+                _task(task.ways, task.shots),
+                "untrained recipe",
+                style="dim",
+            )
+    console.console().print(made)
+
+
+def _purpose(ways, data):
+    return ("images: " if ways else "curves: ") + re.split(r"[:(]", data)[0].strip()
+
+
+def _task(ways, shots):
+    return f"{ways}-way {shots}-shot" if ways else f"{shots} points"
+
+
+def _size(card):
+    try:
+        return f"{card.weights.stat().st_size / 1e6:.2f} MB"
+    except FileNotFoundError:
+        return "missing"
+
+
+def _info(arguments):
+    name = arguments.name
+    if name in [card.name for card in zoo.list_models()]:
+        card = zoo.card(name)
+        facts = {
+            "for": _purpose(card.ways, card.data),
+            "trained on": card.protocol,
+            "normalization": card.normalization,
+            **{_setting(figure): scores.sentence(figure) for figure in card.figures},
+            "data": card.data,
+            "licence of the data": card.licence,
+            "paper": card.paper,
+            "training": f"{card.steps} meta-steps, {card.hours} hours on two cores, "
+            f"seed {card.seed}",
+            "command": card.command,
+            "weights": f"{card.weights} ({_size(card)})",
+            "sha256": card.sha256,
+        }
+        if card.test_classes:
+            facts["unseen classes"] = (
+                f"{len(card.test_classes)}, see zoo.card({name!r}).test_classes"
+            )
+    else:
+        recipe = recipes.recipe(name)
+        facts = {
+            "for": _purpose(recipe.task.ways, recipe.task.source.title),
+            "weights": "none: an untrained recipe",
+            "to be trained on": str(recipe.task),
+            "data": recipe.task.source.title,
+            "licence of the data": recipe.task.source.licence,
+            "paper": recipe.paper,
+            "command": f"python tools/train.py --recipe={name}",
+        }
+    grid = rich.table.Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for fact, text in facts.items():
+        grid.add_row(fact, text)
+    console.console().print(name, style="bold", end="\n\n")
+    console.console().print(grid)
+
+
+def _setting(figure):
+    return f"{_task(figure['ways'], figure['shots'])}, {figure['episodes']} tasks"
+
+
+def _evaluate(arguments):
+    card = console.trained_card(arguments.name)
+    console.start()
+    with rich.console.Console(stderr=True).status("loading data, scoring tasks"):
+        score = scores.evaluate(
+            card.name,
+            arguments.episodes,
+            arguments.ways,
+            arguments.shots,
+            arguments.queries,
+            arguments.seed,
+        )
+    each = {
+        "inductive": "each query is answered by itself",
+        "transductive": "the queries of a task share normalization statistics",
+    }[score["normalization"]]
+    out = console.console()
+    out.print(f"{card.name}: {scores.sentence(score)}", style="bold")
+    out.print(
+        f"95% interval over {score['episodes']} tasks, seed {score['seed']}; "
+        f"{_task(score['ways'], score['shots'])}, {score['queries']} queries"
+        f"{' of each class' if score['ways'] else ''}; {score['normalization']}: {each}"
+    )
+
+
+def _export(arguments):
+    card = console.trained_card(arguments.name)
+    km = console.start()
+    learner = zoo.load(card.name)
+    with warnings.catch_warnings(record=True) as said:
+        path = km.export(learner, arguments.directory / card.name)
+    for warning in said:
+        print(f"keras-meta: warning: {warning.message}", file=sys.stderr)
+    console.console().print(str(path))
+
+
+def _demo(arguments):
+    console.start()
+    from zoo import demo
+
+    return demo.run(arguments.out, arguments.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

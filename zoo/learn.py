@@ -1,0 +1,296 @@
+"""`keras-meta learn`: new classes or a curve, from a few examples of the user's own."""
+
+import csv
+
+import numpy as np
+
+import zoo
+from zoo import console, recipes
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+LEARNED = "predictions.png"
+# More queries than this are in the table alone.
+DRAWN_QUERIES = 150
+# Queries of one call: bounds the memory that a folder of thousands takes.
+QUERIES_AT_ONCE = 500
+
+
+def run(arguments):
+    """Runs the command on its parsed arguments: queries, support, model and out.
+
+    Raises:
+        ValueError: a mistake of the user's, in one sentence.
+    """
+    queries, out = arguments.queries, arguments.out
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"expected --out to end in {', '.join(PICTURES)}, got {out}.")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"expected a folder for --out, found none at {out.parent}.")
+    if not queries.exists():
+        raise ValueError(f"expected images or points, found nothing at {queries}.")
+    if queries.is_dir():
+        return _learn_images(arguments)
+    if queries.suffix.lower() != ".csv":
+        raise ValueError(f"expected a folder of images or a .csv file, got {queries}.")
+    if arguments.support:
+        raise ValueError("expected no --support with a .csv file: it has known points.")
+    return _learn_points(arguments)
+
+
+def _learn_images(arguments):
+    out = arguments.out
+    support, queries = _folders(arguments.queries, arguments.support)
+    classes = sorted(
+        path
+        for path in support.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    )
+    if len(classes) < 2:
+        raise ValueError(
+            f"expected at least two sub-folders of images, one for each class, in "
+            f"{support}, found {len(classes)}."
+        )
+    wanted = arguments.model and console.trained_card(arguments.model)
+    _choose(wanted, len(classes), 1)  # a task for no model is told before the wait
+    km = console.start()
+    from keras_meta import plots
+
+    examples = [km.episodes.image_files(folder) for folder in classes]
+    for folder, files in zip(classes, examples, strict=True):
+        if not files:
+            raise ValueError(f"expected images in {folder}, found none.")
+    # The picture of an earlier call is no query.
+    asked = [f for f in km.episodes.image_files(queries) if f.name != LEARNED]
+    if not asked:
+        raise ValueError(f"expected images to classify in {queries}, found none.")
+    files = sum(examples, [])
+    if out.resolve() in [f.resolve() for f in files + asked]:
+        raise ValueError(f"expected --out to be none of the images, got {out}.")
+    card = _choose(wanted, len(classes), len(files) / len(classes))
+    learner = zoo.load(card.name)
+
+    kinds, small = [], []
+    for file in files + asked:
+        image = km.episodes.load_image(file)
+        kinds.append(_kind(km, image) if learner.preprocess.invert else "dark ink")
+        image = 255 - image if kinds[-1] == "light ink" else image
+        small.append(learner.preprocess.resize(image))
+    x = learner.preprocess.scale(np.stack(small)).numpy()
+    support_x, query_x = x[: len(files)], x[len(files) :]
+    support_y = np.repeat(range(len(classes)), [len(each) for each in examples])
+    state = learner.adapt(support_x[None], support_y[None])
+    at_once = len(asked) if card.normalization == "transductive" else QUERIES_AT_ONCE
+    logits = [
+        learner.infer(state, query_x[None, i : i + at_once])[0]
+        for i in range(0, len(asked), at_once)
+    ]
+    probabilities = _softmax(np.concatenate(logits))[:, : len(classes)]
+
+    names = [folder.name for folder in classes]
+    made = console.table("file", "prediction", ">confidence")
+    for file, row in zip(asked, probabilities, strict=True):
+        made.add_row(file.name, names[row.argmax()], f"{row.max():.1%}")
+    say = console.console()
+    say.print(
+        f"{card.name} learned {len(classes)} classes from {len(files)} images",
+        style="bold",
+    )
+    say.print(made)
+    _say_kinds(say, card, kinds)
+    if card.normalization == "transductive":
+        say.print("Note: the model is transductive: each answer depends on all images.")
+    shown = 1 - x if learner.preprocess.invert else x
+    figure = plots.predictions(
+        shown[: len(files)],
+        support_y,
+        shown[len(files) :][:DRAWN_QUERIES],
+        probabilities[:DRAWN_QUERIES],
+        names,
+    )
+    console.save(figure, out)
+    first = f" (the first {DRAWN_QUERIES})" if len(asked) > DRAWN_QUERIES else ""
+    say.print(f"Picture: {out}{first}")
+
+
+def _folders(queries, support):
+    """The folders of examples and of images to classify."""
+    if support is None:
+        if not (queries / "support").is_dir() or not (queries / "query").is_dir():
+            raise ValueError(
+                "expected --support DIR, a sub-folder of images for each class; or "
+                f"the folders support and query in {queries}."
+            )
+        return queries / "support", queries / "query"
+    if not support.is_dir():
+        raise ValueError(f"expected a folder of classes, found none at {support}.")
+    return support, queries
+
+
+def _choose(wanted, ways, shots):
+    """The card to use: the one wanted, or the one made for the likest task."""
+    if wanted:
+        if wanted.ways is None:
+            raise ValueError(f"expected a model of images, {wanted.name} fits curves.")
+        if wanted.ways < ways:
+            raise ValueError(
+                f"expected at most {wanted.ways} classes for {wanted.name}, got {ways}."
+            )
+        return wanted
+    # A transductive model answers well only if queries of all classes come together.
+    able = [c for c in zoo.list_models() if c.ways and c.normalization == "inductive"]
+    most = max([card.ways for card in able], default=0)
+    if ways > most:
+        raise ValueError(
+            f"expected at most {most} classes, got {ways}: no model of the zoo knows "
+            "more."
+        )
+
+    def unlike(card):
+        score = max([figure["mean"] for figure in card.figures], default=0.0)
+        # Drawings by hand are liker to drawings by hand than to procedural ones.
+        procedural = card.data == recipes.GLYPHS.title
+        return abs(card.shots - shots), card.ways, procedural, -score
+
+    return min([card for card in able if card.ways >= ways], key=unlike)
+
+
+def _softmax(logits):
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def _kind(km, image):
+    """What a picture seems to be: "dark ink", "light ink" or "photograph".
+
+    A drawing is ink of one tone on a ground of one tone, and ink departs from the
+    ground in one direction. The thresholds were set by looking: of Omniglot's
+    characters, also in pencil, as chalk, scanned or on badly lit paper, at most a few
+    in a hundred pass for photographs; of parts of photographs, four in five do.
+    """
+    pixels = km.ImagePreprocess(28, 28, 3).resize(image).numpy().astype(float)
+    places = np.insert(np.indices([28, 28]), 0, 1, axis=0).transpose(1, 2, 0)
+    for _ in range(2):
+        tone = pixels.mean(axis=-1)
+        tone -= np.median(tone)
+        contrast = max(np.abs(tone).max(), 1.0)
+        dark, light = tone < -contrast / 3, tone > contrast / 3
+        ground = _within(~(dark | light))
+        if not ground.any():
+            return "photograph"
+        # Light that falls from a side is a plane; look again without it.
+        plane = np.linalg.lstsq(places[ground], pixels[ground], rcond=None)[0]
+        pixels = pixels - places @ plane
+    kind = "light ink" if light.sum() > dark.sum() else "dark ink"
+    inside = _within(light if kind == "light ink" else dark)
+    if (
+        min(dark.mean(), light.mean()) > 0.05
+        or pixels[ground].std(axis=0).mean() > 0.1 * contrast
+        or (inside.mean() > 0.05 and pixels[inside].std(axis=0).mean() > 0.1 * contrast)
+    ):
+        return "photograph"
+    return kind
+
+
+def _within(mask):
+    """The places of a mask `[H, W]` whose eight neighbours are in it too."""
+    padded = np.pad(mask, 1)
+    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).all(axis=(2, 3))
+
+
+def _say_kinds(say, card, kinds):
+    photographs, light = kinds.count("photograph"), kinds.count("light ink")
+    # One in five or so is not recognised; a few among drawings are a mistake of ours.
+    if photographs >= len(kinds) / 2:
+        say.print(
+            f"Note: these look like photographs. {card.name} knows drawn characters, "
+            "and its answers on photographs mean little."
+        )
+    if light:
+        say.print(
+            f"Note: {light} of {len(kinds)} images are light ink on a dark ground; "
+            "they were inverted, for the model knows dark ink on a light one."
+        )
+
+
+def _learn_points(arguments):
+    known, asked = _points(arguments.queries)
+    if arguments.model:
+        card = console.trained_card(arguments.model)
+        if card.ways is not None:
+            raise ValueError(f"expected a model of curves, {card.name} is of images.")
+    else:
+        fitting = [card for card in zoo.list_models() if card.ways is None]
+        if not fitting:
+            raise ValueError("expected a trained model of curves, the zoo has none.")
+        card = min(fitting, key=lambda card: abs(card.shots - len(known)))
+    console.start()
+    from keras_meta import plots
+
+    learner = zoo.load(card.name)
+    low, high = min(known[:, 0].min(), asked.min()), max(known[:, 0].max(), asked.max())
+    grid = np.linspace(low - 0.5 * (low == high), high + 0.5 * (low == high), 300)
+    state = learner.adapt(known[None, :, :1], known[None, :, 1:])
+    x = np.concatenate([asked, grid]).astype(np.float32)
+    mean = learner.infer(state, x[None, :, None]).numpy()[0, :, 0]
+    if not np.isfinite(mean).all():
+        raise ValueError(
+            f"expected points like those of {card.data}: learning these diverged."
+        )
+
+    made = console.table(">x", ">prediction")
+    for x, y in zip(asked, mean, strict=False):
+        made.add_row(f"{x:g}", f"{y:.4g}")
+    say = console.console()
+    say.print(f"{card.name} learned a curve from {len(known)} points", style="bold")
+    say.print(made)
+    say.print(f"It knows {card.data}; its answers on other curves mean little.")
+    query = asked, mean[: len(asked)]
+    figure = plots.fit(*known.T, grid, mean[len(asked) :], query=query)
+    console.save(figure, arguments.out)
+    say.print(f"Picture: {arguments.out}")
+
+
+def _points(path):
+    """The known points `[S, 2]` of a file, and the x `[Q]` of those without y."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = [str(name).strip().lower() for name in reader.fieldnames or []]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"expected {path} to be a text file of x,y rows.") from error
+    if sorted(columns) != ["x", "y"]:
+        raise ValueError(
+            f"expected {path} to begin with the line x,y, found "
+            f"{','.join(columns) or 'nothing'}."
+        )
+    known, asked = [], []
+    for line, row in rows:
+        if None in row:
+            raise ValueError(f"expected two cells in line {line} of {path}, got more.")
+        row = {name.strip().lower(): (text or "").strip() for name, text in row.items()}
+        x = _number(row["x"], "x", line, path)
+        if row["y"]:
+            known.append((x, _number(row["y"], "y", line, path)))
+        else:
+            asked.append(x)
+    if not known:
+        raise ValueError(f"expected at least one row with x and y in {path}, got none.")
+    if not asked:
+        raise ValueError(
+            f"expected at least one row without y in {path}, an x to predict, such as "
+            f"`{known[0][0]:g},`; got none."
+        )
+    return np.array(known, np.float32), np.array(asked, np.float32)
+
+
+def _number(text, column, line, path):
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if not abs(number) <= float(np.finfo(np.float32).max):
+        raise ValueError(
+            f"expected a number for {column} in line {line} of {path}, got '{text}'."
+        )
+    return number
