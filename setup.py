@@ -28,7 +28,13 @@ setuptools.setup(
         "tensorflow-probability[tf]>=0.25",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6", "setuptools>=70.1"]
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            "setuptools>=70.1",
+        ]
     },
     entry_points={"console_scripts": ["keras-meta = zoo.cli:main"]},
 )
