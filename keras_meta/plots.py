@@ -220,3 +220,47 @@ def fit(x, y, grid, mean, scale=None, truth=None, query=None):
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     return figure
+
+
+def scales(learner):
+    """How far each module of a shrinkage learner may move from its start.
+
+    Args:
+        learner: with `scales()`: `{module: sigma}`, and `frozen`, names of modules.
+
+    Returns:
+        A `matplotlib.figure.Figure` of one bar a module, the first on top, on a
+        logarithmic axis; modules that do not adapt are hollow.
+
+    Raises:
+        ValueError: a learner that has no scales.
+    """
+    if not hasattr(learner, "scales"):
+        raise ValueError(
+            "expected a learner that learns scales (SigmaMAML, SigmaIMAML or "
+            f"SigmaReptile), got {type(learner).__name__}."
+        )
+    names, values = zip(*learner.scales().items(), strict=True)
+    left = 10 ** np.floor(np.log10(min(values)) - 0.2)
+    figure = matplotlib.figure.Figure(
+        (7, 1.0 + 0.32 * len(names)), dpi=120, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    for row, (name, value) in enumerate(zip(names, values, strict=True)):
+        frozen = name in learner.frozen
+        axes.barh(
+            row,
+            value - left,
+            left=left,
+            color="white" if frozen else BLUE,
+            edgecolor=GREY if frozen else BLUE,
+        )
+        note = f" {value:.3g}" + (" (frozen)" if frozen else "")
+        axes.text(value, row, note, va="center", size=8, color=INK)
+    axes.set_xscale("log")
+    axes.set_xlim(left, max(values) * 10**0.35)
+    axes.set_yticks(range(len(names)), names, size=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("learned scale σ: how far a module's weights move from their start")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

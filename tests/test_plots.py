@@ -5,7 +5,9 @@ import itertools
 import matplotlib.colors
 import numpy as np
 import pytest
+from matplotlib.backends import backend_agg
 
+import keras_meta as km
 from keras_meta import plots
 
 
@@ -27,8 +29,8 @@ def texts(figure):
 
 def assert_legible(figure):
     """No text leaves the picture, and none lies on another."""
-    figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
+    renderer = backend_agg.FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
     boxes = [text.get_window_extent(renderer) for text in texts(figure)]
     width, height = figure.bbox.size
     for box in boxes:
@@ -140,3 +142,22 @@ def test_fit_draws_what_it_is_given():
     # Two standard deviations to each side of a curve from 0 to 1.
     np.testing.assert_allclose([edges.min(), edges.max()], [-1, 2])
     assert len(plots.fit([0], [1], grid, grid).axes[0].lines) == 2
+
+
+def test_scales_are_drawn_by_module():
+    learner = km.SigmaMAML(km.networks.mlp(), "mse", frozen=["dense1"])
+    learner.scaled_log_variances.assign(
+        2 * np.log([0.01, 2.0, 30.0]) / learner.scale_rate
+    )
+    figure = plots.scales(learner)
+    assert_legible(figure)
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["dense1", "dense2", "head"]
+    ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
+    np.testing.assert_allclose(ends, [0.01, 2.0, 30.0], rtol=1e-5)
+    notes = [text.get_text() for text in axes.texts]
+    assert notes == [" 0.01 (frozen)", " 2", " 30"]
+    assert axes.yaxis_inverted()  # the first module on top
+    with pytest.raises(ValueError, match="learns scales .* got MAML"):
+        plots.scales(km.MAML(km.networks.mlp(), "mse"))

@@ -35,6 +35,25 @@ flags.DEFINE_string(
 flags.DEFINE_bool("publish", False, "Make the best weights the zoo's when done.")
 
 
+def transfer(trained, learner):
+    """Copies what a trained learner has in common with another, by path and shape.
+
+    Returns:
+        The paths of the variables that begin anew.
+    """
+
+    def variables(model):
+        return {v.path.removeprefix(f"{model.name}/"): v for v in model.variables}
+
+    found, new = variables(trained), []
+    for path, variable in variables(learner).items():
+        if path in found and found[path].shape == variable.shape:
+            variable.assign(found[path])
+        else:
+            new.append(path)
+    return new
+
+
 def start(recipe, steps, seed):
     """The untrained (or warm-started), compiled learner of a recipe."""
     keras.utils.set_random_seed(seed)
@@ -46,15 +65,16 @@ def start(recipe, steps, seed):
             if origin.endswith(".keras")
             else zoo.load(origin)
         )
-        learner.set_weights(trained.get_weights())
-        print(f"starting from {origin}")
-    learner.compile(
-        keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(recipe.rate, steps),
-            use_ema=True,
-            ema_momentum=recipe.average,
-        )
-    )
+        new = transfer(trained, learner)
+        print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))
+    settings = {
+        "name": recipe.optimizer,
+        "learning_rate": keras.optimizers.schedules.CosineDecay(recipe.rate, steps),
+        "use_ema": True,
+        "ema_momentum": recipe.average,
+    }
+    kind = type(keras.optimizers.get(recipe.optimizer))
+    learner.compile(kind.from_config(settings))
     learner.optimizer.build(learner.trainable_variables)
     return learner
 

@@ -7,6 +7,26 @@ MAML_PAPER = (
     "Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep "
     "Networks, ICML 2017, arXiv 1703.03400"
 )
+REPTILE_PAPER = (
+    "Nichol, Achiam and Schulman, On First-Order Meta-Learning Algorithms, 2018, arXiv "
+    "1803.02999"
+)
+IMAML_PAPER = (
+    "Rajeswaran, Finn, Kakade and Levine, Meta-Learning with Implicit Gradients, "
+    "NeurIPS 2019, arXiv 1909.04630"
+)
+META_SGD_PAPER = (
+    "Li, Zhou, Chen and Li, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, "
+    "2017, arXiv 1707.09835"
+)
+ANIL_PAPER = (
+    "Raghu, Raghu, Bengio and Vinyals, Rapid Learning or Feature Reuse? Towards "
+    "Understanding the Effectiveness of MAML, ICLR 2020, arXiv 1909.09157"
+)
+SHRINKAGE_PAPER = (
+    "Chen, Friesen, Behbahani, Doucet, Budden, Hoffman and de Freitas, Modular "
+    "Meta-Learning with Shrinkage, NeurIPS 2020, arXiv 1909.05557"
+)
 
 # Episode streams of one recipe must not overlap, whatever its seed.
 PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
@@ -72,6 +92,7 @@ class Classification:
     ways: int = 5
     shots: int = 1
     queries: int = 5  # of each class, while training
+    training_shots: int | None = None  # in place of shots, while training
     test_queries: int = 15
     metric: str = "accuracy"
 
@@ -87,14 +108,14 @@ class Classification:
         """`{part: start -> endless dataset}` for "train" and "validation"."""
         pools = self.pools(preprocess)
 
-        def of(part, queries):
+        def of(part, shots, queries):
             return lambda start=0: pools[part].episodes(
-                self.ways, self.shots, queries, seed + PART_SEEDS[part], start
+                self.ways, shots, queries, seed + PART_SEEDS[part], start
             )
 
         return {
-            "train": of("train", self.queries),
-            "validation": of("validation", self.test_queries),
+            "train": of("train", self.training_shots or self.shots, self.queries),
+            "validation": of("validation", self.shots, self.test_queries),
         }
 
     def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
@@ -106,9 +127,10 @@ class Classification:
         return [int(i) for i in self.pools(preprocess)["test"].class_ids]
 
     def __str__(self):
+        shots = f"{self.training_shots} shots and " if self.training_shots else ""
         return (
-            f"{self.ways}-way {self.shots}-shot, {self.queries} queries a class while "
-            f"training, {self.test_queries} in tests"
+            f"{self.ways}-way {self.shots}-shot, {shots}{self.queries} queries a class "
+            f"while training, {self.test_queries} queries in tests"
         )
 
 
@@ -165,9 +187,10 @@ class Recipe:
         paper: of the algorithm.
         steps: meta-steps.
         tasks: tasks in a meta-step.
-        rate: Adam's learning rate, brought to zero by a cosine.
+        rate: of the optimizer, brought to zero by a cosine.
         average: momentum of the moving average of the weights that is kept.
         warm_start: the entry whose weights to start from, if any.
+        optimizer: the name of the meta-optimizer.
         seed: of the weights and the episodes.
     """
 
@@ -179,22 +202,31 @@ class Recipe:
     rate: float = 1e-3
     average: float = 0.999
     warm_start: str | None = None
+    optimizer: str = "adam"
     seed: int = 0
 
 
-def _drawn(normalization):
-    """MAML for 28x28 drawn characters: one step to train, three to test (its 5.2)."""
+def _drawn(kind, ways=5, normalization="transductive", **settings):
+    """Makes learners of 28x28 drawn characters with MAML's network.
+
+    Settings are those of `kind`; by default MAML's in its section 5.2: one inner step
+    at rate 0.4 to train, three to test.
+    """
+    settings = {
+        "inner_rate": 0.4,
+        "inner_steps": 1,
+        "evaluation_steps": 3,
+        "normalization": normalization,
+        **settings,
+    }
 
     def learner():
         import keras_meta as km
 
-        return km.MAML(
-            km.networks.conv4((28, 28, 1), outputs=5),
-            inner_rate=0.4,
-            inner_steps=1,
-            evaluation_steps=3,
-            normalization=normalization,
+        return getattr(km, kind)(
+            km.networks.conv4((28, 28, 1), outputs=ways),
             preprocess=km.ImagePreprocess(28, 28, 1, invert=True),
+            **settings,
         )
 
     return learner
@@ -212,29 +244,154 @@ def _coloured():
     )
 
 
-def _sinusoid():
-    import keras_meta as km
+def _sinusoid(kind, **settings):
+    def learner():
+        import keras_meta as km
 
-    return km.MAML(
-        km.networks.mlp(), "mse", inner_rate=0.01, inner_steps=5, evaluation_steps=10
-    )
+        return getattr(km, kind)(
+            km.networks.mlp(),
+            "mse",
+            inner_rate=0.01,
+            inner_steps=5,
+            evaluation_steps=10,
+            **settings,
+        )
 
+    return learner
+
+
+OMNIGLOT_5W1S = Classification(OMNIGLOT)
+OMNIGLOT_20W1S = Classification(OMNIGLOT, ways=20, queries=3)
+# Reptile and its sigma form learn from what adapting did: from more than one shot.
+OMNIGLOT_5W5S_5W1S = Classification(OMNIGLOT, training_shots=5)
 
 RECIPES = {
     "maml.omniglot_5w1s": Recipe(
-        _drawn("transductive"), Classification(OMNIGLOT), MAML_PAPER, steps=25_000
+        _drawn("MAML"), OMNIGLOT_5W1S, MAML_PAPER, steps=25_000
     ),
     "maml.omniglot_5w1s-inductive": Recipe(
-        _drawn("inductive"),
-        Classification(OMNIGLOT),
+        _drawn("MAML", normalization="inductive"),
+        OMNIGLOT_5W1S,
         MAML_PAPER,
         steps=6_000,
         warm_start="maml.omniglot_5w1s",
     ),
-    "maml.glyphs_5w1s-inductive": Recipe(
-        _drawn("inductive"), Classification(GLYPHS), MAML_PAPER, steps=6_000
+    "fomaml.omniglot_5w1s": Recipe(
+        _drawn("FOMAML"),
+        OMNIGLOT_5W1S,
+        MAML_PAPER,
+        steps=6_000,
+        warm_start="maml.omniglot_5w1s",
     ),
-    "maml.sinusoid": Recipe(_sinusoid, Sinusoid(), MAML_PAPER, steps=30_000, tasks=25),
+    "reptile.omniglot_5w1s": Recipe(
+        _drawn(
+            "Reptile",
+            inner_optimizer="adam",
+            inner_rate=1e-3,
+            inner_steps=5,
+            evaluation_steps=50,
+        ),
+        OMNIGLOT_5W1S,
+        REPTILE_PAPER,
+        steps=6_000,
+        tasks=5,
+        optimizer="sgd",
+        rate=1.0,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "imaml.omniglot_5w1s": Recipe(
+        _drawn("IMAML", inner_steps=16, evaluation_steps=16, regularization=2.0),
+        OMNIGLOT_5W1S,
+        IMAML_PAPER,
+        steps=3_000,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "meta_sgd.omniglot_5w1s": Recipe(
+        _drawn("MetaSGD"),
+        OMNIGLOT_5W1S,
+        META_SGD_PAPER,
+        steps=6_000,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "anil.omniglot_5w1s": Recipe(
+        _drawn("ANIL"),
+        OMNIGLOT_5W1S,
+        ANIL_PAPER,
+        steps=6_000,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "sigma_maml.omniglot_5w1s": Recipe(
+        _drawn("SigmaMAML", initial_scale=2.0),
+        OMNIGLOT_5W1S,
+        SHRINKAGE_PAPER,
+        steps=6_000,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "sigma_maml.omniglot_5w1s-inductive": Recipe(
+        _drawn("SigmaMAML", normalization="inductive"),
+        OMNIGLOT_5W1S,
+        SHRINKAGE_PAPER,
+        steps=6_000,
+        warm_start="sigma_maml.omniglot_5w1s",
+    ),
+    "sigma_imaml.omniglot_5w1s": Recipe(
+        # The scale that makes it iMAML with lambda = 2 at five examples, to begin with.
+        _drawn(
+            "SigmaIMAML",
+            inner_steps=16,
+            evaluation_steps=16,
+            initial_scale=0.1**0.5,
+        ),
+        OMNIGLOT_5W1S,
+        SHRINKAGE_PAPER,
+        steps=3_000,
+        warm_start="imaml.omniglot_5w1s",
+    ),
+    "sigma_reptile.omniglot_5w1s": Recipe(
+        _drawn("SigmaReptile", inner_rate=0.1, inner_steps=5, evaluation_steps=20),
+        OMNIGLOT_5W5S_5W1S,
+        SHRINKAGE_PAPER,
+        steps=6_000,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "maml.omniglot_20w1s": Recipe(
+        _drawn("MAML", 20, inner_rate=0.1, inner_steps=5, evaluation_steps=10),
+        OMNIGLOT_20W1S,
+        MAML_PAPER,
+        steps=10_000,
+        warm_start="maml.omniglot_5w1s",
+    ),
+    "anil.omniglot_20w1s": Recipe(
+        _drawn("ANIL", 20, inner_rate=0.1, inner_steps=5, evaluation_steps=10),
+        OMNIGLOT_20W1S,
+        ANIL_PAPER,
+        steps=5_000,
+        warm_start="maml.omniglot_20w1s",
+    ),
+    "sigma_maml.omniglot_20w1s": Recipe(
+        _drawn("SigmaMAML", 20, inner_rate=0.1, inner_steps=5, evaluation_steps=10),
+        OMNIGLOT_20W1S,
+        SHRINKAGE_PAPER,
+        steps=4_000,
+        warm_start="maml.omniglot_20w1s",
+    ),
+    "maml.glyphs_5w1s-inductive": Recipe(
+        _drawn("MAML", normalization="inductive"),
+        Classification(GLYPHS),
+        MAML_PAPER,
+        steps=6_000,
+    ),
+    "maml.sinusoid": Recipe(
+        _sinusoid("MAML"), Sinusoid(), MAML_PAPER, steps=30_000, tasks=25
+    ),
+    "sigma_maml.sinusoid": Recipe(
+        _sinusoid("SigmaMAML"),
+        Sinusoid(),
+        SHRINKAGE_PAPER,
+        steps=15_000,
+        tasks=25,
+        warm_start="maml.sinusoid",
+    ),
     "maml.cifar100_5w1s": Recipe(
         _coloured, Classification(CIFAR100), MAML_PAPER, steps=30_000
     ),

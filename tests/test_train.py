@@ -1,0 +1,24 @@
+"""The training tool's own parts; `test_zoo` runs it."""
+
+import numpy as np
+
+import keras_meta as km
+from tools import train
+
+
+def test_a_warm_start_copies_what_the_learners_share():
+    trained = km.SigmaMAML(km.networks.mlp(outputs=3), "mse", initial_scale=0.5)
+    same = km.SigmaMAML(km.networks.mlp(outputs=3), "mse")
+    assert train.transfer(trained, same) == []
+    for a, b in zip(same.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    other = km.MetaSGD(km.networks.mlp(outputs=4), "mse", inner_rate=0.3)
+    body = len(other.network.weights) - 2
+    new = train.transfer(trained, other)
+    assert {"head/kernel", "head/bias"} <= set(new)
+    assert len(new) == len(other.rates) + 2
+    pairs = zip(other.network.weights[:body], trained.network.weights, strict=False)
+    for a, b in pairs:
+        np.testing.assert_array_equal(a, b)
+    assert all((rate.numpy() == np.float32(0.3)).all() for rate in other.rates)
