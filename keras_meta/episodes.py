@@ -320,7 +320,7 @@ class ClassPool:
             return self._prepare.scale(images)
         return tf.cast(images, tf.float32) / 255.0
 
-    def episodes(self, ways=5, shots=1, queries=15, seed=0, start=0):
+    def episodes(self, ways=5, shots=1, queries=15, seed=0, start=0, groups=None):
         """An endless dataset of N-way K-shot episodes; episode i depends on (seed, i).
 
         The classes, which class gets which label, the images, the order of the support
@@ -333,6 +333,9 @@ class ClassPool:
             queries: query examples of each class.
             seed: of the stream.
             start: index of the first episode.
+            groups: `{label id: group}`, such as the alphabet of each character. The
+                classes of an episode are then of one group, uniformly drawn from those
+                with enough classes.
 
         Returns:
             A `tf.data.Dataset` of `({"support_x": [S, ...], "support_y": [S],
@@ -340,15 +343,17 @@ class ClassPool:
             float32 and labels int32 in [0, N).
 
         Raises:
-            ValueError: too few classes, or a class with fewer than shots + queries
-                images.
+            ValueError: too few classes, a class with fewer than shots + queries
+                images, or one without a group.
         """
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
             check_integer(name, value, 1)
-        if ways > len(self):
+        members = self._grouped(groups)  # [G, C]
+        members = tf.constant(members[members.sum(1) >= ways])
+        if not len(members):
             raise ValueError(
                 f"expected at least {ways} classes for {ways}-way episodes, the pool "
-                f"has {len(self)}."
+                f"has {len(self)}{' and no group so many' if groups else ''}."
             )
         each = shots + queries
         smallest = self._table[np.argmin(self._table[:, 2])]
@@ -366,13 +371,16 @@ class ClassPool:
         labels = tf.range(ways, dtype=tf.int32)
 
         def draw(seed):
-            seeds = tf.unstack(tf.random.split(seed, 4))
+            seeds = tf.unstack(tf.random.split(seed, 5))
+            group = tf.random.stateless_uniform(
+                [], seeds[4], maxval=len(members), dtype=tf.int32
+            )
             # The largest of uniform numbers are a uniform sample without replacement,
             # in uniformly random order: the order is the labelling.
-            _, chosen = tf.math.top_k(
-                tf.random.stateless_uniform([len(self)], seeds[0], dtype=tf.float64),
-                ways,
+            chance = tf.random.stateless_uniform(
+                [len(self)], seeds[0], dtype=tf.float64
             )
+            _, chosen = tf.math.top_k(tf.where(members[group], chance, -1.0), ways)
             chance = tf.random.stateless_uniform(
                 [ways, most], seeds[1], dtype=tf.float64
             )
@@ -392,6 +400,20 @@ class ClassPool:
             return {**episode, "query_x": query_x}, query_y
 
         return stream(draw, seed, start)
+
+    def _grouped(self, groups):
+        """Which classes `[C]` are in each group, a boolean `[G, C]`."""
+        if groups is None:
+            return np.ones([1, len(self)], bool)
+        missing = sorted(set(self.class_ids.tolist()) - set(groups))
+        if missing:
+            raise ValueError(
+                f"expected groups to have every class of the pool, {missing[:10]} are "
+                "missing."
+            )
+        of = [groups[int(class_id)] for class_id in self.class_ids]
+        _, of = np.unique(of, return_inverse=True)
+        return np.arange(of.max() + 1)[:, None] == of
 
 
 def _first_line(error):

@@ -137,7 +137,11 @@ ROWS = {
     ),
     "SigmaIMAML": Row(
         lambda: km.SigmaIMAML(
-            normalized(), **SIDE_BY_SIDE, inner_rate=0.5, inner_steps=5
+            normalized(),
+            **SIDE_BY_SIDE,
+            inner_rate=0.5,
+            inner_steps=5,
+            initial_scale=0.5,
         ),
         blobs,
         0.5,
@@ -155,22 +159,32 @@ STEPS, FIRST = 200, 5
 
 @functools.cache
 def trained(name):
-    """A row's learner after `STEPS` meta-steps, and its weights after `FIRST`."""
+    """A row's learner after `STEPS` meta-steps, its weights before and after `FIRST`.
+
+    Returns:
+        `(learner, [weights at 0, at FIRST, and at FIRST once more from 0])`.
+    """
     learner = begun(name)
-    first = learner.get_weights()
+    data = ROWS[name].episodes().batch(TASKS)
+    variables = [*learner.variables, *learner.optimizer.variables]
+    start = [variable.numpy() for variable in variables]
+    weights = [learner.get_weights()]
+    for _ in range(2):
+        for variable, value in zip(variables, start, strict=True):
+            variable.assign(value)
+        learner.fit(data, steps_per_epoch=FIRST, verbose=0, shuffle=False)
+        weights.append(learner.get_weights())
     data = ROWS[name].episodes().skip(FIRST * TASKS).batch(TASKS)
     learner.fit(data, steps_per_epoch=STEPS - FIRST, verbose=0, shuffle=False)
-    return learner, first
+    return learner, weights
 
 
 def begun(name):
-    """A row's learner after `FIRST` meta-steps."""
-    row = ROWS[name]
+    """A row's compiled learner."""
     keras.utils.set_random_seed(0)
-    learner = row.make()
+    learner = ROWS[name].make()
     learner.compile(keras.optimizers.Adam(0.01))
-    data = row.episodes().batch(TASKS)
-    learner.fit(data, steps_per_epoch=FIRST, verbose=0, shuffle=False)
+    learner.optimizer.build(learner.trainable_variables)
     return learner
 
 
@@ -202,9 +216,12 @@ def test_fit_learns_a_family(name):
 
 @rows
 def test_same_seed_same_weights(name):
-    _, first = trained(name)
-    for expected, found in zip(first, begun(name).get_weights(), strict=True):
+    _, (start, first, again) = trained(name)
+    for expected, found in zip(start, begun(name).get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
+    for expected, found in zip(first, again, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert any((a != b).any() for a, b in zip(start, first, strict=True))
 
 
 @rows

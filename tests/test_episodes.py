@@ -720,6 +720,26 @@ def test_what_tfds_cannot_give_gets_a_sentence(tfds_dir):
         )
 
 
+# Groups.
+
+
+def test_an_episode_of_one_group():
+    pool, labels = numbered([3] * 9)
+    groups = {i: "abc"[i % 3] for i in range(8)} | {8: "alone"}
+    x, _ = drawn(pool.episodes(2, 1, 2, groups=groups), 600)
+    classes = labels[x["support_x"][..., 0].astype(int)]
+    assert {groups[i] for i in classes[:, 0]} == {"a", "b", "c"}
+    assert all(len({groups[i] for i in row}) == 1 for row in classes)
+    assert uniform(classes[:, 0] % 3, 3)
+    # Of three classes in "a", and of two in "c".
+    assert uniform(np.sort(classes[classes[:, 0] % 3 == 0], axis=1), 3)
+    assert uniform(classes[classes[:, 0] % 3 == 2], 2)
+    with pytest.raises(ValueError, match="has 9 and no group so many"):
+        pool.episodes(4, 1, 2, groups=groups)
+    with pytest.raises(ValueError, match=r"every class of the pool, \[8\] are missing"):
+        pool.episodes(2, 1, 2, groups={i: 0 for i in range(8)})
+
+
 # Errors.
 
 

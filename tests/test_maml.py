@@ -159,6 +159,33 @@ def test_first_order_is_the_query_gradient_at_the_adapted_weights():
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
+def test_an_inner_batch_is_taken_in_turn():
+    episode, _ = smooth.episode(tasks=1)
+    examples = episode["support_x"].shape[1]
+    network = smooth.network()
+    settings = {"inner_rate": 0.3, "normalization": "transductive"}
+    three = km.MAML(network, inner_steps=3, inner_batch=4, **settings)
+    found = three.adapt(episode["support_x"], episode["support_y"])["weights"]
+    for first in (0, 4, 8):  # a step at a time, from where the last one ended
+        which = np.arange(first, first + 4) % examples
+        one = km.MAML(network, **settings)
+        x, y = episode["support_x"][:, which], episode["support_y"][:, which]
+        assert y.max() == episode["support_y"].max()  # no class is masked
+        for variable, value in zip(
+            network.trainable_variables, one.adapt(x, y)["weights"], strict=True
+        ):
+            variable.assign(value[0])
+    for a, b in zip(found, network.trainable_variables, strict=True):
+        np.testing.assert_allclose(a[0], b, rtol=1e-8)
+
+    whole = km.MAML(network, inner_batch=100, **settings)
+    np.testing.assert_allclose(
+        whole(episode), km.MAML(network, **settings)(episode), rtol=1e-8
+    )
+    with pytest.raises(ValueError, match="inner_batch to be an integer >= 1, got 0"):
+        km.MAML(network, inner_batch=0)
+
+
 def test_any_momentum_gives_the_same_answers():
     episode, _ = smooth.episode()
     answers = [

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 
@@ -115,33 +114,25 @@ def test_recipe_makes_a_learner_for_its_task(name):
     assert recipe.warm_start is None or recipe.warm_start in recipes.RECIPES
 
 
-def weights_of(path):
-    learner = keras.models.load_model(path)
+def weights_of(learner):
     return [v.numpy() for v in [*learner.variables, *learner.optimizer.variables]]
 
 
-def test_training_resumes_to_the_same_bits(tmp_path):
+def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     command = [sys.executable, "tools/train.py", "--recipe=maml.sinusoid"]
     command += ["--steps=60", "--every=10", "--validation_tasks=50"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
 
-    def run(directory):
-        return subprocess.run(
+    def begin(directory):
+        return subprocess.Popen(
             [*command, f"--out={directory}"],
-            check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
             cwd=cards.MODELS.parents[1],
-        ).stdout
+        )
 
-    run(tmp_path / "whole")
-    killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        [*command, f"--out={killed}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=cards.MODELS.parents[1],
-    )
+    uninterrupted, process = begin(whole), begin(killed)
     reached = int(np.random.default_rng().integers(1, 5)) * 10
     for line in process.stdout:
         if line.startswith(f"step {reached}/"):
@@ -149,20 +140,24 @@ def test_training_resumes_to_the_same_bits(tmp_path):
             break
     process.wait()
     assert process.returncode != 0
-    shutil.copytree(killed, tmp_path / "torn")
-
-    assert f"meta-steps {reached} to 60" in run(killed)
-    expected = weights_of(tmp_path / "whole" / "last.keras")
-    for a, b in zip(expected, weights_of(killed / "last.keras"), strict=True):
+    again = begin(killed)
+    assert f"meta-steps {reached} to 60" in again.communicate()[0]
+    uninterrupted.communicate()
+    assert again.returncode == uninterrupted.returncode == 0
+    assert (whole / "best.keras").stat().st_size > 0
+    expected = weights_of(keras.models.load_model(whole / "last.keras"))
+    found = weights_of(keras.models.load_model(killed / "last.keras"))
+    for a, b in zip(expected, found, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert (tmp_path / "whole" / "best.keras").stat().st_size > 0
 
     # A checkpoint cut short: the one before it, or the beginning, takes its place.
-    last = tmp_path / "torn" / "last.keras"
-    last.write_bytes(last.read_bytes()[:-1000])
-    assert "cannot be read" in run(tmp_path / "torn")
-    for a, b in zip(expected, weights_of(last), strict=True):
-        np.testing.assert_array_equal(a, b)
+    run = training.Run(killed, None, "mse", 60)
+    for name, step in (("last", 50), ("previous", None)):
+        path = killed / f"{name}.keras"
+        path.write_bytes(path.read_bytes()[:-1000])
+        learner = run.resume()
+        assert f"{path} cannot be read" in capsys.readouterr().out
+        assert (learner and int(learner.optimizer.iterations)) == step
 
 
 def test_a_run_is_not_resumed_as_another(tmp_path):

@@ -35,25 +35,6 @@ flags.DEFINE_string(
 flags.DEFINE_bool("publish", False, "Make the best weights the zoo's when done.")
 
 
-def transfer(trained, learner):
-    """Copies what a trained learner has in common with another, by path and shape.
-
-    Returns:
-        The paths of the variables that begin anew.
-    """
-
-    def variables(model):
-        return {v.path.removeprefix(f"{model.name}/"): v for v in model.variables}
-
-    found, new = variables(trained), []
-    for path, variable in variables(learner).items():
-        if path in found and found[path].shape == variable.shape:
-            variable.assign(found[path])
-        else:
-            new.append(path)
-    return new
-
-
 def start(recipe, steps, seed):
     """The untrained (or warm-started), compiled learner of a recipe."""
     keras.utils.set_random_seed(seed)
@@ -65,7 +46,7 @@ def start(recipe, steps, seed):
             if origin.endswith(".keras")
             else zoo.load(origin)
         )
-        new = transfer(trained, learner)
+        new = training.transfer(trained, learner)
         print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))
     settings = {
         "name": recipe.optimizer,

@@ -170,6 +170,25 @@ class Run(keras.callbacks.Callback):
         os.replace(draft, self.directory / "log.csv")
 
 
+def transfer(trained, learner):
+    """Copies what a trained learner has in common with another, by path and shape.
+
+    Returns:
+        The paths of the variables that begin anew.
+    """
+
+    def variables(model):
+        return {v.path.removeprefix(f"{model.name}/"): v for v in model.variables}
+
+    found, new = variables(trained), []
+    for path, variable in variables(learner).items():
+        if path in found and found[path].shape == variable.shape:
+            variable.assign(found[path])
+        else:
+            new.append(path)
+    return new
+
+
 def save(learner, path):
     """Saves a learner so that `path` is never half written."""
     draft = path.with_name(f"draft-{path.name}")

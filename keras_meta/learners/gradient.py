@@ -33,6 +33,8 @@ class GradientLearner(learner.Learner):
         inner_rate: step size of the inner loop, on the mean loss of the support set.
         inner_steps: inner steps while meta-training.
         evaluation_steps: inner steps at all other times; `inner_steps` by default.
+        inner_batch: support examples of one inner step, taken in turn in their order,
+            beginning again at the end; all of them by default.
         normalization: "inductive": queries are normalized with the statistics of the
             support set, so that no answer depends on other queries; "transductive":
             with those of all queries of the task, as MAML was published.
@@ -45,8 +47,6 @@ class GradientLearner(learner.Learner):
         ValueError: an argument out of range, or a network that is not built.
     """
 
-    # Whether the meta-gradient takes the inner gradients for constants.
-    first_order = False
     # Whether meta-training differentiates the inner loop, and so writes it out.
     unrolled = True
 
@@ -57,6 +57,7 @@ class GradientLearner(learner.Learner):
         inner_rate=0.4,
         inner_steps=1,
         evaluation_steps=None,
+        inner_batch=None,
         normalization="inductive",
         preprocess=None,
         vectorize=None,
@@ -78,6 +79,12 @@ class GradientLearner(learner.Learner):
         ):
             if value is not None and (value != int(value) or value < 0):
                 raise ValueError(f"expected {name} to be an integer >= 0, got {value}.")
+        if inner_batch is not None and (
+            inner_batch != int(inner_batch) or inner_batch < 1
+        ):
+            raise ValueError(
+                f"expected inner_batch to be an integer >= 1, got {inner_batch}."
+            )
         if not inner_rate > 0:
             raise ValueError(f"expected inner_rate to be above 0, got {inner_rate}.")
         if normalization not in NORMALIZATIONS:
@@ -100,6 +107,7 @@ class GradientLearner(learner.Learner):
         self.inner_rate = inner_rate
         self.inner_steps = inner_steps
         self.evaluation_steps = evaluation_steps
+        self.inner_batch = inner_batch
         self.normalization = normalization
         self.vectorize = (
             functional.vectorizes(network) if vectorize is None else vectorize
@@ -189,29 +197,34 @@ class GradientLearner(learner.Learner):
             classes = tf.reduce_max(support_y) + 1
         examples = tf.shape(support_x)[0]
 
-        def slope(weights, statistics):
+        def batch(index):
+            if self.inner_batch is None:
+                return support_x, support_y
+            size = tf.minimum(self.inner_batch, examples)
+            which = (index * size + tf.range(size)) % examples
+            return tf.gather(support_x, which), tf.gather(support_y, which)
+
+        def slope(weights, statistics, x, y):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
                 outputs, statistics, penalty = functional.apply(
                     self.network,
                     self._merged(meta, weights),
                     statistics,
-                    support_x,
+                    x,
                     training=True,
                 )
                 outputs = self._masked(outputs, classes)
-                loss = self.support_loss(support_y, outputs) + penalty
+                loss = self.support_loss(y, outputs) + penalty
             gradients = tape.gradient(
                 loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             return gradients, statistics
 
         def descend(meta, start):
-            def step(_, state):
+            def step(index, state):
                 weights, statistics, memory = state
-                gradients, statistics = slope(weights, statistics)
-                if self.first_order:
-                    gradients = [tf.stop_gradient(g) for g in gradients]
+                gradients, statistics = slope(weights, statistics, *batch(index))
                 weights, memory = self.update(
                     meta, start, weights, gradients, examples, memory
                 )
@@ -229,7 +242,7 @@ class GradientLearner(learner.Learner):
             meta,
             start,
             descend,
-            lambda weights: slope(weights, statistics)[0],
+            lambda weights: slope(weights, statistics, support_x, support_y)[0],
             examples,
         )
         state = {"weights": weights, "statistics": [], "classes": classes}
@@ -402,6 +415,7 @@ class GradientLearner(learner.Learner):
             inner_rate=self.inner_rate,
             inner_steps=self.inner_steps,
             evaluation_steps=self.evaluation_steps,
+            inner_batch=self.inner_batch,
             normalization=self.normalization,
             vectorize=self.vectorize,
         )

@@ -1,6 +1,7 @@
 """MAML and first-order MAML."""
 
 import keras
+import tensorflow as tf
 
 from keras_meta.learners import gradient
 
@@ -52,4 +53,11 @@ class FOMAML(MAML):
         First-Order Meta-Learning Algorithms", 2018, section 4.
     """
 
-    first_order = True
+    unrolled = False
+
+    def solve(self, meta, start, descend, gradient, examples):
+        @tf.custom_gradient
+        def solved(*start):
+            return descend(meta, list(start)), lambda *upstream: list(upstream)
+
+        return solved(*start)

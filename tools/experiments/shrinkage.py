@@ -32,7 +32,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "1", ["1", "2"], "1: linear; 2: spiral.")
 flags.DEFINE_string("out", None, "Folder of the runs; runs/shrinkage<n> by default.")
 flags.DEFINE_list("methods", None, "Methods to train; all by default.")
-flags.DEFINE_integer("meta_steps", 4000, "Meta-steps of each method.")
+flags.DEFINE_integer("meta_steps", None, "Meta-steps, in place of the experiment's.")
 flags.DEFINE_integer("tasks", 100, "Tasks in a meta-step.")
 flags.DEFINE_integer("test_tasks", 5000, "Tasks that each method is scored on.")
 flags.DEFINE_integer("seed", 0, "Seed of the training tasks; test tasks have another.")
@@ -49,7 +49,9 @@ class Experiment:
         sigma: scale of each theta, M of them.
         xi: noise of each dimension of y, D of them.
         examples: support examples of a task, N.
-        steps: the longest adaptation.
+        steps: the longest adaptation, at which scales are learned.
+        meta_steps: of each method.
+        rate: of the inner loop, just below 2 over the steepest curvature there is.
         mean: `mu`, from a list of M scalars to a list of D.
         floors: `{name: risk}` to compare with.
     """
@@ -59,6 +61,8 @@ class Experiment:
     xi: tuple
     examples: int
     steps: int
+    meta_steps: int
+    rate: float
     mean: object
     floors: dict
 
@@ -135,6 +139,8 @@ EXPERIMENTS = {
         xi=(8.0,) * 4 + (5.0,) * 4 + (1.0,),
         examples=4,
         steps=200,
+        meta_steps=1500,
+        rate=1.4,
         mean=linear,
         floors={"true scales": 5.127, "one scale": 5.322, "no prior": 5.500},
     ),
@@ -144,6 +150,8 @@ EXPERIMENTS = {
         xi=(10.0,) * 10,
         examples=5,
         steps=1000,
+        meta_steps=500,
+        rate=1.0,
         mean=spiral,
         floors={"true scales (simulated)": 5.71, "no prior (simulated)": 6.04},
     ),
@@ -214,8 +222,6 @@ def one_group(path):
     return "all"
 
 
-# Rate 0.35 on the sum over 4 examples: just below 2 over the steepest curvature.
-RATE = {"1": 1.4, "2": 50.0}
 # The plain methods train at a horizon where they still profit from stopping early.
 SHORT = 10
 METHODS = {
@@ -227,6 +233,10 @@ METHODS = {
     "sigma-iMAML by module": (km.SigmaIMAML, {"modules": "weight"}),
     "sigma-Reptile by module": (km.SigmaReptile, {"modules": "weight"}),
 }
+
+
+def meta_steps():
+    return FLAGS.meta_steps or EXPERIMENTS[FLAGS.experiment].meta_steps
 
 
 def make(method):
@@ -246,11 +256,11 @@ def make(method):
     learner = build(
         network,
         Likelihood(experiment.xi),
-        inner_rate=RATE[FLAGS.experiment],
+        inner_rate=experiment.rate,
         vectorize=True,
         **arguments,
     )
-    rate = keras.optimizers.schedules.CosineDecay(0.03, FLAGS.meta_steps)
+    rate = keras.optimizers.schedules.CosineDecay(0.03, meta_steps())
     learner.compile(
         keras.optimizers.Adam(rate, use_ema=True, ema_momentum=0.99),
         metrics=[
@@ -315,9 +325,9 @@ def main(_):
             experiment.episodes,
             experiment.test_episodes().skip(FLAGS.test_tasks).take(1000).batch(500),
             folder,
-            {"steps": FLAGS.meta_steps, "seed": FLAGS.seed, "method": method},
+            {"steps": meta_steps(), "seed": FLAGS.seed, "method": method},
             FLAGS.tasks,
-            min(200, FLAGS.meta_steps),
+            min(100, meta_steps()),
             "nll",
         )
         learner = keras.models.load_model(folder / "best.keras")

@@ -1,21 +1,21 @@
-"""The training tool's own parts; `test_zoo` runs it."""
+"""Parts of meta-training; `test_zoo` runs the whole."""
 
 import numpy as np
 
 import keras_meta as km
-from tools import train
+from zoo import training
 
 
 def test_a_warm_start_copies_what_the_learners_share():
     trained = km.SigmaMAML(km.networks.mlp(outputs=3), "mse", initial_scale=0.5)
     same = km.SigmaMAML(km.networks.mlp(outputs=3), "mse")
-    assert train.transfer(trained, same) == []
+    assert training.transfer(trained, same) == []
     for a, b in zip(same.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
     other = km.MetaSGD(km.networks.mlp(outputs=4), "mse", inner_rate=0.3)
     body = len(other.network.weights) - 2
-    new = train.transfer(trained, other)
+    new = training.transfer(trained, other)
     assert {"head/kernel", "head/bias"} <= set(new)
     assert len(new) == len(other.rates) + 2
     pairs = zip(other.network.weights[:body], trained.network.weights, strict=False)
