@@ -10,10 +10,14 @@ from keras_meta.finetune import finetune as finetune
 from keras_meta.images import ImagePreprocess as ImagePreprocess
 from keras_meta.learner import Learner as Learner
 from keras_meta.learners.anil import ANIL as ANIL
+from keras_meta.learners.cnp import CNP as CNP
 from keras_meta.learners.imaml import IMAML as IMAML
+from keras_meta.learners.lstm import LSTMLearner as LSTMLearner
 from keras_meta.learners.maml import FOMAML as FOMAML
 from keras_meta.learners.maml import MAML as MAML
+from keras_meta.learners.mann import MANN as MANN
 from keras_meta.learners.meta_sgd import MetaSGD as MetaSGD
+from keras_meta.learners.protonet import ProtoNet as ProtoNet
 from keras_meta.learners.reptile import Reptile as Reptile
 from keras_meta.learners.shrinkage import SigmaIMAML as SigmaIMAML
 from keras_meta.learners.shrinkage import SigmaMAML as SigmaMAML

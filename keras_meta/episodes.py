@@ -5,6 +5,9 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+LABELS = ("onehot", "strings")
+# Of a label that is a string: five characters, each one of five.
+SYMBOLS = 5
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
@@ -320,7 +323,16 @@ class ClassPool:
             return self._prepare.scale(images)
         return tf.cast(images, tf.float32) / 255.0
 
-    def episodes(self, ways=5, shots=1, queries=15, seed=0, start=0, groups=None):
+    def episodes(
+        self,
+        ways=5,
+        shots=1,
+        queries=15,
+        seed=0,
+        start=0,
+        groups=None,
+        labels="onehot",
+    ):
         """An endless dataset of N-way K-shot episodes; episode i depends on (seed, i).
 
         The classes, which class gets which label, the images, the order of the support
@@ -336,16 +348,23 @@ class ClassPool:
             groups: `{label id: group}`, such as the alphabet of each character. The
                 classes of an episode are then of one group, uniformly drawn from those
                 with enough classes.
+            labels: "onehot", or "strings": each class of an episode has another string
+                of five symbols out of five, uniformly drawn (Santoro et al., 2016).
 
         Returns:
             A `tf.data.Dataset` of `({"support_x": [S, ...], "support_y": [S],
             "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries, images
-            float32 and labels int32 in [0, N).
+            float32 and labels int32 in [0, N); strings are `[S, 5]` and `[Q, 5]`, in
+            [0, 5).
 
         Raises:
             ValueError: too few classes, a class with fewer than shots + queries
-                images, or one without a group.
+                images, or one without a group; other labels.
         """
+        if labels not in LABELS:
+            raise ValueError(
+                f"expected labels to be one of {', '.join(LABELS)}, got {labels!r}."
+            )
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
             check_integer(name, value, 1)
         members = self._grouped(groups)  # [G, C]
@@ -368,10 +387,16 @@ class ClassPool:
         turns = tf.constant(self._table[:, 3])
         most = int(self._table[:, 2].max())
         places = _turned_places(self.shape) if self._table[:, 3].any() else None
-        labels = tf.range(ways, dtype=tf.int32)
+
+        def names(seed):
+            if labels == "onehot":
+                return tf.range(ways, dtype=tf.int32)
+            chance = tf.random.stateless_uniform([SYMBOLS**SYMBOLS], seed)
+            _, strings = tf.math.top_k(chance, ways)
+            return strings[:, None] // SYMBOLS ** tf.range(SYMBOLS)[::-1] % SYMBOLS
 
         def draw(seed):
-            seeds = tf.unstack(tf.random.split(seed, 5))
+            seeds = tf.unstack(tf.random.split(seed, 6))
             group = tf.random.stateless_uniform(
                 [], seeds[4], maxval=len(members), dtype=tf.int32
             )
@@ -393,7 +418,7 @@ class ClassPool:
                 turned = tf.gather(places, tf.gather(turns, chosen))
                 x = tf.reshape(tf.gather(flat, turned, axis=2, batch_dims=1), x.shape)
             x = self._scaled(x)
-            y = tf.repeat(labels[:, None], each, axis=1)
+            y = tf.repeat(names(seeds[5])[:, None], each, axis=1)
             support_x, support_y = _shuffled(x[:, :shots], y[:, :shots], seeds[2])
             query_x, query_y = _shuffled(x[:, shots:], y[:, shots:], seeds[3])
             episode = {"support_x": support_x, "support_y": support_y}
@@ -427,10 +452,9 @@ def _turned_places(shape):
 
 
 def _shuffled(x, y, seed):
-    """`[N, k, ...]`, `[N, k]` -> `[N k, ...]`, `[N k]`, in one random order."""
+    """`[N, k, ...]` each -> `[N k, ...]` each, in one random order."""
     n = y.shape[0] * y.shape[1]
     _, order = tf.math.top_k(
         tf.random.stateless_uniform([n], seed, dtype=tf.float64), n
     )
-    x = tf.gather(tf.reshape(x, [n, *x.shape[2:]]), order)
-    return x, tf.gather(tf.reshape(y, [n]), order)
+    return [tf.gather(tf.reshape(v, [n, *v.shape[2:]]), order) for v in (x, y)]

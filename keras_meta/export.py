@@ -16,10 +16,11 @@ def export(learner, base, version=None):
 
     Its `serving_default` signature learns and answers in one request: `{support_x
     [T, S, ...], support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` ->
-    `{probabilities [T, Q, N]}` for classification, `{mean [T, Q, d_y]}` for regression;
-    float32, images as `learner.preprocess` gives them, labels int32. T, S and Q are
-    free. T leads because a server joins requests along the first axis: each task in a
-    batch keeps to its own support set. The directory appears whole or not at all.
+    `{probabilities [T, Q, N]}` for classification, `{mean [T, Q, d_y]}` for regression
+    with `scale` beside it where the learner gives one; float32, images as
+    `learner.preprocess` gives them, labels int32. T, S and Q are free. T leads because
+    a server joins requests along the first axis: each task in a batch keeps to its own
+    support set. The directory appears whole or not at all.
 
     Args:
         learner: a `Learner`.
@@ -44,7 +45,7 @@ def export(learner, base, version=None):
     target = base / str(version)
     if target.exists():
         raise FileExistsError(f"expected a free version, {target} is there already.")
-    if getattr(learner, "normalization", None) == "transductive":
+    if learner.normalization == "transductive":
         warnings.warn(
             "exporting a learner with transductive normalization: the answer to a "
             "query depends on the other queries of its request.",
@@ -82,6 +83,8 @@ def _module(learner):
         outputs = learner.infer(learner.adapt(support_x, support_y), query_x)
         if learner.classification:
             return {"probabilities": tf.nn.softmax(outputs)}
+        if isinstance(outputs, tuple):
+            return dict(zip(("mean", "scale"), outputs, strict=True))
         return {"mean": outputs}
 
     module.answer = answer

@@ -31,6 +31,6 @@ def finetune(learner, x, y, optimizer=None):
     model.compile(
         optimizer=optimizer,
         loss=learner.support_loss,
-        metrics=["accuracy"] if learner.classification else ["mse"],
+        metrics=["accuracy"] if learner.classification else None,
     )
     return model

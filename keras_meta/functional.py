@@ -40,6 +40,40 @@ def apply(network, weights, statistics, x, training):
     return outputs, statistics, sum(losses)
 
 
+def require_built(network):
+    """Raises a ValueError unless `network` is a built model with `[B, D]` outputs."""
+    if not isinstance(network, keras.Model) or not network.built:
+        raise ValueError(
+            "expected network to be a built keras.Model (start it with a "
+            f"keras.Input), got {type(network).__name__}."
+        )
+    if len(network.output_shape) != 2:
+        raise ValueError(
+            "expected a network with outputs of shape [B, N], got "
+            f"{network.output_shape}."
+        )
+
+
+def each(network, x, training=False):
+    """Runs `network` on every example: `[T, S, ...]` to `[T, S, D]`."""
+    shape = tf.shape(x)
+    outputs = network(tf.reshape(x, [-1, *x.shape[2:]]), training=training)
+    return tf.reshape(outputs, [shape[0], shape[1], *outputs.shape[1:]])
+
+
+def class_means(features, labels, classes):
+    """Means of features `[T, S, D]` over the examples of each class.
+
+    Returns:
+        `(means [T, classes, D], present [T])`: zeros for a class without examples, and
+        one more than the highest label.
+    """
+    members = tf.one_hot(labels, classes, axis=1, dtype=features.dtype)  # [T, N, S]
+    count = tf.reduce_sum(members, axis=2, keepdims=True)
+    means = tf.matmul(members, features) / tf.maximum(count, 1)
+    return means, tf.reduce_max(labels, axis=1) + 1
+
+
 # Layers that `tf.vectorized_map` turns into one batched operation over tasks; it has no
 # such form for convolutions whose filters differ by task.
 VECTORIZED_LAYERS = (

@@ -20,6 +20,11 @@ def require(condition, sentence):
         raise ValueError(sentence)
 
 
+def stacked(outputs):
+    """Mean and scale as one tensor, which is what Keras' losses and metrics take."""
+    return tf.stack(outputs, axis=-1) if isinstance(outputs, tuple) else outputs
+
+
 class Learner(keras.Model):
     """Learns a task from its support set, and answers its queries.
 
@@ -45,8 +50,18 @@ class Learner(keras.Model):
             "query_x": [T, Q, ...]}`.
 
     Returns:
-        Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`.
+        Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`; mean and scale are stacked,
+        `[T, Q, d_y, 2]`.
     """
+
+    # Of one label of a classification task: () for an integer, (5,) for a string.
+    label_shape = ()
+    # Whether the labels of a task must be 0..n-1, none left out.
+    gapless = True
+    # Support examples that a task needs.
+    least_support = 1
+    # Whether an answer may depend on the other queries: "transductive" if so.
+    normalization = "inductive"
 
     def __init__(self, loss, example_shape, outputs, preprocess=None, **kwargs):
         super().__init__(**kwargs)
@@ -86,11 +101,18 @@ class Learner(keras.Model):
     def task_model(self, x, y, optimizer=None):
         """A Keras model of the one task with support set x `[S, ...]`, y `[S, ...]`.
 
+        Here, one that trains the state which `adapt` gives and nothing else.
+
         Returns:
             `(model, optimizer)`: what `finetune` compiles; the optimizer is the one
             given, or this learner's own.
         """
-        raise NotImplementedError
+        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+        copy = type(self).from_config(self.get_config())
+        copy(self.example())  # so that it has its variables
+        copy.set_weights(self.get_weights())
+        state = tf.nest.map_structure(lambda v: v[0], self.adapt(x[None], y[None]))
+        return TaskModel(copy, state), optimizer or keras.optimizers.Adam(1e-3)
 
     # What users call.
 
@@ -125,7 +147,8 @@ class Learner(keras.Model):
             training: as for `adapt`.
 
         Returns:
-            Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`.
+            Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`, or a pair of mean and
+            scale, each `[T, Q, d_y]`.
 
         Raises:
             ValueError: wrong rank or shape, another T than the state's, values that
@@ -143,7 +166,7 @@ class Learner(keras.Model):
 
     def call(self, episode, training=False):
         state = self.adapt(episode["support_x"], episode["support_y"], training)
-        return self.infer(state, episode["query_x"], training)
+        return stacked(self.infer(state, episode["query_x"], training))
 
     # Both traced once, for any T, S and Q.
 
@@ -181,8 +204,15 @@ class Learner(keras.Model):
     def y_spec(self, name):
         """TensorSpec of labels `[T, S]` or targets `[T, S, d_y]`."""
         if self.classification:
-            return tf.TensorSpec([None, None], tf.int32, name)
+            return tf.TensorSpec([None, None, *self.label_shape], tf.int32, name)
         return tf.TensorSpec([None, None, self.output_size], self.compute_dtype, name)
+
+    def example(self):
+        """An episode of zeros, one example and one query of one task."""
+        x = tf.zeros([1, 1, *self.example_shape], self.compute_dtype)
+        spec = self.y_spec("support_y")
+        y = tf.zeros([1, 1, *spec.shape[2:]], spec.dtype)
+        return {"support_x": x, "support_y": y, "query_x": x}
 
     # Checks, once and at the door.
 
@@ -216,8 +246,8 @@ class Learner(keras.Model):
         if not spec.shape.is_compatible_with(y.shape):
             raise ValueError(
                 "expected support_y of shape "
-                + ("[T, S]" if self.classification else f"[T, S, {self.output_size}]")
-                + f", got {list(y.shape)}."
+                f"[{', '.join(map(str, ['T', 'S', *spec.shape[2:]]))}], got "
+                f"{list(y.shape)}."
             )
         y = tf.cast(y, spec.dtype)
         shape = tf.shape(support_x)[:2]
@@ -226,7 +256,7 @@ class Learner(keras.Model):
             "expected support_x and support_y of equal T and S, they differ.",
         )
         require(
-            tf.reduce_all(shape > 0),
+            tf.reduce_all(shape >= [1, self.least_support]),
             "expected at least one task and one support example, got none.",
         )
         if not self.classification:
@@ -239,12 +269,22 @@ class Learner(keras.Model):
             tf.reduce_all((y >= 0) & (y < self.output_size)),
             f"expected labels in [0, {self.output_size}), got one outside.",
         )
+        if not self.gapless:
+            return y
         present = tf.reduce_max(tf.one_hot(y, self.output_size), axis=1)
         gapless = tf.reduce_all(present[:, :-1] >= present[:, 1:])
         require(
             gapless, "expected each task's labels to be 0..n-1, got one with a gap."
         )
         return y
+
+    def masked(self, outputs, classes):
+        """Logits `[(T,) Q, N]`, those from `classes [(T)]` on put out of reach."""
+        if not self.classification:
+            return outputs
+        classes = tf.reshape(classes, [-1] + [1] * (outputs.shape.rank - 1))
+        absent = tf.range(self.output_size) >= classes
+        return outputs + tf.where(absent, tf.cast(ABSENT, outputs.dtype), 0)
 
     # Keras.
 
@@ -277,10 +317,16 @@ class Learner(keras.Model):
                 metrics.EpisodeAccuracy(),
                 metrics.EpisodeAccuracy(interval=True, name="accuracy_95"),
             ]
-        return [
+        found = [
             metrics.EpisodeSquaredError(),
             metrics.EpisodeSquaredError(interval=True, name="mse_95"),
         ]
+        if isinstance(self.query_loss, losses.GaussianNLL):
+            found += [
+                metrics.EpisodeNLL(),
+                metrics.EpisodeNLL(interval=True, name="nll_95"),
+            ]
+        return found
 
     def train_step(self, data):
         episode, query_y, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -304,3 +350,71 @@ class Learner(keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class TaskModel(keras.Model):
+    """One task's model: a learner held fixed, and the task's state, which trains.
+
+    Args:
+        learner: a `Learner`.
+        state: what its `adapt` gave for the task, without T. The tensors of it that
+            answers have a gradient to are trained.
+
+    Call arguments:
+        x: `[B, ...]`.
+    """
+
+    def __init__(self, learner, state, **kwargs):
+        super().__init__(**kwargs)
+        self.learner = learner
+        # Keras takes what is there already for done, layers below left as they are.
+        self.learner.trainable = True
+        self.learner.trainable = False
+        self.supports_jit = False
+        leaves = tf.nest.flatten(state)
+        first = tf.nest.map_structure(lambda leaf: leaf[None], state)
+        with tf.GradientTape() as tape:
+            tape.watch(first)
+            answer = learner.infer_tasks(first, learner.example()["query_x"])
+        gradients = tf.nest.flatten(tape.gradient(answer, first))
+        self.state = [
+            self.add_weight(
+                shape=leaf.shape,
+                dtype=leaf.dtype.name,
+                initializer="zeros",
+                trainable=gradient is not None,
+                name=f"state_{position}",
+            )
+            for position, (leaf, gradient) in enumerate(
+                zip(leaves, gradients, strict=True)
+            )
+        ]
+        for variable, leaf in zip(self.state, leaves, strict=True):
+            variable.assign(leaf)
+        self._structure = tf.nest.map_structure(lambda _: None, state)
+        self.built = True
+
+    def call(self, x):
+        leaves = [tf.convert_to_tensor(variable)[None] for variable in self.state]
+        state = tf.nest.pack_sequence_as(self._structure, leaves)
+        return stacked(self.learner.infer_tasks(state, x[None]))[0]
+
+    def get_config(self):
+        leaves = [f"{v.dtype} {' '.join(map(str, v.shape))}" for v in self.state]
+        return {
+            **super().get_config(),
+            "learner": keras.saving.serialize_keras_object(self.learner),
+            "state": tf.nest.pack_sequence_as(self._structure, leaves),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        def zeros(leaf):
+            dtype, *shape = leaf.split()
+            return tf.zeros(list(map(int, shape)), dtype)
+
+        learner = keras.saving.deserialize_keras_object(config["learner"])
+        learner(learner.example())
+        state = tf.nest.map_structure(zeros, config["state"])
+        return cls(**{**config, "learner": learner, "state": state})

@@ -1,18 +1,39 @@
-"""Losses by name: what a learner minimises on its support and query examples."""
+"""What a learner minimises on its support and query examples."""
+
+import math
 
 import keras
+from keras import ops
 
-NAMES = ("sparse_categorical_crossentropy", "mse")
+NAMES = ("sparse_categorical_crossentropy", "mse", "gaussian")
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class GaussianNLL(keras.losses.Loss):
+    """Negative log-likelihood of a Gaussian, in nats a target dimension.
+
+        log sigma + (y - mu)^2 / (2 sigma^2) + log(2 pi) / 2
+
+    Call arguments:
+        y_true: targets `[..., d_y]`.
+        y_pred: mean and scale, stacked: `[..., d_y, 2]`.
+    """
+
+    def call(self, y_true, y_pred):
+        mean, scale = y_pred[..., 0], y_pred[..., 1]
+        squares = ops.square((y_true - mean) / scale) / 2
+        return ops.mean(ops.log(scale) + squares + math.log(2 * math.pi) / 2, axis=-1)
 
 
 def get(loss, dtype):
     """The Keras loss of a name or a loss object.
 
     A name means the loss of what a network gives: "sparse_categorical_crossentropy"
-    takes logits, unlike Keras' own string.
+    takes logits, unlike Keras' own string; "gaussian" takes mean and scale.
 
     Args:
-        loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        loss: "sparse_categorical_crossentropy", "mse", "gaussian" or a
+            `keras.losses.Loss`.
         dtype: that a named loss computes in; Keras' own default is float32 always.
 
     Raises:
@@ -24,6 +45,8 @@ def get(loss, dtype):
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
     if loss == "mse":
         return keras.losses.MeanSquaredError(dtype=dtype)
+    if loss == "gaussian":
+        return GaussianNLL(dtype=dtype)
     if isinstance(loss, keras.losses.Loss):
         return loss
     raise ValueError(

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_meta import losses
+
 # Half-width of a 95% normal interval, in standard errors.
 Z95 = 1.959964
 
@@ -29,7 +31,7 @@ class EpisodeMetric(keras.metrics.Metric):
         self.squares = self.add_weight(name="squares", **zeros)
 
     def score(self, y_true, y_pred):
-        """One score a task, `[T]`."""
+        """One score a task, `[T]`, or fewer where a task has none."""
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -37,15 +39,15 @@ class EpisodeMetric(keras.metrics.Metric):
             raise ValueError("episode metrics weigh every task alike: no weights.")
         scores = ops.cast(self.score(y_true, y_pred), self.dtype)
         added = ops.cast(ops.shape(scores)[0], self.dtype)
-        mean = ops.mean(scores)
-        total = self.count + added
+        mean = ops.sum(scores) / ops.maximum(added, 1)
+        total = ops.maximum(self.count + added, 1)
         gap = mean - self.mean
         self.squares.assign_add(
             ops.sum(ops.square(scores - mean))
             + ops.square(gap) * self.count * added / total
         )
         self.mean.assign_add(gap * added / total)
-        self.count.assign(total)
+        self.count.assign_add(added)
 
     def result(self):
         if not self.interval:
@@ -62,8 +64,9 @@ class EpisodeAccuracy(EpisodeMetric):
     """Share of a task's queries that are right, averaged over tasks.
 
     Call arguments:
-        y_true: integer labels `[T, Q]`.
-        y_pred: logits or probabilities `[T, Q, N]`.
+        y_true: integer labels `[T, Q]`, or strings of them `[T, Q, 5]`.
+        y_pred: logits or probabilities `[T, Q, N]`, or `[T, Q, 5, N]`: a string is
+            right if all of it is.
     """
 
     def __init__(self, interval=False, name="accuracy", dtype=None):
@@ -72,6 +75,8 @@ class EpisodeAccuracy(EpisodeMetric):
     def score(self, y_true, y_pred):
         guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         right = ops.equal(ops.cast(y_true, "int32"), guess)
+        if len(right.shape) == 3:
+            right = ops.all(right, axis=-1)
         return ops.mean(ops.cast(right, self.dtype), axis=-1)
 
 
@@ -81,12 +86,74 @@ class EpisodeSquaredError(EpisodeMetric):
 
     Call arguments:
         y_true: targets `[T, Q, d_y]`.
-        y_pred: predictions `[T, Q, d_y]`.
+        y_pred: predictions `[T, Q, d_y]`, or mean and scale stacked, `[T, Q, d_y, 2]`.
     """
 
     def __init__(self, interval=False, name="mse", dtype=None):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
     def score(self, y_true, y_pred):
+        if len(y_pred.shape) > len(y_true.shape):
+            y_pred = y_pred[..., 0]
         errors = ops.cast(y_true, self.dtype) - ops.cast(y_pred, self.dtype)
         return ops.mean(ops.square(errors), axis=(1, 2))
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class EpisodeNLL(EpisodeMetric):
+    """Negative log-likelihood of a task's queries in nats, averaged over tasks.
+
+    Call arguments:
+        y_true: targets `[T, Q, d_y]`.
+        y_pred: mean and scale, stacked: `[T, Q, d_y, 2]`.
+    """
+
+    def __init__(self, interval=False, name="nll", dtype=None):
+        super().__init__(interval=interval, name=name, dtype=dtype)
+
+    def score(self, y_true, y_pred):
+        nll = losses.GaussianNLL(reduction=None, dtype=self.dtype)
+        return ops.mean(nll(y_true, y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class PresentationAccuracy(EpisodeMetric):
+    """Accuracy when a class is seen for the k-th time, averaged over tasks.
+
+    For the answers that `SequenceLearner.sequence` gives while it reads a support set.
+    A task that shows no class k times does not count.
+
+    Args:
+        presentation: k, from 1.
+        interval: as for `EpisodeMetric`.
+        name: the metric's name, by default `presentation_<k>`.
+        dtype: of the sums.
+
+    Call arguments:
+        y_true: integer labels `[T, S]`, or strings of them `[T, S, 5]`, in the order in
+            which they were read.
+        y_pred: logits or probabilities `[T, S, N]`, or `[T, S, 5, N]`.
+
+    Reference:
+        Santoro et al., 2016, table 1.
+    """
+
+    def __init__(self, presentation=1, interval=False, name=None, dtype=None):
+        name = name or f"presentation_{presentation}"
+        super().__init__(interval=interval, name=name, dtype=dtype)
+        self.presentation = presentation
+
+    def score(self, y_true, y_pred):
+        y_true = ops.cast(y_true, "int32")
+        right = ops.equal(y_true, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+        same = ops.equal(y_true[:, :, None], y_true[:, None])
+        if len(y_true.shape) == 3:
+            right, same = ops.all(right, axis=-1), ops.all(same, axis=-1)
+        seen = ops.sum(ops.tril(ops.cast(same, "int32")), axis=-1)  # [T, S], from 1
+        here = ops.cast(ops.equal(seen, self.presentation), self.dtype)
+        shown = ops.sum(here, axis=-1)
+        rights = ops.sum(here * ops.cast(right, self.dtype), axis=-1)
+        return rights[shown > 0] / shown[shown > 0]
+
+    def get_config(self):
+        return {**super().get_config(), "presentation": self.presentation}

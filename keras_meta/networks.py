@@ -3,17 +3,27 @@
 import keras
 
 
-def conv4(input_shape=(28, 28, 1), outputs=5, filters=64, name="conv4"):
+def conv4(
+    input_shape=(28, 28, 1),
+    outputs=5,
+    filters=64,
+    momentum=0.0,
+    pooling="mean",
+    name="conv4",
+):
     """Four strided 3x3 convolutions, the Omniglot network of MAML.
 
     Each block is convolution (stride 2), batch normalization, ReLU; then the mean over
-    space and a dense layer. The normalization has momentum 0, so that its stored
-    statistics are always those of the last batch it saw.
+    space and a dense layer. With momentum 0 the normalization's stored statistics are
+    always those of the last batch it saw, which the gradient learners read; learners
+    that use them as Keras does want a moving average.
 
     Args:
         input_shape: `(H, W, C)` of an image.
         outputs: number of logits N.
         filters: channels of each block.
+        momentum: of the normalization's moving averages.
+        pooling: "mean" over space, or "none": all of it goes into the dense layer.
         name: the model's name.
 
     Returns:
@@ -34,9 +44,12 @@ def conv4(input_shape=(28, 28, 1), outputs=5, filters=64, name="conv4"):
             use_bias=False,  # the normalization's own offset follows
             name=f"conv{block}",
         )(x)
-        x = keras.layers.BatchNormalization(momentum=0.0, name=f"norm{block}")(x)
+        x = keras.layers.BatchNormalization(momentum=momentum, name=f"norm{block}")(x)
         x = keras.layers.ReLU(name=f"relu{block}")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    if pooling == "mean":
+        x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    else:
+        x = keras.layers.Flatten(name="flat")(x)
     logits = keras.layers.Dense(outputs, name="head")(x)
     return keras.Model(inputs, logits, name=name)
 

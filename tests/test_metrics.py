@@ -33,9 +33,36 @@ def regressed(tasks, seed=0):
     return y_true, y_pred, np.mean((y_true - y_pred) ** 2, axis=(1, 2))
 
 
+def likely(tasks, seed=0):
+    """Targets, means and scales stacked, and negative log-likelihoods `[T]`."""
+    random = np.random.RandomState(seed)
+    y_true, mean = random.normal(size=[2, tasks, 7, 2])
+    scale = random.uniform(0.1, 2, [tasks, 7, 2])
+    density = np.exp(-((y_true - mean) ** 2) / (2 * scale**2))
+    density /= scale * np.sqrt(2 * np.pi)
+    return y_true, np.stack([mean, scale], -1), -np.log(density).mean((1, 2))
+
+
+def presented(tasks, seed=0, k=1):
+    """As `classified`, with the accuracies of tasks that show a class k times."""
+    labels, logits, _ = classified(tasks, seed)
+    guesses = np.argmax(logits, -1)
+    scores = []
+    for task in range(tasks):
+        right = [
+            guesses[task, places[k - 1]] == label
+            for label in range(5)
+            if len(places := np.flatnonzero(labels[task] == label)) >= k
+        ]
+        scores += [np.mean(right)] if right else []
+    return labels, logits, np.array(scores)
+
+
 KINDS = {
     metrics.EpisodeAccuracy: classified,
     metrics.EpisodeSquaredError: regressed,
+    metrics.EpisodeNLL: likely,
+    metrics.PresentationAccuracy: presented,
 }
 
 
@@ -146,9 +173,44 @@ def test_the_metric_of_a_config_is_the_same(kind, interval):
     assert again.result().dtype == tf.float64
 
 
+@pytest.mark.parametrize("k", [2, 4, 6])
+def test_presentations_that_some_tasks_do_not_have(k):
+    labels, logits, scores = presented(60, k=k)
+    assert len(scores) < 60 or k < 5
+    for interval, value in zip((False, True), expected(scores), strict=True):
+        metric = metrics.PresentationAccuracy(k, interval=interval)
+        for at in range(0, 60, 3):  # batches in which no task may have it
+            metric.update_state(labels[at : at + 3], logits[at : at + 3])
+        np.testing.assert_allclose(metric.result(), value, rtol=3e-5)
+
+
+def test_a_string_is_right_if_all_of_it_is():
+    random = np.random.RandomState(0)
+    strings = np.array([[0, 1, 2, 3, 4], [0, 1, 2, 3, 3]])[[0, 1, 0, 0]]
+    logits = random.uniform(size=[4, 5, 5]) + 5 * np.eye(5)[strings]
+    logits[2, 4] = [9, 0, 0, 0, 0]  # one symbol wrong, the second time of string 0
+    batch = strings[None], logits[None]
+    found = metrics.EpisodeAccuracy()
+    found.update_state(*batch)
+    assert found.result() == 3 / 4
+    for k, share in ((1, 1), (2, 0), (3, 1)):
+        found = metrics.PresentationAccuracy(k)
+        found.update_state(*batch)
+        assert found.result() == share
+
+
+def test_squared_error_of_mean_and_scale():
+    y_true, y_pred, scores = regressed(9)
+    found = metrics.EpisodeSquaredError()
+    found.update_state(y_true, np.stack([y_pred, np.ones_like(y_pred)], -1))
+    np.testing.assert_allclose(found.result(), np.mean(scores), rtol=1e-6)
+
+
 def test_the_defaults():
     assert metrics.EpisodeAccuracy().name == "accuracy"
     assert metrics.EpisodeSquaredError().name == "mse"
+    assert metrics.EpisodeNLL().name == "nll"
+    assert metrics.PresentationAccuracy(3).name == "presentation_3"
     for kind in KINDS:
         assert not kind().interval and kind().dtype == "float32"
 

@@ -63,16 +63,9 @@ class GradientLearner(learner.Learner):
         vectorize=None,
         **kwargs,
     ):
-        if not isinstance(network, keras.Model) or not network.built:
-            raise ValueError(
-                "expected network to be a built keras.Model (start it with a "
-                f"keras.Input), got {type(network).__name__}."
-            )
-        if len(network.output_shape) != 2:
-            raise ValueError(
-                "expected a network with outputs of shape [B, N], got "
-                f"{network.output_shape}."
-            )
+        functional.require_built(network)
+        if not network.trainable_variables:
+            raise ValueError("expected a network with trainable weights, got none.")
         for name, value in (
             ("inner_steps", inner_steps),
             ("evaluation_steps", evaluation_steps),
@@ -92,8 +85,6 @@ class GradientLearner(learner.Learner):
                 f"expected normalization to be one of {', '.join(NORMALIZATIONS)}, got "
                 f"{normalization!r}."
             )
-        if not network.trainable_variables:
-            raise ValueError("expected a network with trainable weights, got none.")
         # Of the weights: a Keras model's own policy is not that of its layers.
         kwargs.setdefault("dtype", network.trainable_variables[0].dtype)
         super().__init__(
@@ -214,7 +205,7 @@ class GradientLearner(learner.Learner):
                     x,
                     training=True,
                 )
-                outputs = self._masked(outputs, classes)
+                outputs = self.masked(outputs, classes)
                 loss = self.support_loss(y, outputs) + penalty
             gradients = tape.gradient(
                 loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -263,7 +254,7 @@ class GradientLearner(learner.Learner):
             query_x,
             training=self.normalization == "transductive",
         )
-        return self._masked(outputs, state["classes"])
+        return self.masked(outputs, state["classes"])
 
     def task_gradient(self, meta, statistics, task):
         """Loss, answers and meta-gradient (a flat list) of one task."""
@@ -303,13 +294,6 @@ class GradientLearner(learner.Learner):
             measured[slot] / (1 - momentum)
             for slot, momentum in self._norm_slots.items()
         ]
-
-    def _masked(self, outputs, classes):
-        """Logits with those of absent classes put out of reach."""
-        if not self.classification:
-            return outputs
-        absent = tf.range(self.output_size) >= classes
-        return outputs + tf.where(absent, tf.cast(learner.ABSENT, outputs.dtype), 0)
 
     # All tasks.
 

@@ -1,0 +1,207 @@
+"""Conditional neural processes."""
+
+import keras
+import tensorflow as tf
+
+from keras_meta import functional, learner, losses
+
+AGGREGATES = ("mean", "attention")
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class CNP(learner.Learner):
+    """Encodes examples, averages, decodes with the query (Garnelo et al., 2018).
+
+    Regression: one representation of the whole support set, and a Gaussian answer:
+
+        r = mean_s h(x_s, y_s)
+        mu, raw = g(r, x);  sigma = min_scale + (1 - min_scale) softplus(raw)
+
+    Classification: a representation of each class, and a score for each by the same g,
+    so that names of classes are interchangeable:
+
+        r_n = mean of h(x_s) over the support examples of class n
+        p(y = n | x) = softmax_n g(r_n, h(x))
+
+    Meta-training asks the support examples too. With `aggregate="attention"` a query
+    has a representation of its own, from the examples whose x are near (Kim et al.,
+    2019): multi-head attention of x over x_s with values h(x_s, y_s), and one learned
+    value beside them, which is what there is without examples.
+
+    Args:
+        encoder: h, a built Keras model: from `[B, d_x + d_y]` (regression) or from
+            `[B, ...]` (classification) to `[B, D]`. Its batch normalization works as
+            Keras' does.
+        decoder: g, a built Keras model: from `[B, D + d_x]` to `[B, 2 d_y]`
+            (regression), or from `[B, 2 D]` to `[B, 1]` (classification).
+        loss: "gaussian" or "sparse_categorical_crossentropy".
+        outputs: d_y, or the most classes that a task may have, N.
+        aggregate: "mean", as published, or "attention", for regression.
+        min_scale: the least sigma; 0.1 as published.
+        preprocess: an `ImagePreprocess` that the data came through, if any.
+        **kwargs: for `keras.Model`.
+
+    State:
+        Regression: `{"representation": [T, 1, D]}`, or `{"keys": [T, S + 1, D],
+        "values": [T, S + 1, D]}` with attention; S may be zero. Classification:
+        `{"representation": [T, N, D], "classes": [T]}`.
+
+    Raises:
+        ValueError: networks whose sizes do not fit together, an argument out of range.
+
+    Reference:
+        Garnelo et al., "Conditional Neural Processes", ICML 2018, arXiv 1807.01613,
+        equations 1 to 3; Kim et al., "Attentive Neural Processes", ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        loss="gaussian",
+        outputs=1,
+        aggregate="mean",
+        min_scale=0.1,
+        preprocess=None,
+        **kwargs,
+    ):
+        functional.require_built(encoder)
+        functional.require_built(decoder)
+        kwargs.setdefault("dtype", encoder.weights[0].dtype)
+        width, ahead = encoder.output_shape[-1], decoder.input_shape[-1]
+        classification = losses.is_classification(losses.get(loss, kwargs["dtype"]))
+        if classification:
+            shape, wanted = encoder.input_shape[1:], (2 * width, 1)
+        else:
+            shape, wanted = (ahead - width,), (ahead, 2 * outputs)
+            if encoder.input_shape[1:] != (ahead - width + outputs,):
+                raise ValueError(
+                    "expected an encoder of [B, d_x + d_y] and a decoder of [B, D + "
+                    f"d_x], got {list(encoder.input_shape)} and "
+                    f"{list(decoder.input_shape)} with D = {width}, d_y = {outputs}."
+                )
+        if (ahead, decoder.output_shape[-1]) != wanted:
+            raise ValueError(
+                f"expected a decoder from [B, {wanted[0]}] to [B, {wanted[1]}], got "
+                f"one from {list(decoder.input_shape)} to {list(decoder.output_shape)}."
+            )
+        if aggregate not in AGGREGATES[: 1 if classification else 2]:
+            raise ValueError(
+                "expected aggregate to be mean, or attention for regression, got "
+                f"{aggregate!r}."
+            )
+        if not 0 < min_scale < 1:
+            raise ValueError(
+                f"expected min_scale to be between 0 and 1, got {min_scale}."
+            )
+        super().__init__(loss, shape, outputs, preprocess, **kwargs)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.aggregate = aggregate
+        self.min_scale = min_scale
+        self.least_support = 1 if classification else 0
+        if aggregate == "attention":
+            self.embedding = keras.Sequential(
+                [
+                    keras.Input(shape),
+                    keras.layers.Dense(width, activation="relu"),
+                    keras.layers.Dense(width),
+                ]
+            )
+            self.attention = keras.layers.MultiHeadAttention(
+                num_heads=8, key_dim=max(width // 8, 1), output_shape=width
+            )
+            self.attention.build([None, None, width], [None, None, width])
+            self.nothing = self.add_weight(shape=[2, 1, 1, width], name="nothing")
+        self.built = True
+
+    def adapt_tasks(self, support_x, support_y, training=False):
+        if self.classification:
+            features = functional.each(self.encoder, support_x, training)
+            means, classes = functional.class_means(
+                features, support_y, self.output_size
+            )
+            return {"representation": means, "classes": classes}
+        pairs = tf.concat([support_x, support_y], axis=-1)
+        values = functional.each(self.encoder, pairs, training)
+        if self.aggregate == "attention":
+            tasks = tf.shape(support_x)[0]
+            keys = functional.each(self.embedding, support_x, training)
+            nothing = [
+                tf.repeat(each, tasks, axis=0) for each in tf.unstack(self.nothing)
+            ]
+            return {
+                "keys": tf.concat([nothing[0], keys], axis=1),
+                "values": tf.concat([nothing[1], values], axis=1),
+            }
+        count = tf.cast(tf.maximum(tf.shape(support_x)[1], 1), values.dtype)
+        return {"representation": tf.reduce_sum(values, axis=1, keepdims=True) / count}
+
+    def infer_tasks(self, state, query_x, training=False):
+        if self.classification:
+            return self._scores(state, query_x, training)
+        if self.aggregate == "attention":
+            found = self.attention(
+                functional.each(self.embedding, query_x, training),
+                value=state["values"],
+                key=state["keys"],
+            )
+        else:
+            found = tf.repeat(state["representation"], tf.shape(query_x)[1], axis=1)
+        decoded = functional.each(
+            self.decoder, tf.concat([found, query_x], axis=-1), training
+        )
+        mean, raw = tf.split(decoded, 2, axis=-1)
+        return mean, self.min_scale + (1 - self.min_scale) * tf.nn.softplus(raw)
+
+    def _scores(self, state, query_x, training):
+        """Logits: the decoder on every pair of a query and a class."""
+        features = functional.each(self.encoder, query_x, training)
+        classes = state["representation"]
+        queries, ways = tf.shape(features)[1], classes.shape[1]
+        pairs = tf.concat(
+            [
+                tf.repeat(classes[:, None], queries, axis=1),
+                tf.repeat(features[:, :, None], ways, axis=2),
+            ],
+            axis=-1,
+        )  # [T, Q, N, 2 D]
+        flat = tf.reshape(pairs, [-1, pairs.shape[-1]])
+        scores = self.decoder(flat, training=training)
+        scores = tf.reshape(scores, [-1, queries, ways])
+        return self.masked(scores, state["classes"])
+
+    def distribution(self, state, query_x):
+        """The answers as a TFP distribution: independent Gaussians `[T, Q, d_y]`.
+
+        Raises:
+            ValueError: a classifier, or as `infer`.
+        """
+        if self.classification:
+            raise ValueError(
+                "expected a CNP for regression, got one for classification."
+            )
+        import tensorflow_probability as tfp
+
+        return tfp.distributions.Normal(*self.infer(state, query_x))
+
+    def meta_gradient(self, episode, query_y):
+        # Support examples are asked too.
+        both = tf.concat([episode["query_x"], episode["support_x"]], axis=1)
+        support_y = tf.cast(episode["support_y"], query_y.dtype)
+        queries = tf.shape(query_y)[1]
+        loss, gradients, variables, outputs = super().meta_gradient(
+            {**episode, "query_x": both}, tf.concat([query_y, support_y], axis=1)
+        )
+        return loss, gradients, variables, outputs[:, :queries]
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            encoder=keras.saving.serialize_keras_object(self.encoder),
+            decoder=keras.saving.serialize_keras_object(self.decoder),
+            outputs=self.output_size,
+            aggregate=self.aggregate,
+            min_scale=self.min_scale,
+        )
+        return config

@@ -1,0 +1,205 @@
+"""SequenceLearner: a recurrent network that reads a data set, labels a step late."""
+
+import functools
+import math
+
+import keras
+import tensorflow as tf
+
+from keras_meta import functional, learner
+
+# Of a label that is a string: Santoro et al.'s five characters out of five.
+SYMBOLS = 5
+
+
+class SequenceLearner(learner.Learner):
+    """Learns a task by reading its support set as a sequence.
+
+    The recurrent network gets each example with the label of the one before, and so
+    must keep what it has seen until it is told what it was:
+
+        state_t, h_t = cell([f(x_t), y_{t-1}], state_{t-1}),  y_0 = 0
+        answer_t = g([f(x_t), h_t])
+
+    Meta-training takes the loss on every time step, the queries counting as one more. A
+    query enters with y_n, the last support label, and is answered from a copy of the
+    state after the support set, so that queries tell each other nothing.
+
+    Args:
+        cell: a Keras RNN cell.
+        network: f, a built Keras model from `[B, ...]` to `[B, D]`; None to flatten x.
+            Its batch normalization works as Keras' does.
+        example_shape: shape of one x; by default what `network` takes.
+        loss: "sparse_categorical_crossentropy" or "mse", or a `keras.losses.Loss`.
+        outputs: the number of classes N, or d_y.
+        labels: "onehot", or "strings" of five symbols out of five, `[T, S, 5]` in
+            [0, 5): then `outputs` is 5 and logits are `[T, Q, 5, 5]`.
+        skip: whether g sees f(x_t) beside what the cell gives.
+        unroll: write the time steps out in the graph, which needs their number to be
+            known when traced.
+        preprocess: an `ImagePreprocess` that the data came through, if any.
+        **kwargs: for `keras.Model`.
+
+    State:
+        `{"cell": [...], "label": [T, L]}`: the cell's state and y_n as it enters.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    gapless = False
+
+    def __init__(
+        self,
+        cell,
+        network=None,
+        example_shape=None,
+        loss="sparse_categorical_crossentropy",
+        outputs=5,
+        labels="onehot",
+        skip=True,
+        unroll=False,
+        preprocess=None,
+        **kwargs,
+    ):
+        if network is None and example_shape is None:
+            raise ValueError("expected a network or an example_shape, got neither.")
+        if network is not None:
+            functional.require_built(network)
+            example_shape = network.input_shape[1:]
+        if labels not in ("onehot", "strings"):
+            raise ValueError(
+                f"expected labels to be onehot or strings, got {labels!r}."
+            )
+        if labels == "strings":
+            if outputs != SYMBOLS:
+                raise ValueError(
+                    f"expected {SYMBOLS} outputs for string labels, got {outputs}."
+                )
+            self.label_shape = (SYMBOLS,)
+        super().__init__(loss, example_shape, outputs, preprocess, **kwargs)
+        self.network = network
+        self.labels = labels
+        self.skip = skip
+        self.unroll = unroll
+        self.cell = cell
+        self.answer_size = outputs * (SYMBOLS if labels == "strings" else 1)
+        if network is None:
+            self.feature_size = math.prod(self.example_shape)
+        else:
+            self.feature_size = network.output_shape[-1]
+        self.rnn = keras.layers.RNN(
+            cell, return_sequences=True, return_state=True, unroll=unroll
+        )
+        self.head = keras.layers.Dense(self.answer_size, dtype=self.dtype_policy)
+        self.rnn.build([None, None, self.feature_size + self.answer_size])
+        self.head.build([None, cell.output_size + self.feature_size * bool(skip)])
+        self.built = True
+
+    # One step of the equations, over any number of leading axes.
+
+    def _features(self, x, training):
+        """f(x), `[T, S, D]`."""
+        if self.network is not None:
+            return functional.each(self.network, x, training)
+        shape = tf.shape(x)
+        return tf.reshape(x, [shape[0], shape[1], self.feature_size])
+
+    def _entered(self, y):
+        """Labels as they enter the cell, `[T, S, L]`."""
+        if not self.classification:
+            return y
+        onehot = tf.one_hot(y, self.output_size, dtype=self.compute_dtype)
+        shape = tf.shape(y)
+        return tf.reshape(onehot, [shape[0], shape[1], self.answer_size])
+
+    def _answers(self, features, outputs):
+        """g, `[T, S, N]` or `[T, S, 5, 5]`."""
+        seen = tf.concat([features, outputs], axis=-1) if self.skip else outputs
+        answers = self.head(seen)
+        if not self.label_shape:
+            return answers
+        shape = tf.shape(answers)
+        return tf.reshape(answers, [shape[0], shape[1], SYMBOLS, SYMBOLS])
+
+    def _read(self, support_x, support_y, training):
+        """The state after a support set, and the answer at each of its steps."""
+        features = self._features(support_x, training)
+        labels = self._entered(support_y)
+        late = tf.concat([tf.zeros_like(labels[:, :1]), labels[:, :-1]], axis=1)
+        start = self.cell.get_initial_state(batch_size=tf.shape(support_x)[0])
+        outputs, *state = self.rnn(
+            tf.concat([features, late], axis=-1),
+            initial_state=start,
+            training=training,
+        )
+        return {"cell": state, "label": labels[:, -1]}, self._answers(features, outputs)
+
+    # The contract.
+
+    def adapt_tasks(self, support_x, support_y, training=False):
+        return self._read(support_x, support_y, training)[0]
+
+    def infer_tasks(self, state, query_x, training=False):
+        features = self._features(query_x, training)
+        shape = tf.shape(query_x)
+        queries = shape[1]
+
+        def copies(value):
+            return tf.repeat(value, queries, axis=0)
+
+        flat = tf.reshape(features, [-1, features.shape[-1]])
+        inputs = tf.concat([flat, copies(state["label"])], axis=-1)
+        outputs, _ = self.cell(
+            inputs, tf.nest.map_structure(copies, state["cell"]), training=training
+        )
+        outputs = tf.reshape(outputs, [shape[0], queries, outputs.shape[-1]])
+        return self._answers(features, outputs)
+
+    def sequence(self, support_x, support_y):
+        """The answer to each support example, from those before it.
+
+        Args:
+            support_x: as for `adapt`.
+            support_y: as for `adapt`; label t is seen from step t + 1 on.
+
+        Returns:
+            Logits `[T, S, N]`, or predictions `[T, S, d_y]`.
+        """
+        support_x = self._checked_x("support_x", support_x)
+        support_y = self._checked_y(support_x, support_y)
+        return self._traced_sequence(support_x, support_y)
+
+    @functools.cached_property
+    def _traced_sequence(self):
+        return tf.function(
+            lambda x, y: self._read(x, y, False)[1],
+            input_signature=[self.x_spec("support_x"), self.y_spec("support_y")],
+            autograph=False,
+        )
+
+    def meta_gradient(self, episode, query_y):
+        support_x = self._checked_x("support_x", episode["support_x"])
+        support_y = self._checked_y(support_x, episode["support_y"])
+        query_x = self._checked_x("query_x", episode["query_x"])
+        steps = tf.cast(tf.shape(support_x)[1], self.compute_dtype)
+        variables = self.trainable_variables
+        with tf.GradientTape() as tape:
+            state, answers = self._read(support_x, support_y, True)
+            outputs = self.infer_tasks(state, query_x, True)
+            read = self.query_loss(support_y, answers)
+            asked = self.query_loss(query_y, outputs)
+            loss = (steps * read + asked) / (steps + 1)
+        return loss, tape.gradient(loss, variables), variables, outputs
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            network=self.network and keras.saving.serialize_keras_object(self.network),
+            example_shape=list(self.example_shape),
+            outputs=self.output_size,
+            labels=self.labels,
+            skip=self.skip,
+            unroll=self.unroll,
+        )
+        return config

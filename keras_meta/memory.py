@@ -1,0 +1,176 @@
+"""A recurrent cell with an external memory, written to where it is least used."""
+
+import keras
+import tensorflow as tf
+
+CONTROLLERS = ("lstm", "feedforward")
+SIMILARITIES = ("cosine", "dot")
+
+# Added to squared lengths, so that the cosine of a row of zeros is zero.
+EPSILON = 1e-6
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class LRUACell(keras.layers.Layer):
+    """Least recently used access to a memory matrix (Santoro et al., 2016).
+
+    A step, with `[;]` for concatenation, heads i = 1..n and rows j of the memory M:
+
+        h_t = controller([input_t; r_{t-1}])
+        k_i = tanh(W_i h_t + b_i),  delta_i = sigmoid(v_i . h_t + c_i)
+        w^lu_{t-1} = 1 at the n smallest w^u_{t-1}, ties to the lowest row, else 0
+        w^w_i = delta_i w^r_{i, t-1} + (1 - delta_i) w^lu_{t-1}
+        M_t = M_{t-1}, its least used row zeroed, + sum_i w^w_i k_i^T
+        w^r_i = softmax_j K(k_i, M_t(j)),  r_i = w^r_i M_t
+        w^u_t = gamma w^u_{t-1} + sum_i (w^r_i + w^w_i)
+        output_t = [h_t; r_1; ...; r_n], or [r_1; ...; r_n]
+
+    K is the dot product or the cosine. A read sees what was written in the same step.
+    The choice of rows takes no gradient. At the start M, w^r, w^u and r are zero.
+
+    Args:
+        units: of the controller.
+        rows: of the memory.
+        width: of a row, and of a key.
+        heads: n; each has its own key, gate, read and write.
+        controller: "lstm", or "feedforward": one ReLU layer.
+        similarity: K, "cosine" or "dot".
+        decay: gamma, between 0 and 1.
+        feed_reads: whether r_{t-1} goes into the controller.
+        output_hidden: whether h_t is part of the output.
+        **kwargs: for `keras.layers.Layer`.
+
+    State:
+        The controller's, then r `[B, n width]`, M `[B, rows, width]`, w^r `[B, n,
+        rows]` and w^u `[B, rows]`.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Reference:
+        Santoro et al., "Meta-Learning with Memory-Augmented Neural Networks", ICML
+        2016, equations 1 to 8.
+    """
+
+    def __init__(
+        self,
+        units=200,
+        rows=128,
+        width=40,
+        heads=4,
+        controller="lstm",
+        similarity="cosine",
+        decay=0.95,
+        feed_reads=True,
+        output_hidden=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if controller not in CONTROLLERS:
+            raise ValueError(
+                f"expected controller to be one of {', '.join(CONTROLLERS)}, got "
+                f"{controller!r}."
+            )
+        if similarity not in SIMILARITIES:
+            raise ValueError(
+                f"expected similarity to be one of {', '.join(SIMILARITIES)}, got "
+                f"{similarity!r}."
+            )
+        if not 1 <= heads <= rows:
+            raise ValueError(
+                f"expected between 1 and {rows} heads, one a row at most, got {heads}."
+            )
+        if not 0 <= decay <= 1:
+            raise ValueError(f"expected decay to be between 0 and 1, got {decay}.")
+        self.units = units
+        self.rows = rows
+        self.width = width
+        self.heads = heads
+        self.controller = controller
+        self.similarity = similarity
+        self.decay = decay
+        self.feed_reads = feed_reads
+        self.output_hidden = output_hidden
+        if controller == "lstm":
+            self.inner = keras.layers.LSTMCell(units, dtype=self.dtype_policy)
+            inner_sizes = [units, units]
+        else:
+            self.inner = keras.layers.Dense(
+                units, activation="relu", dtype=self.dtype_policy
+            )
+            inner_sizes = []
+        self.key = keras.layers.Dense(
+            heads * width, activation="tanh", dtype=self.dtype_policy
+        )
+        self.gate = keras.layers.Dense(
+            heads, activation="sigmoid", dtype=self.dtype_policy
+        )
+        read_size = heads * width
+        self.state_size = [
+            *inner_sizes,
+            read_size,
+            (rows, width),
+            (heads, rows),
+            rows,
+        ]
+        self.output_size = read_size + (units if output_hidden else 0)
+
+    def build(self, input_shape):
+        reads = self.heads * self.width if self.feed_reads else 0
+        self.inner.build([None, input_shape[-1] + reads])
+        self.key.build([None, self.units])
+        self.gate.build([None, self.units])
+        self.built = True
+
+    def get_initial_state(self, batch_size=None):
+        shapes = [(s,) if isinstance(s, int) else s for s in self.state_size]
+        return [tf.zeros([batch_size, *s], self.compute_dtype) for s in shapes]
+
+    def call(self, inputs, states, training=False):
+        *inner, reads, memory, read_weights, usage = states
+        if self.feed_reads:
+            inputs = tf.concat([inputs, reads], axis=-1)
+        if self.controller == "lstm":
+            hidden, inner = self.inner(inputs, inner, training=training)
+        else:
+            hidden = self.inner(inputs)
+        keys = tf.reshape(self.key(hidden), [-1, self.heads, self.width])
+        gates = self.gate(hidden)[:, :, None]
+
+        _, least = tf.math.top_k(-usage, self.heads)  # equal ones: lowest row first
+        marks = tf.one_hot(least, self.rows, dtype=usage.dtype)  # [B, n, rows]
+        least_used = tf.reduce_sum(marks, axis=1, keepdims=True)
+        write_weights = gates * read_weights + (1 - gates) * least_used
+        memory *= 1 - marks[:, 0, :, None]
+        memory += tf.matmul(write_weights, keys, transpose_a=True)
+
+        scores = tf.matmul(keys, memory, transpose_b=True)  # [B, n, rows]
+        if self.similarity == "cosine":
+            scores *= tf.math.rsqrt(_squared(keys) + EPSILON)[:, :, None]
+            scores *= tf.math.rsqrt(_squared(memory) + EPSILON)[:, None, :]
+        read_weights = tf.nn.softmax(scores)
+        reads = tf.matmul(read_weights, memory)
+        reads = tf.reshape(reads, [-1, self.heads * self.width])
+        usage = self.decay * usage
+        usage += tf.reduce_sum(read_weights + write_weights, axis=1)
+        outputs = tf.concat([hidden, reads], axis=-1) if self.output_hidden else reads
+        return outputs, [*inner, reads, memory, read_weights, usage]
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            units=self.units,
+            rows=self.rows,
+            width=self.width,
+            heads=self.heads,
+            controller=self.controller,
+            similarity=self.similarity,
+            decay=self.decay,
+            feed_reads=self.feed_reads,
+            output_hidden=self.output_hidden,
+        )
+        return config
+
+
+def _squared(vectors):
+    return tf.reduce_sum(tf.square(vectors), axis=-1)

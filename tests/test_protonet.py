@@ -1,0 +1,73 @@
+"""Prototypical networks against a loop and finite differences."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta as km
+from tests import smooth
+
+
+def learner(**options):
+    with smooth.float64():
+        return km.ProtoNet(smooth.network(normalized=False), outputs=4, **options)
+
+
+def loop(learner, episode):
+    """Log-probabilities by equations 1 and 2, example by example."""
+    answers = []
+    for x, y, queries in zip(
+        episode["support_x"], episode["support_y"], episode["query_x"], strict=True
+    ):
+        prototypes = [
+            np.mean([learner.network(e[None])[0] for e in x[y == n]], axis=0)
+            for n in range(3)
+        ]
+        for query in queries:
+            feature = learner.network(query[None])[0].numpy()
+            scores = [-np.sum((feature - c) ** 2) for c in prototypes]
+            answers.append(scores - np.log(np.sum(np.exp(scores))))
+    return np.array(answers).reshape(*episode["query_x"].shape[:2], 3)
+
+
+def test_it_is_its_equations():
+    protonet = learner()
+    episode, _ = smooth.episode()
+    found = tf.nn.log_softmax(protonet(episode)[..., :3])
+    np.testing.assert_allclose(found, loop(protonet, episode), rtol=1e-10)
+    # The fourth class is absent.
+    np.testing.assert_array_equal(tf.nn.softmax(protonet(episode))[..., 3], 0)
+
+
+def test_its_gradient_is_that_of_differences():
+    protonet = learner()
+    episode, query_y = smooth.episode()
+    _, gradients, variables, _ = protonet.meta_gradient(episode, query_y)
+
+    def value():
+        chances = loop(protonet, episode)
+        return -np.take_along_axis(chances, query_y[..., None], -1).mean()
+
+    for direction, slope in smooth.slopes(value, variables):
+        assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
+
+
+def test_finetuning_moves_the_prototypes_alone():
+    protonet = learner()
+    episode, _ = smooth.episode(tasks=1)
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    before = protonet.get_weights()
+    model = km.finetune(protonet, x, y)
+    assert [v.shape for v in model.trainable_variables] == [(4, 3)]
+    model.fit(x, y, epochs=2, verbose=0)
+    for old, new in zip(before, protonet.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert not np.allclose(
+        model.trainable_variables[0], loop_prototypes(protonet, x, y)
+    )
+
+
+def loop_prototypes(protonet, x, y):
+    features = protonet.network(x).numpy()
+    means = [features[y == n].mean(0) for n in range(3)]
+    return np.array([*means, np.zeros(3)])
