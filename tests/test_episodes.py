@@ -740,12 +740,35 @@ def test_an_episode_of_one_group():
         pool.episodes(2, 1, 2, groups={i: 0 for i in range(8)})
 
 
+def test_labels_of_five_characters():
+    pool, _ = numbered([3] * 9)
+    plain, _ = drawn(pool.episodes(4, 1, 2), 900)
+    x, query_y = drawn(pool.episodes(4, 1, 2, labels="strings"), 900)
+    np.testing.assert_array_equal(x["support_x"], plain["support_x"])
+    strings = x["support_y"]
+    assert strings.shape == (900, 4, 5) and query_y.shape == (900, 8, 5)
+    assert strings.dtype == query_y.dtype == np.int32
+    for task in range(900):
+        named = {
+            n: tuple(s)
+            for n, s in zip(plain["support_y"][task], strings[task], strict=True)
+        }
+        assert len(set(named.values())) == 4  # another for each class
+    assert {tuple(s) for s in query_y[0]} == {tuple(s) for s in strings[0]}
+    assert all(uniform(strings[:, 0, place], 5) for place in range(5))
+    assert uniform(strings[:, 0, :2], 25)  # one character tells nothing of the next
+
+
 # Errors.
 
 
 @pytest.mark.parametrize(
     "arguments, expected",
     [
+        (
+            {"labels": "words"},
+            "expected labels to be one of onehot, strings, got 'words'.",
+        ),
         ({"ways": 0}, "expected ways to be an integer >= 1, got 0."),
         ({"ways": 2.5}, "expected ways to be an integer >= 1, got 2.5."),
         ({"shots": 0}, "expected shots to be an integer >= 1, got 0."),
