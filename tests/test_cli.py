@@ -61,6 +61,7 @@ def write_entries():
         km.MAML(keras.Model(image, logits), inner_rate=RATE, preprocess=PREPROCESS),
         data="procedural glyphs: a few",
         test_classes=list(range(1000, 1012)),
+        inputs="images",
         ways=5,
         shots=1,
         figures=[
@@ -75,6 +76,7 @@ def write_entries():
         km.MAML(keras.Model(x, line), "mse", inner_rate=RATE),
         data="lines: a few",
         test_classes=None,
+        inputs="curves",
         ways=None,
         shots=10,
     )
@@ -316,7 +318,7 @@ def test_wrong_folders(glyphs, capsys):
         "none of the images": ["task", "--out", "task/query/0-4.png"],
         "got 'maml.none'": ["task", "--model", "maml.none"],
         "a recipe without weights yet": ["task", "--model", "maml.cifar100_5w1s"],
-        f"model of images, {CURVES} fits curves": ["task", "--model", CURVES],
+        f"model of images, {CURVES} learns curves": ["task", "--model", CURVES],
     }
     pathlib.Path("file.txt").touch()
     for sentence, argv in fails.items():
@@ -341,8 +343,8 @@ def test_broken_image(glyphs, capsys):
 def test_choice_of_a_model(monkeypatch):
     def card(name, ways, shots, normalization="inductive", mean=0.9, data="drawn"):
         return cards.Card(
-            name, "", data, "", "", normalization, 0, "", 0, 0.0, "", [], ways, shots,
-            [{"mean": mean}],
+            name, "", data, "", "", normalization, 0, "", 0, 0.0, "", [],
+            "images" if ways else "curves", ways, shots, [{"mean": mean}],
         )  # fmt: skip
 
     found = [

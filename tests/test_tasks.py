@@ -1,7 +1,8 @@
-"""Task families against least squares, their stated laws, and another process."""
+"""Task families against their stated laws, NumPy formulas and another process."""
 
 import hashlib
 import inspect
+import itertools
 import math
 import pathlib
 import subprocess
@@ -124,6 +125,436 @@ def test_task_family_splits_any_sample():
     assert y.tolist() == [[[5], [9]]]
 
 
+def drawn_shots(shots, queries=4, **settings):
+    return tasks.sinusoid().episodes(shots, queries, **settings)
+
+
+def support_sizes(dataset, count):
+    episodes_drawn = dataset.take(count).as_numpy_iterator()
+    return [len(episode["support_x"]) for episode, _ in episodes_drawn]
+
+
+def chi_square(values, kinds):
+    """Pearson's statistic of integers in [0, kinds) against the uniform law."""
+    assert np.min(values) >= 0 and np.max(values) < kinds
+    expected = np.size(values) / kinds
+    counts = np.bincount(np.ravel(values), minlength=kinds)
+    return ((counts - expected) ** 2 / expected).sum()
+
+
+def test_shots_are_drawn_once_a_block():
+    sizes = support_sizes(drawn_shots((3, 9), seed=2), 30)
+    blocks = drawn_shots((3, 9), seed=2, block=8)
+    assert support_sizes(blocks, 240) == np.repeat(sizes, 8).tolist()
+    later = drawn_shots((3, 9), seed=2, start=16, block=8)
+    assert support_sizes(later, 24) == np.repeat(sizes[2:5], 8).tolist()
+    assert support_sizes(drawn_shots((3, 9), seed=3), 30) != sizes
+    assert support_sizes(drawn_shots((5, 5)), 4) == [5] * 4
+    assert support_sizes(drawn_shots([0, 0]), 4) == [0] * 4
+
+    spec, _ = blocks.element_spec
+    assert spec["support_x"].shape.as_list() == spec["support_y"].shape.as_list()
+    assert spec["support_x"].shape.as_list() == [None, 1]
+    assert spec["query_x"].shape.as_list() == [4, 1]
+    batches = blocks.batch(8).take(30).as_numpy_iterator()
+    assert [x["support_x"].shape for x, _ in batches] == [(8, s, 1) for s in sizes]
+
+
+def test_shots_are_drawn_uniformly():
+    sizes = np.array(support_sizes(drawn_shots((3, 9)), 1400))
+    # Above 22.5 once in a thousand samples of a uniform law.
+    assert chi_square(sizes - 3, 7) < 22.5
+    assert abs(np.corrcoef(sizes[1:], sizes[:-1])[0, 1]) < 3 / np.sqrt(1400)
+
+
+def test_episodes_of_drawn_shots_are_of_one_task():
+    family = tasks.sinusoid()
+    dataset = family.episodes((3, 9), 6, seed=4, start=7)
+    for index, (x, y) in enumerate(dataset.take(20).as_numpy_iterator(), 7):
+        all_x = np.concatenate([x["support_x"], x["query_x"]])
+        all_y = np.concatenate([x["support_y"], y])
+        assert len(np.unique(all_x)) == len(all_x) == len(x["support_x"]) + 6
+        curve = family.sample(episodes.fold_seed(4, index), 50)
+        amplitude, phase, residual = refit(all_x[None], all_y[None])
+        assert residual < 5e-6
+        np.testing.assert_allclose(
+            [amplitude, phase],
+            refit(*[np.array(v)[None] for v in curve])[:2],
+            atol=1e-5,
+        )
+
+
+# Above these once in a thousand samples of a uniform law.
+@pytest.mark.parametrize("functions, bound", [(14, 34.5), (16, 37.7)])
+def test_boolean_draws_each_function_uniformly(functions, bound):
+    episode, labels = drawn(tasks.boolean(functions).episodes(0, 60), 1600)
+    x = episode["query_x"]
+    assert (x.dtype, x.shape) == (np.float32, (1600, 60, 2))
+    assert (labels.dtype, labels.shape) == (np.int32, (1600, 60))
+    assert set(np.unique(x)) == {-1.0, 1.0}
+    cell = (2 * (x[..., 0] > 0) + (x[..., 1] > 0)).astype(int)
+    assert chi_square(cell, 4) < 16.3
+
+    table = np.full([1600, 4], -1)
+    np.put_along_axis(table, cell, labels, axis=1)
+    np.testing.assert_array_equal(np.take_along_axis(table, cell, 1), labels)
+    # An input is missing from sixty of one task in 5000000.
+    rows = [tuple(row) for row in table]
+    expected = set(itertools.product([0, 1], repeat=4))
+    if functions == 14:
+        expected -= {(0, 1, 1, 0), (1, 0, 0, 1)}
+    assert set(rows) == expected
+    kinds = sorted(expected)
+    assert chi_square([kinds.index(row) for row in rows], functions) < bound
+
+
+@pytest.mark.parametrize("functions", [14, 16])
+def test_boolean_bayes_counts_what_is_left(functions):
+    inputs = list(itertools.product([-1, 1], repeat=2))
+    left_out = ((0, 1, 1, 0), (1, 0, 0, 1)) if functions == 14 else ()
+    family = [
+        dict(zip(inputs, outputs, strict=True))
+        for outputs in itertools.product([0, 1], repeat=4)
+        if outputs not in left_out
+    ]
+    x, y = drawn(tasks.boolean(functions).episodes(6, 5, seed=1), 50)
+    for shots in range(7):
+        support_x, support_y = x["support_x"][:, :shots], x["support_y"][:, :shots]
+        chance = tasks.boolean_bayes(functions, support_x, support_y, x["query_x"])
+        assert chance.shape == (50, 5)
+        for task in range(50):
+            left = [
+                function
+                for function in family
+                if all(
+                    function[tuple(point)] == label
+                    for point, label in zip(
+                        support_x[task].tolist(), support_y[task], strict=True
+                    )
+                )
+            ]
+            expected = [
+                np.mean([function[tuple(point)] for function in left])
+                for point in x["query_x"][task].tolist()
+            ]
+            np.testing.assert_allclose(chance[task], expected, rtol=1e-15)
+            alone = tasks.boolean_bayes(
+                functions, support_x[task], support_y[task], x["query_x"][task]
+            )
+            np.testing.assert_array_equal(alone, chance[task])
+
+
+def columns(x):
+    return np.moveaxis(np.float64(x), -1, 0)
+
+
+def plane(x):
+    x1, x2 = columns(x)
+    return np.stack([x1, x2, x1**0], axis=-1)
+
+
+def conic(x):
+    x1, x2 = columns(x)
+    return np.stack([x1 * x1, x2 * x2, x1 * x2, x1, x2, x1**0], axis=-1)
+
+
+@pytest.mark.parametrize(
+    "family, basis, inverse, low, high",
+    [
+        # y = 0.5 (1 + tanh(z)) and y = 0.5 + 0.05 z for their z.
+        (tasks.semilinear, plane, lambda y: np.arctanh(2 * y - 1), 0.0, 1.0),
+        (tasks.quadratic, conic, lambda y: 20 * (y - 0.5), 0.2, 0.8),
+    ],
+)
+def test_weights_and_points_are_uniform(family, basis, inverse, low, high):
+    episode, y = drawn(family().episodes(0, 40), 1000)
+    x = episode["query_x"]
+    assert (x.shape, y.shape) == ((1000, 40, 2), (1000, 40, 1))
+    assert (x.dtype, y.dtype) == (np.float32, np.float32)
+    assert low < y.min() and y.max() < high
+    found = []
+    for features, z in zip(basis(x), inverse(np.float64(y[..., 0])), strict=True):
+        weights, *_ = np.linalg.lstsq(features, z)
+        found.append(weights)
+        # Float32 targets, 1e-7 off, are stretched by 20, or by arctanh 50 at z = 3.
+        np.testing.assert_allclose(features @ weights, z, atol=1e-5)
+    for weights in np.transpose(found):
+        assert uniform_distance(weights, -1, 1) < 1.95
+    off_diagonal = np.corrcoef(np.transpose(found)) - np.eye(len(found[0]))
+    assert np.abs(off_diagonal).max() < 4 / np.sqrt(1000)
+    for points in columns(x):
+        assert uniform_distance(points.ravel(), -1, 1) < 1.95
+    assert abs(np.corrcoef(*columns(x.reshape(-1, 2)))[0, 1]) < 3 / np.sqrt(40_000)
+
+
+def test_features_are_in_the_order_they_say():
+    x = [[[2.0, 3.0], [-1.0, 5.0]]]
+    assert tasks.semilinear_features(x).numpy().tolist() == [[[2, 3, 1], [-1, 5, 1]]]
+    assert tasks.quadratic_features(x).numpy().tolist() == [
+        [[4, 9, 6, 2, 3, 1], [1, 25, -5, -1, 5, 1]]
+    ]
+
+
+@pytest.mark.parametrize(
+    "family, features, squashed, enough",
+    [
+        (tasks.semilinear, tasks.semilinear_features, True, 3),
+        (tasks.quadratic, tasks.quadratic_features, False, 6),
+    ],
+)
+def test_least_squares_knows_the_task_from_as_many_examples_as_features(
+    family, features, squashed, enough
+):
+    x, y = drawn(family().episodes(2 * enough, 20, seed=1), 100)
+
+    def errors(shots):
+        support = x["support_x"][:, :shots], x["support_y"][:, :shots]
+        guess = tasks.least_squares(features, *support, x["query_x"], squashed)
+        assert guess.shape == y.shape
+        return np.abs(guess - y)
+
+    # Targets rounded to float32; a few sets of just enough points are nearly on a line
+    # or conic.
+    assert np.median(errors(enough)) < 1e-6
+    assert errors(2 * enough).max() < 1e-5
+    assert np.median(errors(enough - 1)) > 1e-3
+    np.testing.assert_array_equal(errors(0), np.abs(0.5 - y))
+    alone = tasks.least_squares(
+        features, x["support_x"][3], x["support_y"][3], x["query_x"][3], squashed
+    )
+    np.testing.assert_allclose(alone, y[3], atol=1e-5)
+
+
+@pytest.mark.parametrize("shots", [2, 4, 9])
+@pytest.mark.parametrize("squashed", [False, True])
+def test_least_squares_is_the_shortest_of_the_best(shots, squashed):
+    random = np.random.RandomState(shots)
+    support_x, query_x = random.uniform(-1, 1, [2, 7, shots, 2])
+    support_y = random.uniform(0.1, 0.9, [7, shots, 2])  # of no such function
+    found = tasks.least_squares(
+        tasks.quadratic_features, support_x, support_y, query_x, squashed
+    )
+    for task in range(7):
+        targets = support_y[task] - 0.5
+        if squashed:
+            targets = np.log(support_y[task] / (1 - support_y[task]))
+        weights, *_ = np.linalg.lstsq(conic(support_x[task]), targets)
+        output = conic(query_x[task]) @ weights
+        expected = 1 / (1 + np.exp(-output)) if squashed else 0.5 + output
+        np.testing.assert_allclose(found[task], expected, rtol=1e-9)
+
+
+def test_least_squares_leaves_repeated_points_alone():
+    x, y = drawn(tasks.quadratic().episodes(3, 5), 20)
+    support = x["support_x"], x["support_y"]
+    twice = [np.repeat(v, 4, axis=1) for v in support]
+    np.testing.assert_allclose(
+        tasks.least_squares(tasks.quadratic_features, *twice, x["query_x"]),
+        tasks.least_squares(tasks.quadratic_features, *support, x["query_x"]),
+        rtol=1e-6,
+    )
+
+
+def kernel_matrix(kernel, x1, x2, length, scale):
+    d = np.abs(np.float64(x1)[:, None, 0] - np.float64(x2)[None, :, 0])
+    root = np.sqrt(3) * d / length
+    return (
+        scale**2
+        * {
+            "rbf": np.exp(-(d**2) / (2 * length**2)),
+            "matern32": (1 + root) * np.exp(-root),
+            "periodic": np.exp(-2 * np.sin(np.pi * d) ** 2 / length**2),
+        }[kernel]
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel": "rbf", "length": 0.7, "scale": 2.0, "noise": 0.1},
+        {"kernel": "rbf", "length": (0.2, 1.0), "scale": (0.5, 3.0), "noise": 0.1},
+        {"kernel": "matern32", "length": (0.2, 1.0), "noise": 0.05},
+        {"kernel": "periodic", "length": 0.9, "scale": (1, 2), "noise": 0.05},
+    ],
+)
+def test_gaussian_process_has_the_covariance_it_says(settings):
+    family = tasks.gaussian_process(**settings)
+    tasks_drawn, n = 1500, 6
+    episode, y = drawn(family.episodes(0, n, seed=1), tasks_drawn)
+    x = episode["query_x"]
+    assert (x.shape, y.shape) == ((tasks_drawn, n, 1), (tasks_drawn, n, 1))
+    assert (x.dtype, y.dtype) == (np.float32, np.float32)
+    lengths, scales = task_parameters(family, tasks_drawn, seed=1)
+    white = []
+    for points, values, length, scale in zip(x, y, lengths, scales, strict=True):
+        kernel = settings.get("kernel", "rbf")
+        covariance = kernel_matrix(kernel, points, points, length, scale)
+        covariance += settings["noise"] ** 2 * np.eye(n)
+        white.append(np.linalg.solve(np.linalg.cholesky(covariance), values[:, 0]))
+    # Six independent standard normal numbers: five standard errors of their moments.
+    assert np.abs(np.mean(white, 0)).max() < 5 / np.sqrt(tasks_drawn)
+    moments = np.transpose(white) @ white / tasks_drawn
+    bound = 5 / np.sqrt(tasks_drawn) * (1 + (np.sqrt(2) - 1) * np.eye(n))
+    assert (np.abs(moments - np.eye(n)) < bound).all()
+    assert abs(np.mean(np.power(white, 4)) - 3) < 5 * np.sqrt(96 / np.size(white))
+
+
+def task_parameters(family, count, seed):
+    drawn_for = tf.data.Dataset.range(count).map(
+        lambda index: family.parameters(episodes.fold_seed(seed, index))
+    )
+    return np.stack(next(drawn_for.batch(count).as_numpy_iterator()))
+
+
+def test_gaussian_process_draws_uniformly():
+    family = tasks.gaussian_process(length=(0.1, 0.6), scale=(0.5, 2), x=(-1.0, 3.0))
+    lengths, scales = task_parameters(family, 1500, seed=0)
+    assert uniform_distance(lengths, 0.1, 0.6) < 1.95
+    assert uniform_distance(scales, 0.5, 2) < 1.95
+    assert abs(np.corrcoef(lengths, scales)[0, 1]) < 3 / np.sqrt(1500)
+    episode, _ = drawn(family.episodes(0, 2), 1500)
+    x = episode["query_x"]
+    assert uniform_distance(x.ravel(), -1, 3) < 1.95
+    assert abs(np.corrcoef(x[:, 0, 0], x[:, 1, 0])[0, 1]) < 3 / np.sqrt(1500)
+    assert abs(np.corrcoef(x[:, 0, 0], lengths)[0, 1]) < 3 / np.sqrt(1500)
+
+
+def test_gaussian_process_defaults_to_the_notebook():
+    defaults = tasks.gaussian_process()
+    stated = tasks.gaussian_process("rbf", 0.4, 1.0, noise=0.02, x=(-2.0, 2.0))
+    assert task_parameters(stated, 2, seed=0).tolist() == [[0.4, 0.4], [1.0, 1.0]]
+    for value, expected in zip(
+        defaults.sample([0, 1], 9), stated.sample([0, 1], 9), strict=True
+    ):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "matern32", "periodic"])
+def test_gaussian_process_continues_an_episode(kernel):
+    # Without noise and with long lengths, the covariance of 300 points is singular but
+    # for the jitter.
+    family = tasks.gaussian_process(kernel, (0.5, 2.0), (1.0, 3.0), noise=0.0)
+    episode, y = drawn(family.episodes(shots=3, queries=4, seed=2, start=5), 1)
+    x = np.concatenate([episode["support_x"], episode["query_x"]], axis=1)[0]
+    y = np.concatenate([episode["support_y"], y], axis=1)[0]
+    seed = episodes.fold_seed(2, 5)
+    curve_x, curve_y = family.sample(seed, 300)
+    assert np.isfinite(curve_y).all()
+    np.testing.assert_array_equal(curve_x[:7], x)
+    # Cholesky factors of other sizes are rounded otherwise, y then to float32.
+    np.testing.assert_allclose(curve_y[:7], y, rtol=1e-5, atol=1e-6)
+    shorter_x, shorter_y = family.sample(seed, 200)
+    np.testing.assert_array_equal(curve_x[:200], shorter_x)
+    np.testing.assert_allclose(curve_y[:200], shorter_y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "matern32", "periodic"])
+@pytest.mark.parametrize("shots", [0, 1, 6])
+def test_gaussian_process_posterior_is_the_textbook_formula(kernel, shots):
+    family = tasks.gaussian_process(kernel, (0.3, 1.0), (0.5, 2.0), noise=0.1)
+    lengths, scales = np.array([0.4, 0.9, 0.6]), np.array([1.5, 0.7, 1.0])
+    random = np.random.RandomState(shots)
+    support_x = random.uniform(-2, 2, [3, shots, 1])
+    support_y = random.normal(size=[3, shots, 1])
+    query_x = random.uniform(-2, 2, [3, 5, 1])
+    mean, deviation = family.posterior(
+        support_x, support_y, query_x, length=lengths, scale=scales
+    )
+    assert mean.shape == deviation.shape == (3, 5, 1)
+    for task, (length, scale) in enumerate(zip(lengths, scales, strict=True)):
+
+        def k(x1, x2, length=length, scale=scale):
+            return kernel_matrix(kernel, x1, x2, length, scale)
+
+        inverse = np.linalg.inv(
+            k(support_x[task], support_x[task]) + 0.01 * np.eye(shots)
+        )
+        cross = k(query_x[task], support_x[task])
+        variance = scale**2 + 0.01 - np.diag(cross @ inverse @ cross.T)
+        # The jitter is a relative 1e-8 of the variance, the noise a hundredth of it.
+        np.testing.assert_allclose(
+            mean[task], cross @ inverse @ support_y[task], rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_allclose(deviation[task, :, 0], variance**0.5, rtol=1e-5)
+        alone = family.posterior(
+            support_x[task], support_y[task], query_x[task], length, scale
+        )
+        np.testing.assert_allclose(alone, [mean[task], deviation[task]], rtol=1e-9)
+
+
+def test_gaussian_process_posterior_has_the_family_parameters():
+    family = tasks.gaussian_process(length=0.7, scale=1.3)
+    x, _ = drawn(family.episodes(4, 1), 2)
+    given = x["support_x"], x["support_y"], x["query_x"]
+    other = tasks.gaussian_process(length=(0.1, 1.0), scale=(0.1, 1.0))
+    np.testing.assert_array_equal(
+        family.posterior(*given), other.posterior(*given, length=0.7, scale=1.3)
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Ten images 4x3x2 with no value twice in one channel, uint8."""
+    channel = np.random.RandomState(0).permutation(120).reshape(10, 4, 3)
+    return np.stack([channel, 255 - channel], axis=-1).astype(np.uint8)
+
+
+def pixel_numbers(x):
+    """Which pixel of 4x3 each (row, column) in [0, 1]^2 is."""
+    rows, columns = np.rint(x[..., 0] * 3), np.rint(x[..., 1] * 2)
+    np.testing.assert_allclose(x[..., 0], rows / 3, rtol=1e-6)
+    np.testing.assert_allclose(x[..., 1], columns / 2, rtol=1e-6)
+    return (3 * rows + columns).astype(int)
+
+
+def test_completion_gives_every_pixel_of_one_image(pictures):
+    x, y = drawn(tasks.completion(pictures).episodes(shots=5, queries=7), 1200)
+    pixels = pixel_numbers(np.concatenate([x["support_x"], x["query_x"]], axis=1))
+    values = np.concatenate([x["support_y"], y], axis=1)
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(np.sort(pixels), np.tile(np.arange(12), [1200, 1]))
+    whole = np.zeros([1200, 12, 2])
+    np.put_along_axis(whole, pixels[..., None], values, axis=1)
+    images_drawn = np.rint(whole * 255).reshape(1200, 4, 3, 2)
+    np.testing.assert_allclose(
+        whole, images_drawn.reshape(whole.shape) / 255, rtol=1e-6
+    )
+    first = pictures[:, 0, 0, 0].tolist()
+    chosen = [first.index(value) for value in images_drawn[:, 0, 0, 0]]
+    np.testing.assert_array_equal(images_drawn, pictures[chosen])
+    # Above 27.9 (9 degrees of freedom), 31.3 (11) and 188 (131) once in a thousand
+    # samples of a uniform law.
+    assert chi_square(chosen, 10) < 27.9
+    for place in (0, 5, 11):
+        assert chi_square(pixels[:, place], 12) < 31.3
+    pairs = 11 * pixels[:, 0] + pixels[:, 1] - (pixels[:, 1] > pixels[:, 0])
+    assert chi_square(pairs, 132) < 188
+
+
+def test_completion_continues_an_episode(pictures):
+    family = tasks.completion(pictures)
+    whole_x, whole_y = family.sample(episodes.fold_seed(3, 2), 12)
+    few_x, few_y = family.sample(episodes.fold_seed(3, 2), 4)
+    np.testing.assert_array_equal(whole_x[:4], few_x)
+    np.testing.assert_array_equal(whole_y[:4], few_y)
+    x, y = drawn(family.episodes(3, 2, seed=3, start=2), 1)
+    np.testing.assert_array_equal(x["support_y"][0], whole_y[:3])
+    np.testing.assert_array_equal(y[0], whole_y[3:5])
+
+
+def test_completion_takes_floats_and_single_rows(pictures):
+    seed = episodes.fold_seed(0, 0)
+    scaled = pictures / 255  # float64
+    for from_bytes, from_floats in zip(
+        tasks.completion(pictures).sample(seed, 12),
+        tasks.completion(scaled).sample(seed, 12),
+        strict=True,
+    ):
+        np.testing.assert_allclose(from_bytes, from_floats, rtol=1e-6)
+    x, _ = tasks.completion(pictures[:, :1]).sample(seed, 3)
+    np.testing.assert_array_equal(np.sort(x, axis=0), [[0, 0], [0, 0.5], [0, 1]])
+
+
 @pytest.mark.parametrize(
     "make, sentence",
     [
@@ -134,6 +565,74 @@ def test_task_family_splits_any_sample():
         (lambda: tasks.sinusoid().episodes(queries=0), "queries .* >= 1, got 0."),
         (lambda: tasks.sinusoid().episodes(shots=2.5), "shots .*integer.* got 2.5."),
         (lambda: tasks.sinusoid().episodes(start=-1), "start .* >= 0, got -1."),
+        (lambda: drawn_shots((9, 3)), r"shots .*low <= high, got \(9, 3\)\."),
+        (lambda: drawn_shots((3,)), r"shots .*\(low, high\).* got \(3,\)\."),
+        (lambda: drawn_shots((-1, 3)), "each of shots .* >= 0, got -1."),
+        (lambda: drawn_shots((3, 4.5)), "each of shots .*integer.* got 4.5."),
+        (lambda: drawn_shots((3, 9), block=0), "block .* >= 1, got 0."),
+        (
+            lambda: drawn_shots((3, 9), start=6, block=4),
+            "start .*multiple of block, 4, got 6.",
+        ),
+        (lambda: tasks.boolean(15), "functions to be 14 or 16, got 15."),
+        (
+            lambda: tasks.boolean_bayes(16, [[1, 1], [1, 1]], [0, 1], [[1, 1]]),
+            "support_y to be of one of the 16 .* none agrees with.",
+        ),
+        (
+            lambda: tasks.boolean_bayes(16, [[1, 1], [1, 1]], [0], [[1, 1]]),
+            r"support_x .*support_y \[T, S\], got shapes \[2, 2\] and \[1\]\.",
+        ),
+        (
+            lambda: tasks.least_squares(
+                tasks.semilinear_features, [[0, 0]], [[1]], [[0, 0]], squashed=True
+            ),
+            r"squashed targets in \(0, 1\)",
+        ),
+        (
+            lambda: tasks.least_squares(
+                tasks.quadratic_features, [[0, 0]], [1], [[0, 0]]
+            ),
+            r"support_x .*support_y \[T, S, d_y\], got .* \[1, 2\] and \[1\]\.",
+        ),
+        (lambda: tasks.gaussian_process("cosine"), "kernel .* got 'cosine'."),
+        (lambda: tasks.gaussian_process(length=0), "length to be above 0, got 0."),
+        (lambda: tasks.gaussian_process(scale=(0, 1)), r"scale .* got \(0, 1\)\."),
+        (lambda: tasks.gaussian_process(scale=(2, 1)), r"scale .*<.* got \(2, 1\)\."),
+        (lambda: tasks.gaussian_process(noise=-1), "noise to be at least 0, got -1."),
+        (lambda: tasks.gaussian_process(x=(2, 1)), r"x .*<.* got \(2, 1\)\."),
+        (
+            lambda: tasks.gaussian_process(length=(1, 2)).posterior(
+                [[0]], [[0]], [[0]]
+            ),
+            "length=, as this family draws another for each task",
+        ),
+        (
+            lambda: tasks.gaussian_process(scale=(1, 2)).posterior([[0]], [[0]], [[0]]),
+            "scale=, as this family draws another for each task",
+        ),
+        (
+            lambda: tasks.gaussian_process().posterior([[0]], [0], [[0]]),
+            r"support_x .*support_y .* got shapes \[1, 1\] and \[1\]\.",
+        ),
+        (lambda: tasks.completion(np.zeros([3, 2, 2])), r"images .*got \[3, 2, 2\]\."),
+        (lambda: tasks.completion(np.zeros([0, 2, 2, 1])), "images .*, at least one"),
+        (
+            lambda: tasks.completion(np.full([1, 2, 2, 1], 255.0)),
+            r"images .*in \[0, 1\], got values from 255 to 255.",
+        ),
+        (
+            lambda: tasks.completion(np.full([1, 2, 2, 1], math.nan)),
+            r"images .*in \[0, 1\], got values from nan to nan.",
+        ),
+        (
+            lambda: tasks.completion(np.zeros([1, 2, 2, 1])).episodes(3, 2),
+            "at most 4 points, .* got 5.",
+        ),
+        (
+            lambda: tasks.completion(np.zeros([1, 2, 2, 1])).sample([0, 0], 5),
+            "at most 4 points, .* got 5.",
+        ),
         (lambda: tasks.glyphs(0), "classes .* >= 1 .*got 0."),
         (lambda: tasks.glyphs([]), r"classes .*got \[\]."),
         (lambda: tasks.glyphs([3, -1]), r"classes .*got \[3, -1\]."),
@@ -168,6 +667,8 @@ def test_another_process_draws_the_same():
             "from keras_meta import tasks",
             inspect.getsource(fingerprint),
             "print(fingerprint())",
+            "import sys",
+            "print('tensorflow_probability' in sys.modules)",
         ]
     )
     done = subprocess.run(
@@ -177,7 +678,8 @@ def test_another_process_draws_the_same():
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [fingerprint()]
+    # TFP takes a second to import, which only some families need.
+    assert done.stdout.split() == [fingerprint(), "False"]
 
 
 @pytest.fixture(scope="module")

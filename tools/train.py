@@ -103,6 +103,7 @@ def publish(name, directory, seed):
         hours=round(hours, 2),
         sha256=cards.sha256(folder / "model.keras"),
         test_classes=recipe.task.test_classes(learner.preprocess),
+        inputs=recipe.task.inputs,
         ways=recipe.task.ways,
         shots=recipe.task.shots,
     ).write()
@@ -113,6 +114,7 @@ def main(_):
     name = FLAGS.recipe
     try:
         recipe = recipes.recipe(name)
+        km.runtime.configure(recipe.intra_op)
         directory = pathlib.Path(FLAGS.out or f"runs/{name}")
         seed = recipe.seed if FLAGS.seed is None else FLAGS.seed
         train(name, directory, FLAGS.steps or recipe.steps, seed)
@@ -123,5 +125,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    km.runtime.configure()
     app.run(main)

@@ -24,8 +24,9 @@ class Card:
         steps: meta-steps taken, all runs together.
         hours: training time on two CPU cores.
         sha256: of `model.keras`.
-        test_classes: label ids of the classes it has never seen; None for regression.
-        ways, shots: of the episodes it was trained on; ways is None for regression.
+        test_classes: label ids of the classes it has never seen; None for functions.
+        inputs: what an example is: "images", "curves" (x is a number) or "points".
+        ways, shots: of the episodes it was trained for; ways is None for functions.
         figures: measured on test episodes; one dict for each setting, with the metric,
             its mean and 95% half-width, the number of tasks, the seed, the
             normalization.
@@ -43,6 +44,7 @@ class Card:
     hours: float
     sha256: str
     test_classes: list[int] | None
+    inputs: str
     ways: int | None
     shots: int
     figures: list[dict] = dataclasses.field(default_factory=list)

@@ -170,7 +170,7 @@ def _list(arguments):
         figure = scores.sentence(card.figures[0]) if card.figures else "not measured"
         made.add_row(
             card.name,
-            _purpose(card.ways, card.data),
+            _purpose(card.inputs, card.data),
             _task(card.ways, card.shots),
             f"{figure}, {card.normalization}",
             _size(card),
@@ -181,7 +181,7 @@ def _list(arguments):
             task = recipe.task
             made.add_row(
                 name,
-                _purpose(task.ways, task.source.title),
+                _purpose(task.inputs, task.source.title),
                 _task(task.ways, task.shots),
                 "untrained recipe",
                 style="dim",
@@ -189,8 +189,8 @@ def _list(arguments):
     console.console().print(made)
 
 
-def _purpose(ways, data):
-    return ("images: " if ways else "curves: ") + re.split(r"[:(]", data)[0].strip()
+def _purpose(inputs, data):
+    return f"{inputs}: " + re.split(r"[:(]", data)[0].strip()
 
 
 def _task(ways, shots):
@@ -209,7 +209,7 @@ def _info(arguments):
     if name in [card.name for card in zoo.list_models()]:
         card = zoo.card(name)
         facts = {
-            "for": _purpose(card.ways, card.data),
+            "for": _purpose(card.inputs, card.data),
             "trained on": card.protocol,
             "normalization": card.normalization,
             **{_setting(figure): scores.sentence(figure) for figure in card.figures},
@@ -229,7 +229,7 @@ def _info(arguments):
     else:
         recipe = recipes.recipe(name)
         facts = {
-            "for": _purpose(recipe.task.ways, recipe.task.source.title),
+            "for": _purpose(recipe.task.inputs, recipe.task.source.title),
             "weights": "none: an untrained recipe",
             "to be trained on": str(recipe.task),
             "data": recipe.task.source.title,

@@ -13,6 +13,8 @@ LEARNED = "predictions.png"
 DRAWN_QUERIES = 150
 # Queries of one call: bounds the memory that a folder of thousands takes.
 QUERIES_AT_ONCE = 500
+# For curves whose family is not known.
+CURVES = "cnp.gp_rbf"
 
 
 def run(arguments):
@@ -129,15 +131,21 @@ def _folders(queries, support):
 def _choose(wanted, ways, shots):
     """The card to use: the one wanted, or the one made for the likest task."""
     if wanted:
-        if wanted.ways is None:
-            raise ValueError(f"expected a model of images, {wanted.name} fits curves.")
+        if wanted.inputs != "images":
+            raise ValueError(
+                f"expected a model of images, {wanted.name} learns {wanted.inputs}."
+            )
         if wanted.ways < ways:
             raise ValueError(
                 f"expected at most {wanted.ways} classes for {wanted.name}, got {ways}."
             )
         return wanted
     # A transductive model answers well only if queries of all classes come together.
-    able = [c for c in zoo.list_models() if c.ways and c.normalization == "inductive"]
+    able = [
+        card
+        for card in zoo.list_models()
+        if card.inputs == "images" and card.normalization == "inductive"
+    ]
     most = max([card.ways for card in able], default=0)
     if ways > most:
         raise ValueError(
@@ -216,38 +224,83 @@ def _learn_points(arguments):
     known, asked = _points(arguments.queries)
     if arguments.model:
         card = console.trained_card(arguments.model)
-        if card.ways is not None:
-            raise ValueError(f"expected a model of curves, {card.name} is of images.")
+        if card.inputs != "curves":
+            raise ValueError(
+                f"expected a model of curves, {card.name} learns {card.inputs}."
+            )
     else:
-        fitting = [card for card in zoo.list_models() if card.ways is None]
-        if not fitting:
-            raise ValueError("expected a trained model of curves, the zoo has none.")
-        card = min(fitting, key=lambda card: abs(card.shots - len(known)))
-    console.start()
+        card = _curve_card(len(known))
+    km = console.start()
     from keras_meta import plots
 
     learner = zoo.load(card.name)
     low, high = min(known[:, 0].min(), asked.min()), max(known[:, 0].max(), asked.max())
     grid = np.linspace(low - 0.5 * (low == high), high + 0.5 * (low == high), 300)
-    state = learner.adapt(known[None, :, :1], known[None, :, 1:])
-    x = np.concatenate([asked, grid]).astype(np.float32)
-    mean = learner.infer(state, x[None, :, None]).numpy()[0, :, 0]
+    everywhere = np.concatenate([asked, grid])
+    standardized = isinstance(learner, km.CNP)
+    mean, scale = (_standardized if standardized else _predicted)(
+        learner, known, everywhere
+    )
     if not np.isfinite(mean).all():
         raise ValueError(
             f"expected points like those of {card.data}: learning these diverged."
         )
 
-    made = console.table(">x", ">prediction")
-    for x, y in zip(asked, mean, strict=False):
-        made.add_row(f"{x:g}", f"{y:.4g}")
+    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
+    for place, x in enumerate(asked):
+        width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
+        made.add_row(f"{x:g}", f"{mean[place]:.4g}", *width)
     say = console.console()
     say.print(f"{card.name} learned a curve from {len(known)} points", style="bold")
     say.print(made)
-    say.print(f"It knows {card.data}; its answers on other curves mean little.")
+    if scale is not None:
+        say.print("± and the band are two standard deviations of a new point.")
+    if standardized:
+        say.print(
+            f"It knows {card.data}; x was scaled to [-2, 2], and y to mean 0 and "
+            "spread 1, for it."
+        )
+    else:
+        say.print(f"It knows {card.data}; its answers on other curves mean little.")
     query = asked, mean[: len(asked)]
-    figure = plots.fit(*known.T, grid, mean[len(asked) :], query=query)
+    band = None if scale is None else scale[len(asked) :]
+    figure = plots.fit(*known.T, grid, mean[len(asked) :], band, query=query)
     console.save(figure, arguments.out)
     say.print(f"Picture: {arguments.out}")
+
+
+def _curve_card(points):
+    """The card of the model for curves: a Gaussian process if there is one."""
+    fitting = [card for card in zoo.list_models() if card.inputs == "curves"]
+    if not fitting:
+        raise ValueError("expected a trained model of curves, the zoo has none.")
+    return min(
+        fitting,
+        key=lambda card: (card.name != CURVES, abs(card.shots - points)),
+    )
+
+
+def _predicted(learner, known, x):
+    """Mean, and scale if the learner has one, at `x [n]`; each `[n]`."""
+    known, x = known.astype(np.float32), x.astype(np.float32)
+    state = learner.adapt(known[None, :, :1], known[None, :, 1:])
+    outputs = learner.infer(state, x[None, :, None])
+    if isinstance(outputs, tuple):
+        return [each.numpy()[0, :, 0] for each in outputs]
+    return outputs.numpy()[0, :, 0], None
+
+
+def _standardized(learner, known, x):
+    """As `_predicted`, with x brought to [-2, 2], y to mean 0 and spread 1."""
+    least, most = min(known[:, 0].min(), x.min()), max(known[:, 0].max(), x.max())
+    half, centre = (most - least) / 4 or 1.0, (least + most) / 2
+    middle, spread = known[:, 1].mean(), known[:, 1].std() or 1.0
+    mean, scale = _predicted(
+        learner,
+        np.stack([(known[:, 0] - centre) / half, (known[:, 1] - middle) / spread], 1),
+        (x - centre) / half,
+    )
+    return middle + spread * mean, spread * scale
 
 
 def _points(path):

@@ -28,6 +28,24 @@ SHRINKAGE_PAPER = (
     "Meta-Learning with Shrinkage, NeurIPS 2020, arXiv 1909.05557"
 )
 
+LSTM_PAPER = (
+    "Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent, ICANN "
+    "2001"
+)
+CNP_PAPER = "Garnelo et al., Conditional Neural Processes, ICML 2018, arXiv 1807.01613"
+ATTENTION_PAPER = (
+    "Kim et al., Attentive Neural Processes, ICLR 2019, arXiv 1901.05761 (its "
+    "deterministic path)"
+)
+MANN_PAPER = (
+    "Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, Meta-Learning with "
+    "Memory-Augmented Neural Networks, ICML 2016"
+)
+PROTONET_PAPER = (
+    "Snell, Swersky and Zemel, Prototypical Networks for Few-shot Learning, NeurIPS "
+    "2017, arXiv 1703.05175"
+)
+
 # Episode streams of one recipe must not overlap, whatever its seed.
 PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 
@@ -92,9 +110,16 @@ class Classification:
     ways: int = 5
     shots: int = 1
     queries: int = 5  # of each class, while training
-    training_shots: int | None = None  # in place of shots, while training
+    # In place of ways and shots, while training.
+    training_ways: int | None = None
+    training_shots: int | None = None
     test_queries: int = 15
-    metric: str = "accuracy"
+    labels: str = "onehot"
+    metric = "accuracy"
+
+    @property
+    def inputs(self):
+        return "images" if self.labels == "onehot" else "images with string labels"
 
     def pools(self, preprocess):
         """`{part: ClassPool}` of disjoint classes."""
@@ -108,9 +133,81 @@ class Classification:
         """`{part: start -> endless dataset}` for "train" and "validation"."""
         pools = self.pools(preprocess)
 
-        def of(part, shots, queries):
+        def of(part, ways, shots, queries):
             return lambda start=0: pools[part].episodes(
-                self.ways, shots, queries, seed + PART_SEEDS[part], start
+                ways,
+                shots,
+                queries,
+                seed + PART_SEEDS[part],
+                start,
+                labels=self.labels,
+            )
+
+        return {
+            "train": of(
+                "train",
+                self.training_ways or self.ways,
+                self.training_shots or self.shots,
+                self.queries,
+            ),
+            "validation": of("validation", self.ways, self.shots, self.test_queries),
+        }
+
+    def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
+        """The endless dataset of episodes of unseen classes."""
+        pool = self.source.load(preprocess, test_classes)
+        return pool.episodes(
+            ways, shots, queries, seed + PART_SEEDS["test"], labels=self.labels
+        )
+
+    def test_classes(self, preprocess):
+        return [int(i) for i in self.pools(preprocess)["test"].class_ids]
+
+    def __str__(self):
+        ways = f"{self.training_ways} ways, " if self.training_ways else ""
+        shots = f"{self.training_shots} shots, " if self.training_shots else ""
+        strings = ", labels of five characters" if self.labels == "strings" else ""
+        return (
+            f"{self.ways}-way {self.shots}-shot, {ways}{shots}{self.queries} queries a "
+            f"class while training, {self.test_queries} queries in tests{strings}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """Tasks of a family of functions, drawn on the fly.
+
+    Attributes:
+        title: of the family, for the card.
+        family: makes the `keras_meta.tasks.TaskFamily`.
+        shots: support points of a test, and while training if `training_shots` is None.
+        queries: query points while training.
+        training_shots: `(low, high)`, drawn for each meta-step.
+        block: the tasks in a meta-step, if `training_shots` is given.
+        test_queries: query points in tests.
+        metric: "mse", "nll" or "accuracy".
+        inputs: what x is: "curves" if a number, else "points".
+    """
+
+    title: str
+    family: collections.abc.Callable
+    shots: int = 10
+    queries: int = 10
+    training_shots: tuple[int, int] | None = None
+    block: int = 1
+    test_queries: int = 100
+    metric: str = "mse"
+    inputs: str = "curves"
+    ways = None
+
+    @property
+    def source(self):
+        return Source(self.title, "none: generated", (), None)
+
+    def episodes(self, preprocess, seed):
+        def of(part, shots, queries):
+            return lambda start=0: self._stream(
+                shots, queries, seed + PART_SEEDS[part], start
             )
 
         return {
@@ -119,62 +216,35 @@ class Classification:
         }
 
     def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
-        """The endless dataset of episodes of unseen classes."""
-        pool = self.source.load(preprocess, test_classes)
-        return pool.episodes(ways, shots, queries, seed + PART_SEEDS["test"])
-
-    def test_classes(self, preprocess):
-        return [int(i) for i in self.pools(preprocess)["test"].class_ids]
-
-    def __str__(self):
-        shots = f"{self.training_shots} shots and " if self.training_shots else ""
-        return (
-            f"{self.ways}-way {self.shots}-shot, {shots}{self.queries} queries a class "
-            f"while training, {self.test_queries} queries in tests"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sinusoid:
-    """Regression of sinusoids, as MAML has it."""
-
-    ways = None
-    shots: int = 10
-    queries: int = 10
-    test_queries: int = 100
-    metric: str = "mse"
-    source = Source(
-        "sinusoids drawn on the fly: amplitude in [0.1, 5], phase in "
-        "[0, pi], x in [-5, 5]",
-        "none: generated",
-        (),
-        None,
-    )
-
-    def episodes(self, preprocess, seed):
-        def of(part, queries):
-            return lambda start=0: self._stream(
-                self.shots, queries, seed + PART_SEEDS[part], start
-            )
-
-        return {
-            "train": of("train", self.queries),
-            "validation": of("validation", self.test_queries),
-        }
-
-    def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
         return self._stream(shots, queries, seed + PART_SEEDS["test"], 0)
 
     def _stream(self, shots, queries, seed, start):
-        import keras_meta as km
-
-        return km.tasks.sinusoid().episodes(shots, queries, seed, start)
+        return self.family().episodes(shots, queries, seed, start, self.block)
 
     def test_classes(self, preprocess):
         return None
 
     def __str__(self):
-        return f"{self.shots} points, {self.queries} queries while training"
+        shots = self.training_shots or (self.shots, self.shots)
+        return (
+            f"{'-'.join(map(str, dict.fromkeys(shots)))} points and {self.queries} "
+            f"queries while training, {self.shots} points in tests"
+        )
+
+
+def _family(name, **settings):
+    def make():
+        import keras_meta as km
+
+        return getattr(km.tasks, name)(**settings)
+
+    return make
+
+
+SINUSOID = Functions(
+    "sinusoids drawn on the fly: amplitude in [0.1, 5], phase in [0, pi], x in [-5, 5]",
+    _family("sinusoid"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,11 +261,12 @@ class Recipe:
         average: momentum of the moving average of the weights that is kept.
         warm_start: the entry whose weights to start from, if any.
         optimizer: the name of the meta-optimizer.
+        intra_op: threads inside an op; 2 where all tasks are one batch.
         seed: of the weights and the episodes.
     """
 
     learner: collections.abc.Callable
-    task: Classification | Sinusoid
+    task: Classification | Functions
     paper: str
     steps: int
     tasks: int = 16
@@ -203,6 +274,7 @@ class Recipe:
     average: float = 0.999
     warm_start: str | None = None
     optimizer: str = "adam"
+    intra_op: int = 1
     seed: int = 0
 
 
@@ -260,10 +332,115 @@ def _sinusoid(kind, **settings):
     return learner
 
 
+def _encoder(features, momentum=0.99):
+    """MAML's network with features for logits, none of its 2x2 places averaged out."""
+    import keras_meta as km
+
+    return km.networks.conv4((28, 28, 1), features, momentum=momentum, pooling="none")
+
+
+def _embedding(kind, **settings):
+    """Makes learners of drawn characters around an encoder, by name of its argument."""
+
+    def learner():
+        import keras_meta as km
+
+        preprocess = km.ImagePreprocess(28, 28, 1, invert=True)
+        return getattr(km, kind)(_encoder(64), preprocess=preprocess, **settings)
+
+    return learner
+
+
+def _class_process(ways):
+    def learner():
+        import keras_meta as km
+
+        return km.CNP(
+            _encoder(128),
+            km.networks.mlp((256,), 1, (128, 128)),
+            "sparse_categorical_crossentropy",
+            outputs=ways,
+            preprocess=km.ImagePreprocess(28, 28, 1, invert=True),
+        )
+
+    return learner
+
+
+def _process(d_x, d_y, width=128, **settings):
+    """Makes the CNP of its authors' notebook."""
+
+    def learner():
+        import keras_meta as km
+
+        return km.CNP(
+            km.networks.mlp((d_x + d_y,), width, (width, width, width)),
+            km.networks.mlp((width + d_x,), 2 * d_y, (width, width)),
+            outputs=d_y,
+            **settings,
+        )
+
+    return learner
+
+
+def _functional_lstm(loss, outputs, units):
+    def learner():
+        import keras_meta as km
+
+        return km.LSTMLearner(
+            example_shape=[2], loss=loss, outputs=outputs, units=units
+        )
+
+    return learner
+
+
 OMNIGLOT_5W1S = Classification(OMNIGLOT)
 OMNIGLOT_20W1S = Classification(OMNIGLOT, ways=20, queries=3)
 # Reptile and its sigma form learn from what adapting did: from more than one shot.
 OMNIGLOT_5W5S_5W1S = Classification(OMNIGLOT, training_shots=5)
+
+# As Snell et al. train: from more ways than are asked for.
+OMNIGLOT_60W_5W1S = Classification(OMNIGLOT, training_ways=60)
+OMNIGLOT_60W_20W1S = Classification(OMNIGLOT, ways=20, training_ways=60)
+# Sequences of ten presentations of each class.
+OMNIGLOT_5W = Classification(OMNIGLOT, shots=10, queries=1, test_queries=5)
+OMNIGLOT_15W_STRINGS = Classification(
+    OMNIGLOT, ways=15, shots=7, queries=1, test_queries=5, labels="strings"
+)
+BOOLEAN = Functions(
+    "Boolean functions of two inputs: all 16, each as likely; inputs uniform",
+    _family("boolean"),
+    shots=15,
+    queries=1,
+    test_queries=4,
+    metric="accuracy",
+    inputs="points",
+)
+SEMILINEAR = Functions(
+    "semi-linear functions: 0.5 (1 + tanh(w1 x1 + w2 x2 + w3)), w uniform in [-1, 1], x "
+    "in [-1, 1]^2",
+    _family("semilinear"),
+    shots=35,
+    queries=1,
+    inputs="points",
+)
+QUADRATIC = Functions(
+    "quadratic functions: x in [-1, 1]^2, coefficients uniform in [-1, 1], scaled to "
+    "[0.2, 0.8]",
+    _family("quadratic"),
+    shots=35,
+    queries=1,
+    inputs="points",
+)
+GP_RBF = Functions(
+    "Gaussian processes: squared-exponential kernel of length 0.4 and scale 1, noise "
+    "0.02, x in [-2, 2]",
+    _family("gaussian_process"),
+    shots=9,
+    queries=9,
+    training_shots=(3, 9),
+    block=64,
+    metric="nll",
+)
 
 RECIPES = {
     "maml.omniglot_5w1s": Recipe(
@@ -382,15 +559,105 @@ RECIPES = {
         steps=6_000,
     ),
     "maml.sinusoid": Recipe(
-        _sinusoid("MAML"), Sinusoid(), MAML_PAPER, steps=30_000, tasks=25
+        _sinusoid("MAML"), SINUSOID, MAML_PAPER, steps=30_000, tasks=25
     ),
     "sigma_maml.sinusoid": Recipe(
         _sinusoid("SigmaMAML"),
-        Sinusoid(),
+        SINUSOID,
         SHRINKAGE_PAPER,
         steps=15_000,
         tasks=25,
         warm_start="maml.sinusoid",
+    ),
+    "protonet.omniglot_20w1s": Recipe(
+        _embedding("ProtoNet", outputs=60),
+        OMNIGLOT_60W_20W1S,
+        PROTONET_PAPER,
+        steps=15_000,
+        tasks=1,
+        intra_op=2,
+    ),
+    "protonet.omniglot_5w1s": Recipe(
+        _embedding("ProtoNet", outputs=60),
+        OMNIGLOT_60W_5W1S,
+        PROTONET_PAPER,
+        steps=3_000,
+        tasks=1,
+        warm_start="protonet.omniglot_20w1s",
+        intra_op=2,
+    ),
+    "cnp.omniglot_20w1s": Recipe(
+        _class_process(20),
+        OMNIGLOT_20W1S,
+        CNP_PAPER,
+        steps=10_000,
+        tasks=4,
+        intra_op=2,
+    ),
+    "cnp.omniglot_5w1s": Recipe(
+        _class_process(5),
+        OMNIGLOT_5W1S,
+        CNP_PAPER,
+        steps=6_000,
+        warm_start="cnp.omniglot_20w1s",
+        intra_op=2,
+    ),
+    "cnp.gp_rbf": Recipe(
+        _process(1, 1), GP_RBF, CNP_PAPER, steps=200_000, tasks=64, rate=5e-4
+    ),
+    "cnp.gp_rbf-sharp": Recipe(
+        _process(1, 1, min_scale=0.01),
+        GP_RBF,
+        CNP_PAPER,
+        steps=200_000,
+        tasks=64,
+        rate=5e-4,
+    ),
+    "cnp.gp_rbf-attention": Recipe(
+        _process(1, 1, min_scale=0.01, aggregate="attention"),
+        GP_RBF,
+        ATTENTION_PAPER,
+        steps=100_000,
+        tasks=64,
+        rate=5e-4,
+    ),
+    "lstm.boolean": Recipe(
+        _functional_lstm("sparse_categorical_crossentropy", 2, 32),
+        BOOLEAN,
+        LSTM_PAPER,
+        steps=10_000,
+        tasks=64,
+        rate=3e-3,
+    ),
+    "lstm.semilinear": Recipe(
+        _functional_lstm("mse", 1, 64), SEMILINEAR, LSTM_PAPER, steps=40_000, tasks=64
+    ),
+    "lstm.quadratic": Recipe(
+        _functional_lstm("mse", 1, 128), QUADRATIC, LSTM_PAPER, steps=60_000, tasks=64
+    ),
+    "lstm.omniglot_5w": Recipe(
+        _embedding("LSTMLearner", outputs=5, units=256),
+        OMNIGLOT_5W,
+        LSTM_PAPER,
+        steps=10_000,
+        warm_start="protonet.omniglot_20w1s",
+        intra_op=2,
+    ),
+    "mann.omniglot_5w": Recipe(
+        _embedding("MANN", outputs=5),
+        OMNIGLOT_5W,
+        MANN_PAPER,
+        steps=10_000,
+        warm_start="protonet.omniglot_20w1s",
+        intra_op=2,
+    ),
+    "mann.omniglot_15w_strings": Recipe(
+        _embedding("MANN", outputs=5, labels="strings"),
+        OMNIGLOT_15W_STRINGS,
+        MANN_PAPER,
+        steps=10_000,
+        warm_start="mann.omniglot_5w",
+        intra_op=2,
     ),
     "maml.cifar100_5w1s": Recipe(
         _coloured, Classification(CIFAR100), MAML_PAPER, steps=30_000
