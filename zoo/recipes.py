@@ -416,8 +416,8 @@ BOOLEAN = Functions(
     inputs="points",
 )
 SEMILINEAR = Functions(
-    "semi-linear functions: 0.5 (1 + tanh(w1 x1 + w2 x2 + w3)), w uniform in [-1, 1], x "
-    "in [-1, 1]^2",
+    "semi-linear functions: 0.5 (1 + tanh(w1 x1 + w2 x2 + w3)), w uniform in [-1, 1], "
+    "x in [-1, 1]^2",
     _family("semilinear"),
     shots=35,
     queries=1,
