@@ -102,7 +102,7 @@ def publish(name, directory, seed):
         steps=steps,
         hours=round(hours, 2),
         sha256=cards.sha256(folder / "model.keras"),
-        test_classes=recipe.task.test_classes(learner.preprocess),
+        test_classes=recipe.task.source.test_classes(learner.preprocess),
         inputs=recipe.task.inputs,
         ways=recipe.task.ways,
         shots=recipe.task.shots,

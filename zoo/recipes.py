@@ -52,13 +52,37 @@ PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A pool of classes and its split into training, validation and test classes."""
+    """Where tasks come from.
+
+    Attributes:
+        title: what it is, for the card.
+        licence: of the data.
+        sizes: numbers of training, validation and test classes.
+        load: `(preprocess, label ids or None) -> ClassPool`; None if tasks are drawn
+            from a formula.
+        rotations: whether quarter turns are training classes too.
+    """
 
     title: str
-    licence: str
-    sizes: tuple[int, int, int]
-    load: collections.abc.Callable  # preprocess, label ids or None -> ClassPool
+    licence: str = "none: generated"
+    sizes: tuple[int, int, int] = ()
+    load: collections.abc.Callable | None = None
     rotations: bool = True
+
+    def pools(self, preprocess):
+        """`{part: ClassPool}` of disjoint classes, or of None without `load`."""
+        if self.load is None:
+            return dict.fromkeys(PART_SEEDS)
+        pool = self.load(preprocess, None)
+        train, validation, test = pool.split_classes(*self.sizes, seed=0)
+        if self.rotations:
+            train = train.with_rotations()
+        return {"train": train, "validation": validation, "test": test}
+
+    def test_classes(self, preprocess):
+        """Label ids of the test classes, or None without `load`."""
+        pool = self.pools(preprocess)["test"]
+        return pool and [int(i) for i in pool.class_ids]
 
 
 def _tfds(name):
@@ -121,17 +145,9 @@ class Classification:
     def inputs(self):
         return "images" if self.labels == "onehot" else "images with string labels"
 
-    def pools(self, preprocess):
-        """`{part: ClassPool}` of disjoint classes."""
-        pool = self.source.load(preprocess, None)
-        train, validation, test = pool.split_classes(*self.source.sizes, seed=0)
-        if self.source.rotations:
-            train = train.with_rotations()
-        return {"train": train, "validation": validation, "test": test}
-
     def episodes(self, preprocess, seed):
         """`{part: start -> endless dataset}` for "train" and "validation"."""
-        pools = self.pools(preprocess)
+        pools = self.source.pools(preprocess)
 
         def of(part, ways, shots, queries):
             return lambda start=0: pools[part].episodes(
@@ -160,9 +176,6 @@ class Classification:
             ways, shots, queries, seed + PART_SEEDS["test"], labels=self.labels
         )
 
-    def test_classes(self, preprocess):
-        return [int(i) for i in self.pools(preprocess)["test"].class_ids]
-
     def __str__(self):
         ways = f"{self.training_ways} ways, " if self.training_ways else ""
         shots = f"{self.training_shots} shots, " if self.training_shots else ""
@@ -175,21 +188,21 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True)
 class Functions:
-    """Tasks of a family of functions, drawn on the fly.
+    """Tasks of a family of functions.
 
     Attributes:
-        title: of the family, for the card.
-        family: makes the `keras_meta.tasks.TaskFamily`.
+        source: what they are, or are made of.
+        family: `ClassPool or None -> keras_meta.tasks.TaskFamily`.
         shots: support points of a test, and while training if `training_shots` is None.
         queries: query points while training.
         training_shots: `(low, high)`, drawn for each meta-step.
         block: the tasks in a meta-step, if `training_shots` is given.
         test_queries: query points in tests.
         metric: "mse", "nll" or "accuracy".
-        inputs: what x is: "curves" if a number, else "points".
+        inputs: what x is: "curves" (a number), "points" or "pixels" (their places).
     """
 
-    title: str
+    source: Source
     family: collections.abc.Callable
     shots: int = 10
     queries: int = 10
@@ -200,14 +213,13 @@ class Functions:
     inputs: str = "curves"
     ways = None
 
-    @property
-    def source(self):
-        return Source(self.title, "none: generated", (), None)
-
     def episodes(self, preprocess, seed):
+        pools = self.source.pools(preprocess)
+
         def of(part, shots, queries):
-            return lambda start=0: self._stream(
-                shots, queries, seed + PART_SEEDS[part], start
+            family = self.family(pools[part])
+            return lambda start=0: family.episodes(
+                shots, queries, seed + PART_SEEDS[part], start, self.block
             )
 
         return {
@@ -216,13 +228,8 @@ class Functions:
         }
 
     def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
-        return self._stream(shots, queries, seed + PART_SEEDS["test"], 0)
-
-    def _stream(self, shots, queries, seed, start):
-        return self.family().episodes(shots, queries, seed, start, self.block)
-
-    def test_classes(self, preprocess):
-        return None
+        pool = self.source.load and self.source.load(preprocess, test_classes)
+        return self.family(pool).episodes(shots, queries, seed + PART_SEEDS["test"])
 
     def __str__(self):
         shots = self.training_shots or (self.shots, self.shots)
@@ -233,7 +240,7 @@ class Functions:
 
 
 def _family(name, **settings):
-    def make():
+    def make(pool):
         import keras_meta as km
 
         return getattr(km.tasks, name)(**settings)
@@ -241,8 +248,20 @@ def _family(name, **settings):
     return make
 
 
+def _completion(pool):
+    import numpy as np
+
+    import keras_meta as km
+
+    images = [pool.images_of(class_id) for class_id in np.unique(pool.class_ids)]
+    return km.tasks.completion(np.concatenate(images))
+
+
 SINUSOID = Functions(
-    "sinusoids drawn on the fly: amplitude in [0.1, 5], phase in [0, pi], x in [-5, 5]",
+    Source(
+        "sinusoids drawn on the fly: amplitude in [0.1, 5], phase in [0, pi], x in "
+        "[-5, 5]"
+    ),
     _family("sinusoid"),
 )
 
@@ -366,16 +385,18 @@ def _class_process(ways):
     return learner
 
 
-def _process(d_x, d_y, width=128, **settings):
-    """Makes the CNP of its authors' notebook."""
+def _process(d_x, d_y, width=128, preprocess=False, **settings):
+    """Makes the CNP of its authors' notebook, of characters if with `preprocess`."""
 
     def learner():
         import keras_meta as km
 
+        characters = km.ImagePreprocess(28, 28, 1, invert=True)
         return km.CNP(
             km.networks.mlp((d_x + d_y,), width, (width, width, width)),
             km.networks.mlp((width + d_x,), 2 * d_y, (width, width)),
             outputs=d_y,
+            preprocess=characters if preprocess else None,
             **settings,
         )
 
@@ -407,7 +428,7 @@ OMNIGLOT_15W_STRINGS = Classification(
     OMNIGLOT, ways=15, shots=7, queries=1, test_queries=5, labels="strings"
 )
 BOOLEAN = Functions(
-    "Boolean functions of two inputs: all 16, each as likely; inputs uniform",
+    Source("Boolean functions of two inputs: all 16, each as likely; inputs uniform"),
     _family("boolean"),
     shots=15,
     queries=1,
@@ -416,30 +437,49 @@ BOOLEAN = Functions(
     inputs="points",
 )
 SEMILINEAR = Functions(
-    "semi-linear functions: 0.5 (1 + tanh(w1 x1 + w2 x2 + w3)), w uniform in [-1, 1], "
-    "x in [-1, 1]^2",
+    Source(
+        "semi-linear functions: 0.5 (1 + tanh(w1 x1 + w2 x2 + w3)), w uniform in "
+        "[-1, 1], x in [-1, 1]^2"
+    ),
     _family("semilinear"),
     shots=35,
     queries=1,
     inputs="points",
 )
 QUADRATIC = Functions(
-    "quadratic functions: x in [-1, 1]^2, coefficients uniform in [-1, 1], scaled to "
-    "[0.2, 0.8]",
+    Source(
+        "quadratic functions: x in [-1, 1]^2, coefficients uniform in [-1, 1], scaled "
+        "to [0.2, 0.8]"
+    ),
     _family("quadratic"),
     shots=35,
     queries=1,
     inputs="points",
 )
 GP_RBF = Functions(
-    "Gaussian processes: squared-exponential kernel of length 0.4 and scale 1, noise "
-    "0.02, x in [-2, 2]",
+    Source(
+        "Gaussian processes: squared-exponential kernel of length 0.4 and scale 1, "
+        "noise 0.02, x in [-2, 2]"
+    ),
     _family("gaussian_process"),
     shots=9,
     queries=9,
     training_shots=(3, 9),
     block=64,
     metric="nll",
+)
+COMPLETION = Functions(
+    dataclasses.replace(
+        OMNIGLOT, title=OMNIGLOT.title.partition("; quarter")[0], rotations=False
+    ),
+    _completion,
+    shots=100,
+    queries=200,
+    training_shots=(1, 200),
+    block=16,
+    test_queries=500,
+    metric="nll",
+    inputs="pixels",
 )
 
 RECIPES = {
@@ -620,6 +660,14 @@ RECIPES = {
         steps=100_000,
         tasks=64,
         rate=5e-4,
+    ),
+    "cnp.completion_omniglot": Recipe(
+        _process(2, 1, preprocess=True),
+        COMPLETION,
+        CNP_PAPER,
+        steps=50_000,
+        rate=5e-4,
+        intra_op=2,
     ),
     "lstm.boolean": Recipe(
         _functional_lstm("sparse_categorical_crossentropy", 2, 32),
