@@ -494,10 +494,10 @@ RECIPES = {
         warm_start="maml.omniglot_5w1s",
     ),
     "fomaml.omniglot_5w1s": Recipe(
-        _drawn("FOMAML"),
+        _drawn("FOMAML", inner_rate=0.1, inner_steps=5, evaluation_steps=10),
         OMNIGLOT_5W1S,
         MAML_PAPER,
-        steps=6_000,
+        steps=10_000,
         warm_start="maml.omniglot_5w1s",
     ),
     "reptile.omniglot_5w1s": Recipe(
@@ -531,7 +531,7 @@ RECIPES = {
         warm_start="maml.omniglot_5w1s",
     ),
     "anil.omniglot_5w1s": Recipe(
-        _drawn("ANIL"),
+        _drawn("ANIL", inner_steps=5, evaluation_steps=10),
         OMNIGLOT_5W1S,
         ANIL_PAPER,
         steps=6_000,
