@@ -425,7 +425,13 @@ OMNIGLOT_60W_20W1S = Classification(OMNIGLOT, ways=20, training_ways=60)
 # Sequences of ten presentations of each class.
 OMNIGLOT_5W = Classification(OMNIGLOT, shots=10, queries=1, test_queries=5)
 OMNIGLOT_15W_STRINGS = Classification(
-    OMNIGLOT, ways=15, shots=7, queries=1, test_queries=5, labels="strings"
+    OMNIGLOT,
+    ways=15,
+    shots=10,
+    queries=1,
+    training_shots=7,
+    test_queries=5,
+    labels="strings",
 )
 BOOLEAN = Functions(
     Source("Boolean functions of two inputs: all 16, each as likely; inputs uniform"),
@@ -689,6 +695,14 @@ RECIPES = {
         LSTM_PAPER,
         steps=10_000,
         warm_start="protonet.omniglot_20w1s",
+        intra_op=2,
+    ),
+    "lstm.omniglot_15w_strings": Recipe(
+        _embedding("LSTMLearner", outputs=5, units=256, labels="strings"),
+        OMNIGLOT_15W_STRINGS,
+        LSTM_PAPER,
+        steps=10_000,
+        warm_start="lstm.omniglot_5w",
         intra_op=2,
     ),
     "mann.omniglot_5w": Recipe(
