@@ -2,6 +2,7 @@
 
     python tools/benchmark.py --what=memory      # peak memory by inner steps
     python tools/benchmark.py --what=freezing    # what frozen modules save
+    python tools/benchmark.py --what=cnp         # a neural process by S and Q
 
 Times are medians of interleaved repeats in one run, and are told as ratios.
 """
@@ -25,7 +26,7 @@ import rich.table
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("what", None, ["memory", "freezing"], "What to measure.")
+flags.DEFINE_enum("what", None, ["memory", "freezing", "cnp"], "What to measure.")
 flags.DEFINE_string("csv", None, "File for the rows of the table.")
 flags.DEFINE_string("case", None, "For the tool itself: a measurement as JSON.")
 
@@ -128,8 +129,53 @@ def freezing():
     return "Adapting sigma_maml.omniglot_5w1s to one task, 100 steps", rows
 
 
-CASES = {"memory": memory_case, "freezing": freezing_case}
-TABLES = {"memory": memory, "freezing": freezing}
+def cnp_case(sizes, repeats):
+    """Median seconds to adapt to S points and to ask Q, by (S, Q)."""
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    km.runtime.configure()
+    encoder = km.networks.mlp((2,), 128, (128, 128, 128))
+    learner = km.CNP(encoder, km.networks.mlp((129,), 2, (128, 128)))
+    points = tf.random.stateless_normal([1, max(map(max, sizes)), 1], [0, 0])
+    times = {f"{s} {q}": [] for s, q in sizes}
+    for repeat in range(repeats + 1):  # the first traces
+        for s, q in sizes:
+            began = time.perf_counter()
+            state = learner.adapt(points[:, :s], points[:, :s])
+            mean, _ = learner.infer(state, points[:, :q])
+            np.asarray(mean)
+            if repeat:
+                times[f"{s} {q}"].append(time.perf_counter() - began)
+    return {name: float(np.median(each)) for name, each in times.items()}
+
+
+def cnp():
+    """Time of a neural process, which is linear in S + Q."""
+    sizes = [(100, 100), (1000, 100), (10_000, 100), (100, 1000), (100, 10_000)]
+    sizes += [(3000, 3000), (10_000, 10_000)]
+    found = in_process({"measure": "cnp", "sizes": sizes, "repeats": 15})
+    counts = [sum(size) for size in sizes]
+    each, start = np.polyfit(counts, list(found.values()), 1)
+    rows = [
+        {
+            "S": s,
+            "Q": q,
+            "ms": round(1000 * seconds, 2),
+            "over the line": round(seconds / (start + each * (s + q)), 2),
+        }
+        for (s, q), seconds in zip(sizes, found.values(), strict=True)
+    ]
+    title = (
+        f"CNP of 128 units, 1 task: the line is {1000 * start:.2f} ms and "
+        f"{1e6 * each:.2f} us a point"
+    )
+    return title, rows
+
+
+CASES = {"memory": memory_case, "freezing": freezing_case, "cnp": cnp_case}
+TABLES = {"memory": memory, "freezing": freezing, "cnp": cnp}
 
 
 def in_process(case):
