@@ -652,7 +652,7 @@ def test_completion_takes_floats_rows_and_columns(pictures):
     ],
 )
 def test_bad_arguments_get_a_sentence(make, sentence):
-    with pytest.raises(ValueError, match="expected " + sentence):
+    with pytest.raises(ValueError, match="^expected " + sentence):
         make()
 
 
