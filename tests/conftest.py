@@ -1,9 +1,26 @@
-"""Every test runs with the threads that the tools use."""
+"""Every test runs with the threads that the tools use, on every core."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from xdist.scheduler import loadscope
+
 from keras_meta import runtime
 
 runtime.configure()
+
+
+class ByRow(loadscope.LoadScopeScheduling):
+    """Gives all tests of a row of the contract to one worker, which trains it once.
+
+    pytest-xdist's own groups (`--dist loadgroup`) have no effect under pytest 9.
+    """
+
+    def _split_scope(self, nodeid):
+        file, _, row = nodeid.rpartition("[")
+        return row if "contract.py" in file else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByRow(config, log)

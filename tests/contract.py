@@ -270,10 +270,7 @@ def infer(learner, state, query_x):
 
 # Sums in another order differ by a few float32 roundings, amplified by inner steps.
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
-# One worker has all tests of a row, and so trains its learner once.
-rows = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ROWS]
-)
+rows = pytest.mark.parametrize("name", ROWS)
 
 
 @rows
