@@ -26,6 +26,7 @@ setuptools.setup(
         "tensorflow>=2.19",
         "tensorflow-datasets>=4.9.8",
         "tensorflow-probability[tf]>=0.25",
+        "tensorflow-serving-api>=2.19",
     ],
     extras_require={
         "test": [

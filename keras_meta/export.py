@@ -6,36 +6,64 @@ import shutil
 import tempfile
 import warnings
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_meta import learner as learner_module
+from keras_meta import losses
+
+# Of the pictures in the warmup request for `serving_images`; any size is served.
+WARMUP_SIDE = 64
 
 
-def export(learner, base, version=None):
+def export(model, base, version=None):
     """Writes `base/<version>/`, a SavedModel as TensorFlow Serving lays them out.
 
-    Its `serving_default` signature learns and answers in one request: `{support_x
-    [T, S, ...], support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` ->
-    `{probabilities [T, Q, N]}` for classification, `{mean [T, Q, d_y]}` for regression
-    with `scale` beside it where the learner gives one; float32, images as
-    `learner.preprocess` gives them, labels int32. T, S and Q are free. T leads because
-    a server joins requests along the first axis: each task in a batch keeps to its own
-    support set. The directory appears whole or not at all.
+    Signatures of a learner, T, S and Q being free:
+
+    - `serving_default`, learn and answer in one request: `{support_x [T, S, ...],
+      support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` -> `{probabilities
+      [T, Q, N], classes [T, Q]}`, or `{mean [T, Q, d_y]}` for regression, with `scale`
+      beside it where the learner gives one. x is what `learner.preprocess` gives
+      (float32), labels are int32.
+    - `serving_images`, if the learner has a `preprocess`: the same from uint8 images
+      `[T, S or Q, H, W, 1 or 3]` of any size.
+    - `adapt`, `{support_x, support_y}` -> the state, a tensor for each leaf, and
+      `infer`, `{state..., query_x}` -> as above: adapt once and ask many times.
+
+    T leads because a server joins requests along the first axis: each task in a batch
+    keeps to its own support set. A request with labels out of range or with a gap, of
+    unequal lengths, with values that are not finite or without examples gets an
+    InvalidArgument error of one sentence. `assets.extra` has warmup requests for the
+    server. Beside the versions go the model's `.keras` file and a page on how to ask.
+
+    A model that `finetune` made is exported as an ordinary one, with `serving_default`
+    alone: `{x [B, ...]}` -> `{probabilities [B, n], classes [B]}`, or `{mean}`.
 
     Args:
-        learner: a `Learner`.
-        base: folder of the model's versions, made if need be.
+        model: a `Learner`, or what `finetune` gave.
+        base: folder of the model's versions, made if need be; its name is the model's.
         version: a positive integer; the next free one by default.
 
     Returns:
-        The `pathlib.Path` of the version's directory.
+        The `pathlib.Path` of the version's directory; it appears whole or not at all.
 
     Raises:
-        ValueError: not a learner, or a version that is no positive integer.
+        ValueError: not a learner or a fine-tuned one, or a version that is no positive
+            integer.
         FileExistsError: the version is there already; it is left as it is.
     """
-    if not isinstance(learner, learner_module.Learner):
-        raise ValueError(f"expected a Learner, got {type(learner).__name__}.")
+    if isinstance(model, learner_module.Learner):
+        signatures = _signatures(model)
+        requests = _requests(model, signatures)
+    elif isinstance(model, keras.Model) and model.compiled:
+        signatures, requests = _plain(model)
+    else:
+        raise ValueError(
+            "expected a Learner or a compiled model of finetune's, got "
+            f"{type(model).__name__}."
+        )
     base = pathlib.Path(base)
     if version is None:
         taken = [int(p.name) for p in base.glob("*") if p.name.isdigit()]
@@ -45,20 +73,28 @@ def export(learner, base, version=None):
     target = base / str(version)
     if target.exists():
         raise FileExistsError(f"expected a free version, {target} is there already.")
-    if learner.normalization == "transductive":
+    if getattr(model, "normalization", None) == "transductive":
         warnings.warn(
             "exporting a learner with transductive normalization: the answer to a "
             "query depends on the other queries of its request.",
             stacklevel=2,
         )
+    module = tf.Module()
+    module.held = [variable.value for variable in model.variables]
+    module.serve = tf.function(  # what `keras.layers.TFSMLayer` calls, a dict of inputs
+        lambda inputs: signatures["serving_default"](**inputs),
+        input_signature=[_inputs(signatures["serving_default"])],
+    )
     base.mkdir(parents=True, exist_ok=True)
     draft = pathlib.Path(tempfile.mkdtemp(prefix=".draft-", dir=base))
     try:
-        module = _module(learner)
-        tf.saved_model.save(
-            module, str(draft), signatures={"serving_default": module.answer}
-        )
+        tf.saved_model.save(module, str(draft), signatures=signatures)
+        _write_warmup(draft, base.name, requests)
+        model.save(draft / "model.keras")
+        (draft / "README.md").write_text(_page(base.name, signatures))
         os.chmod(draft, 0o755)  # mkdtemp's own mode shuts a server's user out
+        for name in ("model.keras", "README.md"):
+            os.replace(draft / name, base / name)
         os.rename(draft, target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -66,26 +102,214 @@ def export(learner, base, version=None):
     return target
 
 
-def _module(learner):
-    """A `tf.Module` that holds the learner's variables and its signatures."""
-    module = tf.Module()
-    module.held = [variable.value for variable in learner.variables]
+def _answered(classification, outputs):
+    """Outputs by name."""
+    if classification:
+        classes = tf.argmax(outputs, axis=-1, output_type=tf.int32)
+        return {"probabilities": tf.nn.softmax(outputs), "classes": classes}
+    if isinstance(outputs, tuple):
+        return dict(zip(("mean", "scale"), outputs, strict=True))
+    return {"mean": outputs}
 
-    @tf.function(
-        input_signature=[
-            learner.x_spec("support_x"),
-            learner.y_spec("support_y"),
-            learner.x_spec("query_x"),
-        ],
-        autograph=False,
+
+def _function(call, specs):
+    """The concrete function of `call(**inputs)`, inputs by name."""
+    specs = {spec.name: spec for spec in specs}
+    return tf.function(call, autograph=False).get_concrete_function(**specs)
+
+
+def _inputs(function):
+    """`{name: TensorSpec}` of a concrete function."""
+    positional, named = function.structured_input_signature
+    return {spec.name: spec for spec in (*positional, *named.values())}
+
+
+def _signatures(learner):
+    """`{name: concrete function}` of a learner; all share one graph of `adapt`."""
+    support = [learner.x_spec("support_x"), learner.y_spec("support_y")]
+    query = learner.x_spec("query_x")
+    structure = learner.state_spec()
+    paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+    names = ["_".join(map(str, path)) for path in paths]
+
+    def adapt(support_x, support_y):
+        state = learner.adapt(support_x, support_y, traced=True)
+        return dict(zip(names, tf.nest.flatten(state), strict=True))
+
+    def infer(query_x, **leaves):
+        state = [leaves[name] for name in names]
+        state = tf.nest.pack_sequence_as(structure, state)
+        outputs = learner.infer(state, query_x, traced=True)
+        return _answered(learner.classification, outputs)
+
+    def both(support_x, support_y, query_x):
+        return infer(query_x, **adapt(support_x, support_y))
+
+    def images(support_x, support_y, query_x):
+        prepare = learner.preprocess
+        return both(prepare(support_x), support_y, prepare(query_x))
+
+    leaves = [
+        tf.TensorSpec(leaf.shape, leaf.dtype, name)
+        for name, leaf in zip(names, tf.nest.flatten(structure), strict=True)
+    ]
+    found = {
+        "serving_default": _function(both, [*support, query]),
+        "adapt": _function(adapt, support),
+        "infer": _function(infer, [*leaves, query]),
+    }
+    if learner.preprocess is not None:
+        pictures = [
+            tf.TensorSpec([None] * 5, tf.uint8, name)
+            for name in ("support_x", "query_x")
+        ]
+        specs = [pictures[0], support[1], pictures[1]]
+        found["serving_images"] = _function(images, specs)
+    return found
+
+
+def _requests(learner, signatures):
+    """`{signature: {input: array}}`: one small task, to warm a server up."""
+    random = np.random.RandomState(0)
+    count = max(learner.least_support, learner.output_size if learner.gapless else 1)
+
+    def drawn(spec, count):
+        shape = [1, count, *spec.shape[2:]]
+        if spec.dtype == tf.uint8:
+            shape[2:] = WARMUP_SIDE, WARMUP_SIDE, 1
+            return random.randint(256, size=shape, dtype=np.uint8)
+        return random.uniform(size=shape).astype(spec.dtype.as_numpy_dtype)
+
+    y_spec = learner.y_spec("support_y")
+    if learner.classification:
+        labels = np.arange(count, dtype=np.int32) % learner.output_size
+        support_y = np.zeros([*y_spec.shape[2:], count, 1], np.int32) + labels[:, None]
+        support_y = support_y.T
+    else:
+        support_y = drawn(y_spec, count)
+    found = {}
+    for name, function in signatures.items():
+        specs = _inputs(function)
+        if name == "infer":
+            state = signatures["adapt"](**found["adapt"])
+            found[name] = {key: value.numpy() for key, value in state.items()}
+        else:
+            found[name] = {
+                "support_x": drawn(specs["support_x"], count),
+                "support_y": support_y,
+            }
+        if "query_x" in specs:
+            found[name]["query_x"] = drawn(specs["query_x"], 1)
+    return found
+
+
+def _plain(model):
+    """Signatures and warmup requests of a fine-tuned model."""
+    shape = getattr(model, "example_shape", None) or model.input_shape[1:]
+    spec = tf.TensorSpec([None, *shape], model.variables[0].dtype, "x")
+
+    def answer(x):
+        outputs = model(x, training=False)
+        if isinstance(model.loss, losses.GaussianNLL):
+            outputs = tuple(tf.unstack(outputs, axis=-1))
+        return _answered(losses.is_classification(model.loss), outputs)
+
+    signatures = {"serving_default": _function(answer, [spec])}
+    x = np.zeros([1, *shape], spec.dtype.as_numpy_dtype)
+    return signatures, {"serving_default": {"x": x}}
+
+
+def _write_warmup(directory, name, requests):
+    """`assets.extra/tf_serving_warmup_requests`, which a server replays on loading."""
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    folder = directory / "assets.extra"
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
+        for signature, inputs in requests.items():
+            log = prediction_log_pb2.PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.name = name
+            request.model_spec.signature_name = signature
+            for key, value in inputs.items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(log.SerializeToString())
+
+
+def _page(name, signatures):
+    """What `base/README.md` says: the signatures, and how to ask."""
+    lines = []
+    for signature, function in signatures.items():
+        inputs = _inputs(function)
+        lines.append(f"- `{signature}`: {_listed(inputs)} -> ")
+        lines[-1] += _listed(function.structured_outputs)
+    sides = "T tasks, S examples, Q queries; " if len(signatures) > 1 else ""
+    first = next(iter(signatures))
+    inputs = _inputs(signatures[first])
+    return PAGE.format(
+        name=name,
+        sides=sides,
+        signatures="\n".join(lines),
+        inputs=", ".join(f'"{key}": {key}.tolist()' for key in inputs),
+        arrays=", ".join(inputs),
+        arguments=", ".join(f"{key}=tf.constant({key})" for key in inputs),
+        protos="\n".join(
+            f'request.inputs["{key}"].CopyFrom(tf.make_tensor_proto({key}))'
+            for key in inputs
+        ),
     )
-    def answer(support_x, support_y, query_x):
-        outputs = learner.infer(learner.adapt(support_x, support_y), query_x)
-        if learner.classification:
-            return {"probabilities": tf.nn.softmax(outputs)}
-        if isinstance(outputs, tuple):
-            return dict(zip(("mean", "scale"), outputs, strict=True))
-        return {"mean": outputs}
 
-    module.answer = answer
-    return module
+
+def _listed(specs):
+    def one(key, spec):
+        sides = ", ".join("?" if side is None else str(side) for side in spec.shape)
+        return f"{key} {spec.dtype.name}[{sides}]"
+
+    return ", ".join(one(key, spec) for key, spec in specs.items())
+
+
+PAGE = """# {name}
+
+Served by TensorFlow Serving from this folder's parent:
+
+    docker run -p 8500:8500 -p 8501:8501 -v "$PWD/..:/models" -e MODEL_NAME={name} \\
+      tensorflow/serving
+
+`model.keras` is the same model, to go on training with keras-meta.
+
+## Signatures
+{sides}? is any number.
+
+{signatures}
+
+## Asking
+`{arrays}` are NumPy arrays. By REST:
+
+```python
+import json
+json.dump({{"inputs": {{{inputs}}}}}, open("request.json", "w"))
+```
+
+    curl -d @request.json http://localhost:8501/v1/models/{name}:predict
+
+By gRPC (`pip install tensorflow-serving-api`):
+
+```python
+import grpc, tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+request = predict_pb2.PredictRequest()
+request.model_spec.name = "{name}"
+{protos}
+channel = grpc.insecure_channel("localhost:8500")
+print(prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request))
+```
+
+Without a server:
+
+```python
+import tensorflow as tf
+answer = tf.saved_model.load("1").signatures["serving_default"]
+print(answer({arguments}))
+```
+"""

@@ -54,17 +54,14 @@ class ImagePreprocess:
         """uint8 `[..., H, W, 1 or 3]` -> uint8 `[..., height, width, channels]`."""
         images = tf.convert_to_tensor(images)
         shape = images.shape
-        if images.dtype != tf.uint8 or shape.rank < 3 or shape[-1] not in (1, 3):
+        if images.dtype != tf.uint8 or shape.rank < 3 or shape[-1] not in (None, 1, 3):
             raise ValueError(
                 "expected uint8 images of shape [..., H, W, 1 or 3], got "
                 f"{images.dtype.name} of shape {shape}."
             )
         if tuple(shape[-3:]) == self.shape:
             return images
-        if shape[-1] == 3 and self.channels == 1:
-            images = tf.image.rgb_to_grayscale(images)
-        if shape[-1] == 1 and self.channels == 3:
-            images = tf.image.grayscale_to_rgb(images)
+        images = self._recoloured(images)
         if tuple(shape[-3:-1]) == (self.height, self.width):
             return images
         leading = tf.shape(images)[:-3]
@@ -75,6 +72,30 @@ class ImagePreprocess:
         flat = tf.cast(tf.clip_by_value(tf.round(flat), 0, 255), tf.uint8)
         images = tf.reshape(flat, tf.concat([leading, self.shape], 0))
         return tf.ensure_shape(images, shape[:-3].concatenate(self.shape))
+
+    def _recoloured(self, images):
+        """Grey or coloured as asked for, also if only the graph's run knows of what."""
+        given, leading = images.shape[-1], images.shape[:-1]
+        if given is None:
+            found = tf.shape(images)[-1]
+            check = tf.debugging.Assert(
+                (found == 1) | (found == 3),
+                [
+                    "expected uint8 images of shape [..., H, W, 1 or 3], got channels:",
+                    found,
+                ],
+            )
+            with tf.control_dependencies([check] if check is not None else []):
+                return tf.cond(
+                    found == 3,
+                    lambda: self._recoloured(tf.ensure_shape(images, [*leading, 3])),
+                    lambda: self._recoloured(tf.ensure_shape(images, [*leading, 1])),
+                )
+        if given == 3 and self.channels == 1:
+            return tf.image.rgb_to_grayscale(images)
+        if given == 1 and self.channels == 3:
+            return tf.image.grayscale_to_rgb(images)
+        return images
 
     def scale(self, images):
         """uint8 `[..., height, width, channels]` -> float32 in `[0, 1]`."""

@@ -12,12 +12,30 @@ from keras_meta import losses, metrics
 ABSENT = -1e9
 
 
-def require(condition, sentence):
-    """Raises `sentence` if not `condition`: ValueError, or the graph run's error."""
-    if tf.is_symbolic_tensor(condition):
-        tf.debugging.Assert(condition, [sentence], name="check")
-    elif not condition:
-        raise ValueError(sentence)
+def required(tensors, *checks):
+    """A nest of tensors, of which a graph has nothing until all checks have passed.
+
+    Args:
+        tensors: the nest.
+        *checks: pairs of a condition and the sentence to raise without it, as a
+            ValueError, or in a graph as the run's InvalidArgumentError.
+    """
+    assertions = []
+    for condition, sentence in checks:
+        if tf.is_symbolic_tensor(condition):
+            # Sentence by sentence: a later condition may not even make sense.
+            with tf.control_dependencies(assertions):
+                assertions = [tf.debugging.Assert(condition, [sentence], name="check")]
+        elif not condition:
+            raise ValueError(sentence)
+    with tf.control_dependencies(assertions):
+        return tf.nest.map_structure(tf.identity, tensors) if assertions else tensors
+
+
+def _finite(name, x):
+    """x, and the check that it has no NaN or infinity."""
+    finite = tf.reduce_all(tf.math.is_finite(x))
+    return x, (finite, f"expected finite values in {name}, got NaN or infinity.")
 
 
 def stacked(outputs):
@@ -116,7 +134,7 @@ class Learner(keras.Model):
 
     # What users call.
 
-    def adapt(self, support_x, support_y, training=False):
+    def adapt(self, support_x, support_y, training=False, traced=False):
         """Learns T tasks, each from its own S support examples.
 
         Args:
@@ -124,6 +142,8 @@ class Learner(keras.Model):
             support_y: integer labels `[T, S]`, those present being 0..n-1 with n <= N;
                 or targets `[T, S, d_y]`.
             training: take the settings of meta-training, not of evaluation.
+            traced: inside a graph too, call the one trace for any T and S, as eager
+                calls do, where the graph would have its own.
 
         Returns:
             The state: a nest of tensors, each with a leading T.
@@ -132,19 +152,19 @@ class Learner(keras.Model):
             ValueError: wrong rank or shape, no support example, labels out of range
                 or with a gap, values that are not finite.
         """
-        support_x = self._checked_x("support_x", support_x)
-        support_y = self._checked_y(support_x, support_y)
-        if training or not tf.executing_eagerly():
+        support_x, support_y = self._checked_support(support_x, support_y)
+        if training or not (traced or tf.executing_eagerly()):
             return self.adapt_tasks(support_x, support_y, training)
         return self._traced_adapt(support_x, support_y)
 
-    def infer(self, state, query_x, training=False):
+    def infer(self, state, query_x, training=False, traced=False):
         """Answers Q queries of each task.
 
         Args:
             state: what `adapt` gave for T tasks.
             query_x: `[T, Q, ...]`.
             training: as for `adapt`.
+            traced: as for `adapt`.
 
         Returns:
             Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`, or a pair of mean and
@@ -156,11 +176,10 @@ class Learner(keras.Model):
         """
         query_x = self._checked_x("query_x", query_x)
         tasks = tf.shape(tf.nest.flatten(state)[0])[0]
-        require(
-            tf.equal(tasks, tf.shape(query_x)[0]),
-            "expected query_x and the state to be of the same number of tasks.",
-        )
-        if training or not tf.executing_eagerly():
+        same = tf.equal(tasks, tf.shape(query_x)[0])
+        sentence = "expected query_x and the state to be of the same number of tasks."
+        state, query_x = required((state, query_x), (same, sentence))
+        if training or not (traced or tf.executing_eagerly()):
             return self.infer_tasks(state, query_x, training)
         return self._traced_infer(state, query_x)
 
@@ -180,14 +199,17 @@ class Learner(keras.Model):
 
     @functools.cached_property
     def _traced_infer(self):
-        state = tf.nest.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype),
-            self._traced_adapt.get_concrete_function().structured_outputs,
-        )
         return tf.function(
             self.infer_tasks,
-            input_signature=[state, self.x_spec("query_x")],
+            input_signature=[self.state_spec(), self.x_spec("query_x")],
             autograph=False,
+        )
+
+    def state_spec(self):
+        """What `adapt` gives, TensorSpecs in place of tensors."""
+        return tf.nest.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype),
+            self._traced_adapt.get_concrete_function().structured_outputs,
         )
 
     def forget_traces(self):
@@ -229,14 +251,11 @@ class Learner(keras.Model):
                 f"expected {name} to be floating point, got uint8: pass images "
                 "through learner.preprocess first."
             )
-        x = tf.cast(x, spec.dtype)
-        require(
-            tf.reduce_all(tf.math.is_finite(x)),
-            f"expected finite values in {name}, got NaN or infinity.",
-        )
-        return x
+        return required(*_finite(name, tf.cast(x, spec.dtype)))
 
-    def _checked_y(self, support_x, support_y):
+    def _checked_support(self, support_x, support_y):
+        """Both, once all is known to be right."""
+        support_x = self._checked_x("support_x", support_x)
         spec = self.y_spec("support_y")
         y = tf.convert_to_tensor(support_y)
         if self.classification and not y.dtype.is_integer:
@@ -251,32 +270,33 @@ class Learner(keras.Model):
             )
         y = tf.cast(y, spec.dtype)
         shape = tf.shape(support_x)[:2]
-        require(
-            tf.reduce_all(tf.equal(shape, tf.shape(y)[:2])),
-            "expected support_x and support_y of equal T and S, they differ.",
-        )
-        require(
-            tf.reduce_all(shape >= [1, self.least_support]),
-            "expected at least one task and one support example, got none.",
-        )
+        checks = [
+            (
+                tf.reduce_all(tf.equal(shape, tf.shape(y)[:2])),
+                "expected support_x and support_y of equal T and S, they differ.",
+            ),
+            (
+                tf.reduce_all(shape >= [1, self.least_support]),
+                "expected at least one task and one support example, got none.",
+            ),
+        ]
         if not self.classification:
-            require(
-                tf.reduce_all(tf.math.is_finite(y)),
-                "expected finite values in support_y, got NaN or infinity.",
+            checks.append(_finite("support_y", y)[1])
+            return required((support_x, y), *checks)
+        inside = tf.reduce_all((y >= 0) & (y < self.output_size))
+        checks.append(
+            (inside, f"expected labels in [0, {self.output_size}), got one outside.")
+        )
+        if self.gapless:
+            present = tf.reduce_max(tf.one_hot(y, self.output_size), axis=1)
+            gapless = tf.reduce_all(present[:, :-1] >= present[:, 1:])
+            checks.append(
+                (
+                    gapless,
+                    "expected each task's labels to be 0..n-1, got one with a gap.",
+                )
             )
-            return y
-        require(
-            tf.reduce_all((y >= 0) & (y < self.output_size)),
-            f"expected labels in [0, {self.output_size}), got one outside.",
-        )
-        if not self.gapless:
-            return y
-        present = tf.reduce_max(tf.one_hot(y, self.output_size), axis=1)
-        gapless = tf.reduce_all(present[:, :-1] >= present[:, 1:])
-        require(
-            gapless, "expected each task's labels to be 0..n-1, got one with a gap."
-        )
-        return y
+        return required((support_x, y), *checks)
 
     def masked(self, outputs, classes):
         """Logits `[(T,) Q, N]`, those from `classes [(T)]` on put out of reach."""
@@ -368,6 +388,7 @@ class TaskModel(keras.Model):
     def __init__(self, learner, state, **kwargs):
         super().__init__(**kwargs)
         self.learner = learner
+        self.example_shape = learner.example_shape
         # Keras takes what is there already for done, layers below left as they are.
         self.learner.trainable = True
         self.learner.trainable = False

@@ -44,7 +44,7 @@ class CNP(learner.Learner):
     State:
         Regression: `{"representation": [T, 1, D]}`, or `{"keys": [T, S + 1, D],
         "values": [T, S + 1, D]}` with attention; S may be zero. Classification:
-        `{"representation": [T, N, D], "classes": [T]}`.
+        `{"representation": [T, N, D], "ways": [T]}`.
 
     Raises:
         ValueError: networks whose sizes do not fit together, an argument out of range.
@@ -121,7 +121,7 @@ class CNP(learner.Learner):
             means, classes = functional.class_means(
                 features, support_y, self.output_size
             )
-            return {"representation": means, "classes": classes}
+            return {"representation": means, "ways": classes}
         pairs = tf.concat([support_x, support_y], axis=-1)
         values = functional.each(self.encoder, pairs, training)
         if self.aggregate == "attention":
@@ -169,7 +169,7 @@ class CNP(learner.Learner):
         flat = tf.reshape(pairs, [-1, pairs.shape[-1]])
         scores = self.decoder(flat, training=training)
         scores = tf.reshape(scores, [-1, queries, ways])
-        return self.masked(scores, state["classes"])
+        return self.masked(scores, state["ways"])
 
     def distribution(self, state, query_x):
         """The answers as a TFP distribution: independent Gaussians `[T, Q, d_y]`.

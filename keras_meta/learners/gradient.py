@@ -236,7 +236,7 @@ class GradientLearner(learner.Learner):
             lambda weights: slope(weights, statistics, support_x, support_y)[0],
             examples,
         )
-        state = {"weights": weights, "statistics": [], "classes": classes}
+        state = {"weights": weights, "statistics": [], "ways": classes}
         if self.normalization == "inductive":
             state["statistics"] = self._support_statistics(
                 self._merged(meta, weights), statistics, support_x
@@ -254,7 +254,7 @@ class GradientLearner(learner.Learner):
             query_x,
             training=self.normalization == "transductive",
         )
-        return self.masked(outputs, state["classes"])
+        return self.masked(outputs, state["ways"])
 
     def task_gradient(self, meta, statistics, task):
         """Loss, answers and meta-gradient (a flat list) of one task."""
@@ -347,7 +347,7 @@ class GradientLearner(learner.Learner):
         for layer in network._flatten_layers(include_self=False):
             if not kept & {id(variable) for variable in layer.trainable_variables}:
                 layer.trainable = False
-        classes = int(state["classes"][0])
+        classes = int(state["ways"][0])
         if self.classification and classes < self.output_size:
             network = keras.Model(network.inputs, network.outputs[0][:, :classes])
         return network, optimizer or keras.optimizers.SGD(self.inner_rate)
@@ -355,8 +355,9 @@ class GradientLearner(learner.Learner):
     def meta_gradient(self, episode, query_y):
         values = self._meta_values()
         statistics = functional.values(self.network.non_trainable_variables)
-        support_x = self._checked_x("support_x", episode["support_x"])
-        support_y = self._checked_y(support_x, episode["support_y"])
+        support_x, support_y = self._checked_support(
+            episode["support_x"], episode["support_y"]
+        )
         query_x = self._checked_x("query_x", episode["query_x"])
 
         def task(elements):

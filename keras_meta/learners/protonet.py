@@ -25,7 +25,7 @@ class ProtoNet(learner.Learner):
         **kwargs: for `keras.Model`.
 
     State:
-        `{"prototypes": [T, N, D], "classes": [T]}`.
+        `{"prototypes": [T, N, D], "ways": [T]}`.
 
     Reference:
         Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning",
@@ -50,14 +50,14 @@ class ProtoNet(learner.Learner):
         prototypes, classes = functional.class_means(
             features, support_y, self.output_size
         )
-        return {"prototypes": prototypes, "classes": classes}
+        return {"prototypes": prototypes, "ways": classes}
 
     def infer_tasks(self, state, query_x, training=False):
         features = functional.each(self.network, query_x, training)
         prototypes = state["prototypes"]
         products = tf.matmul(features, prototypes, transpose_b=True)
         lengths = tf.reduce_sum(tf.square(prototypes), axis=-1)[:, None]
-        return self.masked(2 * products - lengths, state["classes"])
+        return self.masked(2 * products - lengths, state["ways"])
 
     def get_config(self):
         config = super().get_config()

@@ -166,8 +166,7 @@ class SequenceLearner(learner.Learner):
         Returns:
             Logits `[T, S, N]`, or predictions `[T, S, d_y]`.
         """
-        support_x = self._checked_x("support_x", support_x)
-        support_y = self._checked_y(support_x, support_y)
+        support_x, support_y = self._checked_support(support_x, support_y)
         return self._traced_sequence(support_x, support_y)
 
     @functools.cached_property
@@ -179,8 +178,9 @@ class SequenceLearner(learner.Learner):
         )
 
     def meta_gradient(self, episode, query_y):
-        support_x = self._checked_x("support_x", episode["support_x"])
-        support_y = self._checked_y(support_x, episode["support_y"])
+        support_x, support_y = self._checked_support(
+            episode["support_x"], episode["support_y"]
+        )
         query_x = self._checked_x("query_x", episode["query_x"])
         steps = tf.cast(tf.shape(support_x)[1], self.compute_dtype)
         variables = self.trainable_variables
