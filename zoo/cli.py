@@ -11,7 +11,7 @@ import rich.console
 import rich.table
 
 import zoo
-from zoo import console, learn, recipes, scores
+from zoo import console, learn, recipes, request, scores
 
 # TensorFlow is imported by the commands that run a model, and not before: `list`,
 # `info` and `--help` answer at once.
@@ -39,6 +39,18 @@ Learns a curve from a few points and predicts others:
   2,
 
 A row without y, such as the last, is an x to predict.
+"""
+
+REQUEST = """\
+Sends a few labelled examples and the questions in one request; the served model learns
+and answers:
+
+  keras-meta request localhost:8501 NAME --support examples/ --query drawings/
+  keras-meta request localhost:8500 NAME --support points.csv
+
+The same request without a server, through the loader and session that one would use:
+
+  keras-meta request NAME --local served/ --support examples/ --query drawings/
 """
 
 
@@ -136,6 +148,29 @@ def _parser():
     added.add_argument(
         "directory", metavar="DIR", type=pathlib.Path, help="gets DIR/NAME/<version>/"
     )
+
+    added = command(
+        "request",
+        request.run,
+        "send examples and queries to an exported model in TensorFlow Serving",
+        description=REQUEST,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    added.add_argument(
+        "address",
+        metavar="ADDRESS",
+        nargs="?",
+        help="host:8501 or a URL for REST; host:8500 or grpc://host:port for gRPC",
+    )
+    added.add_argument("model", metavar="MODEL", help="its name on the server")
+    for option, needed, text in (
+        ("--support", True, "a sub-folder of images for each class; or points.csv"),
+        ("--query", False, "images to classify"),
+        ("--local", False, "no server: the model exported to DIR/MODEL/"),
+    ):
+        added.add_argument(
+            option, metavar="DIR", type=pathlib.Path, required=needed, help=text
+        )
     return parser
 
 

@@ -42,29 +42,13 @@ def run(arguments):
 def _learn_images(arguments):
     out = arguments.out
     support, queries = _folders(arguments.queries, arguments.support)
-    classes = sorted(
-        path
-        for path in support.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    )
-    if len(classes) < 2:
-        raise ValueError(
-            f"expected at least two sub-folders of images, one for each class, in "
-            f"{support}, found {len(classes)}."
-        )
+    classes = _classes(support)
     wanted = arguments.model and console.trained_card(arguments.model)
     _choose(wanted, len(classes), 1)  # a task for no model is told before the wait
     km = console.start()
     from keras_meta import plots
 
-    examples = [km.episodes.image_files(folder) for folder in classes]
-    for folder, files in zip(classes, examples, strict=True):
-        if not files:
-            raise ValueError(f"expected images in {folder}, found none.")
-    # The picture of an earlier call is no query.
-    asked = [f for f in km.episodes.image_files(queries) if f.name != LEARNED]
-    if not asked:
-        raise ValueError(f"expected images to classify in {queries}, found none.")
+    classes, examples, asked = read_folders(support, queries)
     files = sum(examples, [])
     if out.resolve() in [f.resolve() for f in files + asked]:
         raise ValueError(f"expected --out to be none of the images, got {out}.")
@@ -89,9 +73,7 @@ def _learn_images(arguments):
     probabilities = _softmax(np.concatenate(logits))[:, : len(classes)]
 
     names = [folder.name for folder in classes]
-    made = console.table("file", "prediction", ">confidence")
-    for file, row in zip(asked, probabilities, strict=True):
-        made.add_row(file.name, names[row.argmax()], f"{row.max():.1%}")
+    made = table(asked, names, probabilities)
     say = console.console()
     say.print(
         f"{card.name} learned {len(classes)} classes from {len(files)} images",
@@ -114,6 +96,53 @@ def _learn_images(arguments):
     say.print(f"Picture: {out}{first}")
 
 
+def table(files, names, probabilities):
+    """A row for each file asked about: its class and how sure the model is."""
+    made = console.table("file", "prediction", ">confidence")
+    for file, row in zip(files, probabilities, strict=True):
+        made.add_row(file.name, names[row.argmax()], f"{row.max():.1%}")
+    return made
+
+
+def _classes(support):
+    """The sub-folders of a folder of examples."""
+    if not support.is_dir():
+        raise ValueError(f"expected a folder of classes, found none at {support}.")
+    classes = sorted(
+        path
+        for path in support.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    )
+    if len(classes) < 2:
+        raise ValueError(
+            f"expected at least two sub-folders of images, one for each class, in "
+            f"{support}, found {len(classes)}."
+        )
+    return classes
+
+
+def read_folders(support, queries):
+    """`(classes, [files of each class], files to classify)`, all of them paths.
+
+    Raises:
+        ValueError: a folder that is missing, or has no images or too few classes.
+    """
+    from keras_meta import episodes
+
+    classes = _classes(support)
+    examples = [episodes.image_files(folder) for folder in classes]
+    for folder, files in zip(classes, examples, strict=True):
+        if not files:
+            raise ValueError(f"expected images in {folder}, found none.")
+    if not queries.is_dir():
+        raise ValueError(f"expected images to classify in {queries}, found no folder.")
+    # The picture of an earlier call is no query.
+    asked = [file for file in episodes.image_files(queries) if file.name != LEARNED]
+    if not asked:
+        raise ValueError(f"expected images to classify in {queries}, found none.")
+    return classes, examples, asked
+
+
 def _folders(queries, support):
     """The folders of examples and of images to classify."""
     if support is None:
@@ -123,8 +152,6 @@ def _folders(queries, support):
                 f"the folders support and query in {queries}."
             )
         return queries / "support", queries / "query"
-    if not support.is_dir():
-        raise ValueError(f"expected a folder of classes, found none at {support}.")
     return support, queries
 
 
@@ -221,7 +248,7 @@ def _say_kinds(say, card, kinds):
 
 
 def _learn_points(arguments):
-    known, asked = _points(arguments.queries)
+    known, asked = read_points(arguments.queries)
     if arguments.model:
         card = console.trained_card(arguments.model)
         if card.inputs != "curves":
@@ -303,7 +330,7 @@ def _standardized(learner, known, x):
     return middle + spread * mean, spread * scale
 
 
-def _points(path):
+def read_points(path):
     """The known points `[S, 2]` of a file, and the x `[Q]` of those without y."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -1,0 +1,172 @@
+"""The client: its requests against an export, and what it says when things go wrong.
+
+TensorFlow Serving itself is not there; stand-ins that speak its REST and its gRPC
+answer through the v1 loader and a Session, as it does.
+"""
+
+import concurrent.futures
+import http.server
+import json
+import threading
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+import keras_meta as km
+from zoo import cli, request
+
+PREPARE = km.ImagePreprocess(8, 8, 1)
+IMAGES, CURVES = "protonet.marks", "maml.lines"
+MARKS = {"dot": (slice(3, 5), slice(3, 5)), "bar": (slice(0, 8), slice(3, 5))}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A folder of two exported models."""
+    folder = tmp_path_factory.mktemp("served")
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(32)]
+    km.export(km.ProtoNet(keras.Sequential(layers), 5, PREPARE), folder / IMAGES)
+    lines = km.MAML(km.networks.mlp((1,), 1, ()), "mse", inner_rate=0.05)
+    km.export(lines, folder / CURVES)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Pictures of two kinds, of several sizes, and points of a line."""
+    monkeypatch.chdir(tmp_path)
+    for name, place in MARKS.items():
+        folder = tmp_path / "support" / name
+        folder.mkdir(parents=True)
+        for number in range(2):
+            mark(folder / f"{number}.png", place, 8 + 8 * number)
+    (tmp_path / "query").mkdir()
+    for name, place in MARKS.items():
+        mark(tmp_path / "query" / f"{name}.png", place, 24)
+    (tmp_path / "points.csv").write_text("x,y\n0,1\n1,2\n2,\n")
+    return tmp_path
+
+
+def mark(path, place, side):
+    image = np.full([8, 8], 255, np.uint8)
+    image[place] = 0
+    PIL.Image.fromarray(image).resize((side, side), PIL.Image.Resampling.NEAREST).save(
+        path
+    )
+
+
+class Rest(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        model = self.path.removeprefix("/v1/models/").removesuffix(":predict")
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            outputs = request._local(self.server.folder, model, body)
+            outputs = {k: v.tolist() for k, v in outputs.items()}
+            if len(outputs) == 1:  # as the server has it
+                (outputs,) = outputs.values()
+            status, reply = 200, {"outputs": outputs}
+        except ValueError as error:
+            status, reply = 400, {"error": str(error)}
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(reply).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def rest(served):
+    server = http.server.HTTPServer(("localhost", 0), Rest)
+    server.folder = served
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def grpc_address(served):
+    import grpc
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, asked, context):
+            arrays = {k: tf.make_ndarray(v).tolist() for k, v in asked.inputs.items()}
+            body = {
+                "signature_name": asked.model_spec.signature_name,
+                "inputs": arrays,
+            }
+            try:
+                outputs = request._local(served, asked.model_spec.name, body)
+            except ValueError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            reply = predict_pb2.PredictResponse()
+            for name, value in outputs.items():
+                reply.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            return reply
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        Service(), server
+    )
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    yield f"grpc://localhost:{port}"
+    server.stop(None)
+
+
+def test_without_a_server(served, data, capsys):
+    words = ["request", IMAGES, "--local", str(served)]
+    words += ["--support", "support", "--query", "query"]
+    assert cli.main(words) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [row[:2] for row in rows] == [["bar.png", "bar"], ["dot.png", "dot"]]
+    points = ["request", CURVES, "--local", str(served), "--support", "points.csv"]
+    assert cli.main(points) == 0
+    learner_says = capsys.readouterr().out.splitlines()[-1].split()
+    assert learner_says[0] == "2" and np.isfinite(float(learner_says[1]))
+
+
+@pytest.mark.parametrize("way", ["rest", "grpc_address"])
+def test_by_either_way_the_same(way, served, data, capsys, request):
+    address = request.getfixturevalue(way)
+    for words in (
+        [IMAGES, "--support", "support", "--query", "query"],
+        [CURVES, "--support", "points.csv"],
+    ):
+        assert cli.main(["request", address, *words]) == 0
+        by_server = capsys.readouterr().out
+        assert cli.main(["request", *words, "--local", str(served)]) == 0
+        assert capsys.readouterr().out == by_server
+
+
+def fails(capsys, words, *arguments):
+    assert cli.main(["request", *arguments]) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said and "\n" not in said and "Traceback" not in said
+
+
+def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
+    images = ["--support", "support", "--query", "query"]
+    local = ["--local", str(served)]
+    fails(capsys, "not both", IMAGES, *images)
+    fails(capsys, "not both", "localhost:1", IMAGES, *images, *local)
+    fails(capsys, "exported versions", "maml.none", *images, *local)
+    fails(capsys, "signature serving_images", CURVES, *images, *local)
+    fails(capsys, "--query DIR", IMAGES, "--support", "support", *local)
+    fails(capsys, "no --query", CURVES, "--support", "points.csv", *local, "--query=q")
+    fails(capsys, "folder of classes", IMAGES, *local, "--support=no", "--query=query")
+    fails(capsys, "found no folder", IMAGES, *local, "--support=support", "--query=no")
+    fails(capsys, "expected a server at", "localhost:1", IMAGES, *images)
+    fails(capsys, "answered:", "grpc://localhost:1", IMAGES, *images)
+    for name in "abcdef":  # more classes than it has outputs
+        folder = data / "support" / name
+        folder.mkdir()
+        mark(folder / "0.png", MARKS["dot"], 8)
+    for way in ([rest, IMAGES], [grpc_address, IMAGES], [IMAGES, *local]):
+        fails(capsys, "labels in [0, 5)", *way, *images)

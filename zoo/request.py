@@ -1,0 +1,197 @@
+"""`keras-meta request`: examples and questions, sent to TensorFlow Serving."""
+
+import json
+import pathlib
+import urllib.error
+import urllib.request
+
+import numpy as np
+
+from zoo import console, learn
+
+# The server's own ports; any other is taken for REST.
+GRPC_PORT = "8500"
+SECONDS = 60
+
+
+def run(arguments):
+    """Runs the command on its parsed arguments.
+
+    Raises:
+        ValueError: a mistake of the user's, or the server's own words about one.
+    """
+    if (arguments.address is None) == (arguments.local is None):
+        raise ValueError(
+            "expected the ADDRESS of a server, or --local DIR, and not both."
+        )
+    if arguments.support.suffix.lower() == ".csv":
+        if arguments.query is not None:
+            raise ValueError(
+                "expected no --query with points: they have rows without y."
+            )
+        known, asked = learn.read_points(arguments.support)
+        inputs = {
+            "support_x": known[None, :, :1],
+            "support_y": known[None, :, 1:],
+            "query_x": asked[None, :, None],
+        }
+        signature, names, files = "serving_default", None, None
+    else:
+        inputs, names, files = _images(arguments.support, arguments.query)
+        signature = "serving_images"
+    outputs = _send(arguments, signature, inputs)
+    if names is None:
+        _print_points(inputs["query_x"][0, :, 0], outputs)
+    else:
+        _print_classes(files, names, outputs["probabilities"][0])
+
+
+def _images(support, queries):
+    """The request, the names of classes and the files asked about."""
+    if queries is None:
+        raise ValueError("expected --query DIR, a folder of images to classify.")
+    classes, examples, asked = learn.read_folders(support, queries)
+    from keras_meta import episodes
+
+    images = [episodes.load_image(file) for file in sum(examples, []) + asked]
+    count = sum(map(len, examples))
+    images = _of_one_size(images)
+    inputs = {
+        "support_x": images[None, :count],
+        "support_y": np.repeat(np.arange(len(classes)), list(map(len, examples)))[None],
+        "query_x": images[None, count:],
+    }
+    inputs["support_y"] = inputs["support_y"].astype(np.int32)
+    return inputs, [folder.name for folder in classes], asked
+
+
+def _of_one_size(images):
+    """`[n, H, W, C]`: a tensor has one size, which the server resizes to its own."""
+    import PIL.Image
+
+    channels = max(image.shape[-1] for image in images)
+    height, width = images[0].shape[:2]
+    found = []
+    for image in images:
+        picture = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        picture = picture.convert("L" if channels == 1 else "RGB")
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+        found.append(np.asarray(picture).reshape(height, width, channels))
+    return np.stack(found)
+
+
+def _send(arguments, signature, inputs):
+    """The model's outputs, `{name: array}`, by whichever way was asked for."""
+    if arguments.local is not None:
+        # Through the words of the request and back, so that they are tested too.
+        body = json.loads(_body(signature, inputs))
+        return _local(arguments.local, arguments.model, body)
+    address = arguments.address
+    if address.startswith("grpc://") or address.endswith(f":{GRPC_PORT}"):
+        return _grpc(
+            address.removeprefix("grpc://"), arguments.model, signature, inputs
+        )
+    return _rest(address, arguments.model, signature, inputs)
+
+
+def _body(signature, inputs):
+    arrays = {name: value.tolist() for name, value in inputs.items()}
+    return json.dumps({"signature_name": signature, "inputs": arrays})
+
+
+def _rest(address, model, signature, inputs):
+    address = address if "://" in address else f"http://{address}"
+    url = f"{address.rstrip('/')}/v1/models/{model}:predict"
+    request = urllib.request.Request(
+        url,
+        _body(signature, inputs).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+            outputs = json.load(reply)["outputs"]
+    except urllib.error.HTTPError as error:
+        raise ValueError(f"{url} answered: {_said(error.read().decode())}") from error
+    except (urllib.error.URLError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"expected a server at {url}, got: {reason}") from error
+    if not isinstance(outputs, dict):  # the only output stands alone
+        outputs = {"mean": outputs}
+    return {name: np.array(value) for name, value in outputs.items()}
+
+
+def _said(text):
+    try:
+        return json.loads(text)["error"]
+    except (ValueError, KeyError):
+        return text.strip() or "nothing"
+
+
+def _grpc(address, model, signature, inputs):
+    console.start()
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    with grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        try:
+            reply = stub.Predict(request, timeout=SECONDS)
+        except grpc.RpcError as error:
+            raise ValueError(f"{address} answered: {error.details()}") from error
+    return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
+
+
+def _local(directory, model, body):
+    """The outputs as the server would compute them: by the v1 loader and a Session."""
+    versions = [
+        path
+        for path in (pathlib.Path(directory) / model).glob("*")
+        if path.name.isdigit()
+    ]
+    if not versions:
+        raise ValueError(
+            f"expected exported versions in {directory}/{model}/, found none."
+        )
+    console.start()
+    import tensorflow.compat.v1 as tf
+
+    newest = max(versions, key=lambda path: int(path.name))
+    with tf.Session(graph=tf.Graph()) as session:
+        loaded = tf.saved_model.loader.load(session, ["serve"], str(newest))
+        if body["signature_name"] not in loaded.signature_def:
+            raise ValueError(
+                f"expected {newest} to have the signature {body['signature_name']}, it "
+                f"has {', '.join(sorted(loaded.signature_def))}."
+            )
+        definition = loaded.signature_def[body["signature_name"]]
+        feed = {
+            definition.inputs[name].name: np.array(
+                value, tf.as_dtype(definition.inputs[name].dtype).as_numpy_dtype
+            )
+            for name, value in body["inputs"].items()
+        }
+        fetch = {name: info.name for name, info in definition.outputs.items()}
+        try:
+            return session.run(fetch, feed)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"the model answered: {error.message}") from error
+
+
+def _print_points(x, outputs):
+    scale = outputs.get("scale")
+    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
+    for place, value in enumerate(x):
+        width = [] if scale is None else [f"{2 * scale[0, place, 0]:.2g}"]
+        made.add_row(f"{value:g}", f"{outputs['mean'][0, place, 0]:.4g}", *width)
+    console.console().print(made)
+
+
+def _print_classes(files, names, probabilities):
+    console.console().print(learn.table(files, names, probabilities))
