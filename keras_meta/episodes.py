@@ -1,10 +1,13 @@
 """From a pool of classes to an endless, replayable stream of episodes."""
 
+import contextlib
+import logging
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
+DOWNLOAD_RETRIES = 3
 LABELS = ("onehot", "strings")
 # Of a label that is a string: five characters, each one of five.
 SYMBOLS = 5
@@ -55,6 +58,8 @@ def load_image(path):
             image = image.convert("RGBA")
             white = PIL.Image.new("RGBA", image.size, "white")
             return np.asarray(PIL.Image.alpha_composite(white, image).convert("RGB"))
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"expected an image file, {path} is none.") from error
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as e:
         raise ValueError(f"expected an image file, could not read {path}: {e}") from e
 
@@ -179,12 +184,15 @@ class ClassPool:
                 f"images are {image_keys} and its labels {label_keys}."
             )
         try:
-            builder.download_and_prepare()
+            with _few_retries():
+                builder.download_and_prepare()
             dataset = builder.as_dataset(split=split)
         except Exception as error:  # TFDS raises many kinds, network errors among them
             raise ValueError(
                 f"expected '{name}' with split '{split}' to be had from TFDS "
-                f"(splits {sorted(builder.info.splits)}): {_first_line(error)}"
+                f"(splits {sorted(builder.info.splits)}), prepared in "
+                f"{builder.data_dir} (TFDS_DATA_DIR says where) or by download: "
+                f"{_first_line(error)}"
             ) from error
         (image_key,) = image_keys
         resize = prepare.resize if prepare else tf.identity
@@ -439,6 +447,22 @@ class ClassPool:
         of = [groups[int(class_id)] for class_id in self.class_ids]
         _, of = np.unique(of, return_inverse=True)
         return np.arange(of.max() + 1)[:, None] == of
+
+
+@contextlib.contextmanager
+def _few_retries():
+    """Without a network TFDS would try for minutes before it says so."""
+    from tensorflow_datasets.core.download import downloader
+
+    retries, log = downloader.MAX_RETRIES, logging.getLogger("urllib3")
+    level = log.level
+    downloader.MAX_RETRIES = DOWNLOAD_RETRIES
+    log.setLevel(logging.ERROR)  # the last error is told, in one sentence
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = retries
+        log.setLevel(level)
 
 
 def _first_line(error):

@@ -660,8 +660,9 @@ def test_tfds_data_is_prepared_and_read(tfds_dir):
     expected = "expected 'tiny_drawings' with split {} to be had from TFDS (splits "
     for split in ("'validation'", "'train['", "'train[:0]'"):
         said = sentence(pool, split[1:-1])
-        assert said.startswith(expected.format(split) + "['test', 'train']): ")
-    assert "'validation'" in sentence(pool, "validation").split("): ")[1]
+        assert said.startswith(expected.format(split) + "['test', 'train']), prepared")
+        assert tfds_dir in said
+    assert "'validation'" in sentence(pool, "validation").split(" by download: ")[1]
 
 
 @pytest.mark.parametrize("name, prepared", [("cifar100", False), ("omniglot", True)])
@@ -703,7 +704,8 @@ def test_what_tfds_cannot_give_gets_a_sentence(tfds_dir):
     assert old.startswith(f"{name}'tiny_drawings:9.9.9': ") and "1.0.0" in old
     assert said("unreachable_drawings") == (
         "expected 'unreachable_drawings' with split 'train' to be had from TFDS "
-        "(splits []): no route to host"
+        f"(splits []), prepared in {tfds_dir}/unreachable_drawings/1.0.0 "
+        "(TFDS_DATA_DIR says where) or by download: no route to host"
     )
     assert said("tiny_drawings") == (
         "expected the images of 'tiny_drawings' to share one size, they do not: give "
@@ -932,6 +934,8 @@ def test_files_that_are_no_images(tmp_path):
         path = folder / "class" / name
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
-        assert sentence(ClassPool.from_directory, folder, prepare).startswith(
-            f"expected an image file, could not read {path}: "
-        )
+        said = sentence(ClassPool.from_directory, folder, prepare)
+        if name in ("text.png", "empty.jpg"):
+            assert said == f"expected an image file, {path} is none."
+        else:
+            assert said.startswith(f"expected an image file, could not read {path}: ")

@@ -122,6 +122,9 @@ def main(_):
             publish(name, directory, seed)
     except ValueError as error:
         sys.exit(f"train: error: {error}")
+    except KeyboardInterrupt:
+        print("train: interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Card: what a pretrained model is, on one page that needs no TensorFlow to read."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import pathlib
@@ -98,7 +99,14 @@ def card(name):
     """
     found = {card.name: card for card in list_models()}
     if name not in found:
-        raise ValueError(
-            f"expected the name of a trained model ({', '.join(found)}), got '{name}'."
-        )
+        raise ValueError(unknown("a trained model", name, found))
     return found[name]
+
+
+def unknown(what, name, names):
+    """The sentence on a name that is none of those there are."""
+    likest = difflib.get_close_matches(name, names, n=3, cutoff=0) or ["none yet"]
+    return (
+        f"expected the name of {what}, such as {', '.join(likest)} (`keras-meta list` "
+        f"has all), got '{name}'."
+    )

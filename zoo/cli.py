@@ -1,9 +1,11 @@
 """The `keras-meta` command."""
 
 import argparse
+import functools
 import pathlib
 import re
 import sys
+import time
 import warnings
 
 import rich.box
@@ -103,7 +105,7 @@ def _parser():
     )
     _add_out(added, ".", "DIR", "where demo.png and the exported model go")
     added.add_argument(
-        "--seed", metavar="N", type=_natural, default=0, help="of the task"
+        "--seed", metavar="N", type=_integer, default=0, help="of the task"
     )
 
     added = command(
@@ -130,17 +132,18 @@ def _parser():
 
     added = command("evaluate", _evaluate, "score an entry on tasks it has never seen")
     added.add_argument("name", metavar="NAME", help="an entry, as `list` names it")
-    for option, default, text in (
-        ("episodes", 1000, "tasks"),
-        ("ways", None, "classes of a task (default: as trained)"),
-        ("shots", None, "examples of a class, or points (default: as trained)"),
-        ("queries", None, "queries of a class, or points (default: 15, or 100)"),
+    for option, least, default, text in (
+        ("episodes", 2, 1000, "tasks"),
+        ("ways", 2, None, "classes of a task (default: as trained)"),
+        ("shots", 1, None, "examples of a class, or points (default: as trained)"),
+        ("queries", 1, None, "queries of a class, or points (default: 15, or 100)"),
     ):
+        kind = functools.partial(_integer, least=least)
         added.add_argument(
-            f"--{option}", metavar="N", type=_positive, default=default, help=text
+            f"--{option}", metavar="N", type=kind, default=default, help=text
         )
     added.add_argument(
-        "--seed", metavar="N", type=_natural, default=0, help="of the tasks"
+        "--seed", metavar="N", type=_integer, default=0, help="of the tasks"
     )
 
     added = command("export", _export, "write an entry as a SavedModel that adapts")
@@ -184,14 +187,10 @@ def _add_out(parser, default, metavar, text):
     )
 
 
-def _positive(text, least=1):
+def _integer(text, least=0):
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
     return int(text)
-
-
-def _natural(text):
-    return _positive(text, least=0)
 
 
 # list, info, evaluate, export, demo
@@ -317,15 +316,18 @@ def _export(arguments):
     with warnings.catch_warnings(record=True) as said:
         path = km.export(learner, arguments.directory / card.name)
     for warning in said:
+        if warning.category is not UserWarning:
+            continue  # not for this command's user
         print(f"keras-meta: warning: {warning.message}", file=sys.stderr)
     console.console().print(str(path))
 
 
 def _demo(arguments):
+    began = time.time()
     console.start()
     from zoo import demo
 
-    return demo.run(arguments.out, arguments.seed)
+    return demo.run(arguments.out, arguments.seed, began)
 
 
 if __name__ == "__main__":

@@ -278,7 +278,8 @@ def _learn_points(arguments):
         width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
         made.add_row(f"{x:g}", f"{mean[place]:.4g}", *width)
     say = console.console()
-    say.print(f"{card.name} learned a curve from {len(known)} points", style="bold")
+    points = f"{len(known)} point{'s' * (len(known) > 1)}"
+    say.print(f"{card.name} learned a curve from {points}", style="bold")
     say.print(made)
     if scale is not None:
         say.print("± and the band are two standard deviations of a new point.")
@@ -289,6 +290,12 @@ def _learn_points(arguments):
         )
     else:
         say.print(f"It knows {card.data}; its answers on other curves mean little.")
+    outside = (asked < known[:, 0].min()) | (asked > known[:, 0].max())
+    if outside.any():
+        say.print(
+            f"Note: {outside.sum()} of {len(asked)} x lie outside the known points; "
+            "what is said of them is a guess."
+        )
     query = asked, mean[: len(asked)]
     band = None if scale is None else scale[len(asked) :]
     figure = plots.fit(*known.T, grid, mean[len(asked) :], band, query=query)

@@ -3,6 +3,8 @@
 import collections.abc
 import dataclasses
 
+from zoo import cards
+
 MAML_PAPER = (
     "Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep "
     "Networks, ICML 2017, arXiv 1703.03400"
@@ -734,7 +736,5 @@ def recipe(name):
         ValueError: no such recipe.
     """
     if name not in RECIPES:
-        raise ValueError(
-            f"expected the name of a recipe ({', '.join(RECIPES)}), got '{name}'."
-        )
+        raise ValueError(cards.unknown("a recipe", name, RECIPES))
     return RECIPES[name]

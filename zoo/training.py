@@ -52,7 +52,8 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     if done >= steps:
         print(f"{done} of {steps} meta-steps are done")
         return
-    print(f"meta-steps {done} to {steps}, writing to {directory}", flush=True)
+    begins = f"going on from meta-step {done}" if done else "starting"
+    print(f"{begins}: to meta-step {steps}, writing to {directory}", flush=True)
     learner.fit(
         episodes(start=done * tasks).batch(tasks, drop_remainder=True),
         initial_epoch=done // every,
@@ -118,7 +119,13 @@ class Run(keras.callbacks.Callback):
         if self.stop_signal:
             raise KeyboardInterrupt
         self.stop_signal = True
-        print("\nstopping at the next checkpoint; once more to stop at once")
+        left = self.params["steps"] - self.step % self.params["steps"]
+        pace = (time.time() - self.began) / max(self.step - self.first_step, 1)
+        print(
+            f"\nstopping at the next checkpoint, {left} meta-steps ahead (about "
+            f"{left * pace:.0f} seconds); once more to stop at once, and to lose them",
+            flush=True,
+        )
 
     def on_epoch_end(self, epoch, logs=None):
         variables = self.model.trainable_variables
