@@ -410,6 +410,50 @@ def test_wrong_points(text, sentence, capsys):
     assert_fails(capsys, sentence, "learn", "p.csv")
 
 
+def process():
+    keras.utils.set_random_seed(0)
+    return km.CNP(km.networks.mlp((2,), 8, (8,)), km.networks.mlp((9,), 2, (8,)))
+
+
+def test_curves_of_any_units_for_a_process():
+    random = np.random.RandomState(0)
+    known, x = random.normal(size=[6, 2]), random.normal(size=5)
+    mean, scale = learn._standardized(process(), known, x)
+    assert mean.shape == scale.shape == (5,) and (scale > 0).all()
+    moved, wider = learn._standardized(
+        process(), known * [300, 10] + [7, -4], 300 * x + 7
+    )
+    np.testing.assert_allclose(moved, 10 * mean - 4, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(wider, 10 * scale, rtol=1e-3)
+    # In units of its own, it is what the learner says.
+    ends = np.array([[-2.0, 1.0], [2.0, -1.0]])
+    mean, scale = learn._standardized(process(), ends, np.array([0.5]))
+    learner = process()
+    state = learner.adapt(ends[None, :, :1], ends[None, :, 1:])
+    expected = learner.infer(state, [[[0.5]]])
+    np.testing.assert_allclose([mean, scale], np.ravel(expected)[:, None], rtol=1e-5)
+
+
+def test_learn_points_with_a_process(monkeypatch, tmp_path, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cards, "MODELS", tmp_path / "models")
+        (tmp_path / "models").mkdir()
+        facts = {"data": "waves: a few", "test_classes": None, "ways": None}
+        facts |= {"inputs": "curves", "figures": []}
+        write_entry(learn.CURVES, process(), **facts, shots=9)
+        write_entry("cnp.other", process(), **facts, shots=2)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "p.csv").write_text("x,y\n0,1\n10,3\n5,\n20,\n")
+        assert cli.main(["learn", "p.csv"]) == 0
+    out = capsys.readouterr().out
+    assert f"{learn.CURVES} learned a curve from 2 points" in out
+    assert "two standard deviations" in out and "scaled to [-2, 2]" in out
+    assert "1 of 2 x lie outside the known points" in out
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[0] for row in rows] == ["5", "20"] and all(len(r) == 3 for r in rows)
+    assert (tmp_path / "predictions.png").stat().st_size > 0
+
+
 def test_wrong_options_for_points(capsys):
     pathlib.Path("p.csv").write_text("x,y\n1,2\n3,\n")
     assert_fails(capsys, "no --support", "learn", "p.csv", "--support", ".")
