@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 
@@ -137,6 +138,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
         )
 
     uninterrupted, process = begin(whole), begin(killed)
+    asked = begin(tmp_path / "asked")
     reached = int(np.random.default_rng().integers(1, 5)) * 10
     for line in process.stdout:
         if line.startswith(f"step {reached}/"):
@@ -144,6 +146,13 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
             break
     process.wait()
     assert process.returncode != 0
+    for line in asked.stdout:
+        if line.startswith("step 10/"):
+            asked.send_signal(signal.SIGINT)
+            break
+    said = asked.communicate()[0]
+    assert asked.returncode == 1 and "stopping at the next checkpoint" in said
+    assert said.count("step ") <= 3  # of six
     again = begin(killed)
     assert f"going on from meta-step {reached}: to" in again.communicate()[0]
     uninterrupted.communicate()

@@ -123,8 +123,7 @@ def main(_):
     except ValueError as error:
         sys.exit(f"train: error: {error}")
     except KeyboardInterrupt:
-        print("train: interrupted; the same command goes on from the last checkpoint")
-        sys.exit(130)
+        sys.exit(training.STOPPED)
 
 
 if __name__ == "__main__":

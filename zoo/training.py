@@ -14,6 +14,8 @@ import tensorflow as tf
 
 import keras_meta  # noqa: F401  registers the learners with Keras
 
+STOPPED = "stopped; the same command goes on from the last checkpoint"
+
 
 def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     """Meta-trains, going on from the last checkpoint in `directory` if there is one.
@@ -35,6 +37,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
 
     Raises:
         ValueError: `directory` holds a run of other settings.
+        SystemExit: the run was interrupted.
     """
     directory.mkdir(parents=True, exist_ok=True)
     record = directory / "run.json"
@@ -63,6 +66,8 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
         shuffle=False,
         verbose=1 if sys.stdout.isatty() else 0,
     )
+    if run.stop_signal:
+        sys.exit(STOPPED)
 
 
 class Run(keras.callbacks.Callback):
@@ -112,12 +117,18 @@ class Run(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.began, self.first_step = time.time(), self.step
         self.spent = float(self.rows[-1]["seconds"]) if self.rows else 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        self.handlers = {
+            number: signal.signal(number, self._stop)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def on_train_end(self, logs=None):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     def _stop(self, number, frame):
         if self.stop_signal:
-            raise KeyboardInterrupt
+            sys.exit(STOPPED)
         self.stop_signal = True
         left = self.params["steps"] - self.step % self.params["steps"]
         pace = (time.time() - self.began) / max(self.step - self.first_step, 1)
