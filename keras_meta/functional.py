@@ -40,6 +40,67 @@ def apply(network, weights, statistics, x, training):
     return outputs, statistics, sum(losses)
 
 
+class Stage:
+    """A part of a network, run with the weights and statistics of the whole.
+
+    Args:
+        part: a Keras model whose layers are layers of `network`.
+        network: the whole.
+    """
+
+    def __init__(self, part, network):
+        def positions(some, all):
+            index = {id(variable): i for i, variable in enumerate(all)}
+            return [index[id(variable)] for variable in some]
+
+        self.part = part
+        self.weights = positions(part.trainable_variables, network.trainable_variables)
+        self.statistics = positions(
+            part.non_trainable_variables, network.non_trainable_variables
+        )
+
+    def apply(self, weights, statistics, x, training):
+        """As `apply`, from and to the statistics of the whole."""
+        outputs, measured, penalty = apply(
+            self.part,
+            [weights[i] for i in self.weights],
+            [statistics[i] for i in self.statistics],
+            x,
+            training,
+        )
+        statistics = list(statistics)
+        for position, value in zip(self.statistics, measured, strict=True):
+            statistics[position] = value
+        return outputs, statistics, penalty
+
+
+def split(network, positions):
+    """Cuts a network before the first layer with a weight at `positions`.
+
+    Returns:
+        `(ahead, rest)`, two `Stage`s one after the other: what comes before neither
+        changes with those weights nor is random. `ahead` is None where the network has
+        no such part, or no one place to cut it.
+    """
+    chosen = {id(network.trainable_variables[i]) for i in positions}
+    random = {id(network.non_trainable_variables[i]) for i in seed_slots(network)}
+    layers = network.layers
+    for count, layer in enumerate(layers):
+        if (chosen | random) & {id(variable) for variable in layer.variables}:
+            break
+    else:
+        count = len(layers) - 1
+    for layer in reversed(layers[1 : count + 1]):
+        try:
+            ahead = keras.Model(network.input, layer.input)
+            rest = keras.Model(layer.input, network.output)
+        except (AttributeError, ValueError):
+            continue  # called twice, or passed by: one tensor does not carry it all
+        if ahead.weights:
+            return Stage(ahead, network), Stage(rest, network)
+    return None, Stage(network, network)
+
+
 def require_built(network):
     """Raises a ValueError unless `network` is a built model with `[B, D]` outputs."""
     if not isinstance(network, keras.Model) or not network.built:

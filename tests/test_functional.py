@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_meta import functional, networks
+from tests import smooth
 
 
 def normalized(momentum, **kwargs):
@@ -428,3 +429,52 @@ def test_conjugate_gradient_keeps_its_best_at_negative_curvature():
     assert 1 < steps < 7
     for more in (steps, steps + 1, 50):
         np.testing.assert_allclose(solve(matrix, right, more), kept, rtol=1e-6)
+
+
+def two_paths():
+    """A network whose head sees its input past the layers before."""
+    inputs = keras.Input([4])
+    x = keras.layers.Dense(4)(keras.layers.Dense(4)(inputs))
+    joined = keras.layers.Concatenate()([inputs, x])
+    return keras.Model(inputs, keras.layers.Dense(2)(joined))
+
+
+def test_a_network_is_cut_before_the_first_layer_that_adapts():
+    network = smooth.network()
+    x = np.random.RandomState(0).normal(size=[5, 6, 6, 1])
+    weights = functional.values(network.trainable_variables)
+    statistics = functional.values(network.non_trainable_variables)
+    expected = functional.apply(network, weights, statistics, x, training=True)
+    for positions, first in (([4, 5], "head"), ([2], "norm")):
+        ahead, rest = functional.split(network, positions)
+        assert rest.part.layers[1].name == first
+        features, found, _ = ahead.apply(weights, statistics, x, training=True)
+        outputs, found, _ = rest.apply(weights, found, features, training=True)
+        np.testing.assert_allclose(outputs, expected[0])
+        for a, b in zip(found, expected[1], strict=True):
+            np.testing.assert_allclose(a, b)
+
+
+@pytest.mark.parametrize(
+    ("make", "positions"),
+    [
+        (smooth.network, [0, 4]),  # the first layer adapts
+        (two_paths, [2, 3]),
+        (
+            lambda: keras.Sequential(
+                [
+                    keras.Input([4]),
+                    keras.layers.Dropout(0.5),
+                    keras.layers.Dense(4),
+                    keras.layers.Dense(2),
+                ]
+            ),
+            [2, 3],
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_cut_stays_whole(make, positions):
+    network = make()
+    ahead, rest = functional.split(network, positions)
+    assert ahead is None
+    assert rest.part is network

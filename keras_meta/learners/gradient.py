@@ -187,23 +187,27 @@ class GradientLearner(learner.Learner):
         if self.classification:
             classes = tf.reduce_max(support_y) + 1
         examples = tf.shape(support_x)[0]
+        # What comes before the first layer that adapts is run once.
+        inputs, network = support_x, functional.Stage(self.network, self.network)
+        if self.inner_batch is None:
+            ahead, network = functional.split(self.network, self.adapted)
+            if ahead is not None:
+                inputs, statistics, _ = ahead.apply(
+                    meta["weights"], statistics, support_x, training=True
+                )
 
         def batch(index):
             if self.inner_batch is None:
-                return support_x, support_y
+                return inputs, support_y
             size = tf.minimum(self.inner_batch, examples)
             which = (index * size + tf.range(size)) % examples
-            return tf.gather(support_x, which), tf.gather(support_y, which)
+            return tf.gather(inputs, which), tf.gather(support_y, which)
 
         def slope(weights, statistics, x, y):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
-                outputs, statistics, penalty = functional.apply(
-                    self.network,
-                    self._merged(meta, weights),
-                    statistics,
-                    x,
-                    training=True,
+                outputs, statistics, penalty = network.apply(
+                    self._merged(meta, weights), statistics, x, training=True
                 )
                 outputs = self.masked(outputs, classes)
                 loss = self.support_loss(y, outputs) + penalty
@@ -233,7 +237,7 @@ class GradientLearner(learner.Learner):
             meta,
             start,
             descend,
-            lambda weights: slope(weights, statistics, support_x, support_y)[0],
+            lambda weights: slope(weights, statistics, inputs, support_y)[0],
             examples,
         )
         state = {"weights": weights, "statistics": [], "ways": classes}
