@@ -1,6 +1,7 @@
 """Apply a Keras model with given weights; map over tasks; steps and solvers."""
 
 import functools
+import itertools
 import math
 
 import keras
@@ -84,13 +85,13 @@ def split(network, positions):
     """
     chosen = {id(network.trainable_variables[i]) for i in positions}
     random = {id(network.non_trainable_variables[i]) for i in seed_slots(network)}
-    layers = network.layers
-    for count, layer in enumerate(layers):
-        if (chosen | random) & {id(variable) for variable in layer.variables}:
-            break
-    else:
-        count = len(layers) - 1
-    for layer in reversed(layers[1 : count + 1]):
+    fixed = list(
+        itertools.takewhile(
+            lambda layer: not (chosen | random) & {id(v) for v in layer.variables},
+            network.layers,
+        )
+    )
+    for layer in reversed(network.layers[1 : len(fixed) + 1]):
         try:
             ahead = keras.Model(network.input, layer.input)
             rest = keras.Model(layer.input, network.output)

@@ -418,7 +418,8 @@ def _functional_lstm(loss, outputs, units):
 
 OMNIGLOT_5W1S = Classification(OMNIGLOT)
 OMNIGLOT_20W1S = Classification(OMNIGLOT, ways=20, queries=3)
-# Reptile and its sigma form learn from what adapting did: from more than one shot.
+# Reptile and its sigma form learn from where adapting went: over several mini-batches,
+# whose gradients agree after it (the paper's section 5.1), and so more than one shot.
 OMNIGLOT_5W5S_5W1S = Classification(OMNIGLOT, training_shots=5)
 
 # As Snell et al. train: from more ways than are asked for.
@@ -514,11 +515,12 @@ RECIPES = {
             inner_optimizer="adam",
             inner_rate=1e-3,
             inner_steps=5,
+            inner_batch=10,
             evaluation_steps=50,
         ),
-        OMNIGLOT_5W1S,
+        OMNIGLOT_5W5S_5W1S,
         REPTILE_PAPER,
-        steps=6_000,
+        steps=15_000,
         tasks=5,
         optimizer="sgd",
         rate=1.0,
@@ -573,7 +575,13 @@ RECIPES = {
         warm_start="imaml.omniglot_5w1s",
     ),
     "sigma_reptile.omniglot_5w1s": Recipe(
-        _drawn("SigmaReptile", inner_rate=0.1, inner_steps=5, evaluation_steps=20),
+        _drawn(
+            "SigmaReptile",
+            inner_rate=0.1,
+            inner_steps=5,
+            inner_batch=5,
+            evaluation_steps=20,
+        ),
         OMNIGLOT_5W5S_5W1S,
         SHRINKAGE_PAPER,
         steps=6_000,
