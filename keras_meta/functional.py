@@ -102,6 +102,23 @@ def split(network, positions):
     return None, Stage(network, network)
 
 
+def with_outputs(network, outputs):
+    """An untrained copy of a network with another number of outputs.
+
+    Raises:
+        ValueError: the last layer is not a Dense one.
+    """
+    last = network.layers[-1]
+    if not isinstance(last, keras.layers.Dense) or last.output is not network.output:
+        raise ValueError(
+            "expected a network that ends in a Dense layer, whose units can be other "
+            f"in number; {network.name} ends in {type(last).__name__}."
+        )
+    config = network.get_config()
+    config["layers"][-1]["config"]["units"] = outputs
+    return type(network).from_config(config)
+
+
 def require_built(network):
     """Raises a ValueError unless `network` is a built model with `[B, D]` outputs."""
     if not isinstance(network, keras.Model) or not network.built:

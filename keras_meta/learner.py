@@ -132,6 +132,14 @@ class Learner(keras.Model):
         state = tf.nest.map_structure(lambda v: v[0], self.adapt(x[None], y[None]))
         return TaskModel(copy, state), optimizer or keras.optimizers.Adam(1e-3)
 
+    def config_with(self, classes):
+        """The config of this learner for another number of classes."""
+        return {**self.get_config(), "outputs": classes}
+
+    def carried(self, weight, shape):
+        """A weight's value `shape`d for another number of classes, None if it can't."""
+        return weight if weight.shape == shape else None
+
     # What users call.
 
     def adapt(self, support_x, support_y, training=False, traced=False):
@@ -182,6 +190,44 @@ class Learner(keras.Model):
         if training or not (traced or tf.executing_eagerly()):
             return self.infer_tasks(state, query_x, training)
         return self._traced_infer(state, query_x)
+
+    def with_classes(self, classes):
+        """A learner of other many classes with what this one has learned.
+
+        ProtoNet and CNP have no weight that knows N and are as good as before. Gradient
+        learners get a last layer of as many units. Labels are given at random, so that
+        no unit means more than another: what is new is drawn from the normal
+        distribution of the old, or, where nothing but the last layer adapts (ANIL), all
+        are their mean. The LSTM and the MANN read labels through weights made for N,
+        and can't.
+
+        Args:
+            classes: N of the new learner.
+
+        Returns:
+            A learner, compiled with the defaults if this one is compiled.
+
+        Raises:
+            ValueError: fewer than two classes, a learner for regression, or weights
+                made for N.
+        """
+        if not self.classification:
+            raise ValueError("expected a learner for classification, got regression.")
+        if classes != int(classes) or classes < 2:
+            raise ValueError(f"expected an integer >= 2 of classes, got {classes}.")
+        copy = type(self).from_config(self.config_with(int(classes)))
+        for old, new in zip(self.weights, copy.weights, strict=True):
+            value = self.carried(old.numpy(), tuple(new.shape))
+            if value is None:
+                raise ValueError(
+                    f"{type(self).__name__} reads labels through weights made for "
+                    f"{self.output_size} classes: expected to be trained anew for "
+                    f"{classes}."
+                )
+            new.assign(value)
+        if self.compiled:
+            copy.compile()
+        return copy
 
     def call(self, episode, training=False):
         state = self.adapt(episode["support_x"], episode["support_y"], training)
@@ -244,7 +290,12 @@ class Learner(keras.Model):
         if not spec.shape.is_compatible_with(x.shape):
             raise ValueError(
                 f"expected {name} of shape [T, {name[0].upper()}, "
-                f"{', '.join(map(str, self.example_shape))}], got {list(x.shape)}."
+                f"{', '.join(map(str, self.example_shape))}], got {list(x.shape)}"
+                + (
+                    "; learner.preprocess resizes images."
+                    if self.preprocess and x.shape.rank == spec.shape.rank
+                    else "."
+                )
             )
         if x.dtype == tf.uint8:
             raise ValueError(
@@ -285,7 +336,11 @@ class Learner(keras.Model):
             return required((support_x, y), *checks)
         inside = tf.reduce_all((y >= 0) & (y < self.output_size))
         checks.append(
-            (inside, f"expected labels in [0, {self.output_size}), got one outside.")
+            (
+                inside,
+                f"expected labels in [0, {self.output_size}), got one outside "
+                "(with_classes gives a learner of more).",
+            )
         )
         if self.gapless:
             present = tf.reduce_max(tf.one_hot(y, self.output_size), axis=1)

@@ -419,6 +419,31 @@ def test_fewer_classes_than_outputs(name):
 
 
 @rows
+def test_other_numbers_of_classes(name):
+    learner, _ = trained(name)
+    if not learner.classification:
+        with pytest.raises(ValueError, match="classification"):
+            learner.with_classes(WAYS + 2)
+        return
+    if not learner.gapless:
+        with pytest.raises(ValueError, match=f"trained anew for {WAYS + 2}"):
+            learner.with_classes(WAYS + 2)
+        return
+    more = learner.with_classes(WAYS + 2)
+    episode, _ = batch(name)
+    if not isinstance(learner, km.ANIL):  # which has its own test
+        close(answers(more, episode)[..., :WAYS], answers(learner, episode))
+    episode["support_y"] = np.where(
+        np.arange(episode["support_y"].shape[1]) % 2,
+        episode["support_y"],
+        (episode["support_y"] + 2) % (WAYS + 2),
+    )
+    episode["support_y"][:, : WAYS + 2] = np.arange(WAYS + 2)
+    logits = answers(more, episode)
+    assert logits.shape[-1] == WAYS + 2 and (logits > -1e6).all()
+
+
+@rows
 def test_finetune_starts_from_the_adapted_model(name, tmp_path):
     learner, _ = trained(name)
     episode, _ = batch(name)

@@ -1,5 +1,6 @@
 """ANIL: MAML over all layers, the head alone by default."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -35,6 +36,25 @@ def test_only_the_head_adapts_and_all_is_learned():
     for direction, slope in smooth.slopes(value, variables):
         expected = smooth.along(gradients, direction)
         assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+def test_names_of_other_many_classes_are_as_good_as_any_others():
+    episode, _ = smooth.episode()
+    more = km.ANIL(smooth.network(), **SETTINGS).with_classes(5)
+    episode["support_y"] = np.tile([0, 1, 2, 3, 4, 0], [2, 1])
+    names = np.array([3, 0, 4, 1, 2])
+    renamed = {**episode, "support_y": names[episode["support_y"]]}
+    found = more(renamed).numpy()[..., names]
+    np.testing.assert_allclose(found, more(episode), rtol=1e-10)
+
+
+def test_a_head_that_is_not_dense_is_refused():
+    network = km.networks.mlp((4,), 3)
+    network = keras.Model(network.input, keras.layers.ReLU()(network.output))
+    with pytest.raises(ValueError, match="ends in ReLU"):
+        km.MAML(network).with_classes(4)
+    with pytest.raises(ValueError, match="integer >= 2 of classes, got 1"):
+        km.MAML(km.networks.mlp((4,), 3)).with_classes(1)
 
 
 def test_unknown_layers_are_refused():

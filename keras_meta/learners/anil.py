@@ -60,5 +60,10 @@ class ANIL(gradient.GradientLearner):
     def adapted(self):
         return self._positions
 
+    def carried(self, weight, shape):
+        if weight.shape == shape:
+            return weight
+        return weight.mean(axis=-1, keepdims=True).repeat(shape[-1], axis=-1)
+
     def get_config(self):
         return {**super().get_config(), "layers": self.layers_adapted}

@@ -1,6 +1,7 @@
 """GradientLearner: learns a task by gradient steps on its support set."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_meta import functional, learner
@@ -174,6 +175,20 @@ class GradientLearner(learner.Learner):
             The adapted weights; here, differentiated through every step.
         """
         return descend(meta, start)
+
+    def config_with(self, classes):
+        network = functional.with_outputs(self.network, classes)
+        network = keras.saving.serialize_keras_object(network)
+        return {**self.get_config(), "network": network}
+
+    def carried(self, weight, shape):
+        if weight.shape == shape:
+            return weight
+        # Units of a last layer. A body that adapts learns nothing from equal ones.
+        mean, scale = weight.mean(axis=-1, keepdims=True), weight.std(axis=-1, ddof=1)
+        draws = np.random.RandomState(0).normal(size=shape)
+        drawn = mean + scale[..., None] * draws
+        return np.concatenate([weight, drawn], axis=-1)[..., : shape[-1]]
 
     # One task.
 
