@@ -3,6 +3,7 @@
     python tools/benchmark.py --what=memory      # peak memory by inner steps
     python tools/benchmark.py --what=freezing    # what frozen modules save
     python tools/benchmark.py --what=cnp         # a neural process by S and Q
+    python tools/benchmark.py --what=serving     # a request against a call in process
 
 Times are medians of interleaved repeats in one run, and are told as ratios.
 """
@@ -14,6 +15,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,7 +28,9 @@ import rich.table
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("what", None, ["memory", "freezing", "cnp"], "What to measure.")
+flags.DEFINE_enum(
+    "what", None, ["memory", "freezing", "cnp", "serving"], "What to measure."
+)
 flags.DEFINE_string("csv", None, "File for the rows of the table.")
 flags.DEFINE_string("case", None, "For the tool itself: a measurement as JSON.")
 
@@ -174,8 +178,88 @@ def cnp():
     return title, rows
 
 
-CASES = {"memory": memory_case, "freezing": freezing_case, "cnp": cnp_case}
-TABLES = {"memory": memory, "freezing": freezing, "cnp": cnp}
+def serving_case(model, repeats):
+    """Median seconds of a task of five questions, by how it is asked."""
+    import tensorflow as tf
+
+    import keras_meta as km
+    import zoo
+
+    km.runtime.configure()
+    learner = zoo.load(model)
+    batch, _ = episode(1)
+    batch["query_x"] = batch["query_x"][:, :WAYS]
+    with tempfile.TemporaryDirectory() as folder:
+        export = km.export(learner, f"{folder}/{model}")
+        graph, v1 = tf.Graph(), tf.compat.v1
+        with graph.as_default():
+            # The threads that a call in process has.
+            threads = tf.config.threading
+            config = v1.ConfigProto(
+                intra_op_parallelism_threads=threads.get_intra_op_parallelism_threads(),
+                inter_op_parallelism_threads=threads.get_inter_op_parallelism_threads(),
+            )
+            session = v1.Session(config=config)
+            loaded = v1.saved_model.loader.load(session, ["serve"], str(export))
+
+    def asked(signature, inputs):
+        """As TF Serving does it: by the names in the signature."""
+        definition = loaded.signature_def[signature]
+        feed = {definition.inputs[name].name: inputs[name] for name in inputs}
+        fetch = {name: info.name for name, info in definition.outputs.items()}
+        return session.run(fetch, feed)
+
+    def in_process():
+        state = learner.adapt(batch["support_x"], batch["support_y"])
+        return tf.nn.softmax(learner.infer(state, batch["query_x"])).numpy()
+
+    support = {name: batch[name] for name in ("support_x", "support_y")}
+    state = asked("adapt", support)
+    ways = {
+        "in process, adapt and infer": in_process,
+        "session, serving_default": lambda: asked("serving_default", batch)[
+            "probabilities"
+        ],
+        "session, adapt": lambda: asked("adapt", support),
+        "session, infer": lambda: asked(
+            "infer", {**state, "query_x": batch["query_x"]}
+        )["probabilities"],
+    }
+    answers = [way() for name, way in ways.items() if name != "session, adapt"]
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], rtol=1e-4, atol=1e-5)
+    times = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+    return {name: float(np.median(each)) for name, each in times.items()}
+
+
+def serving():
+    """A request that adapts and answers, against the same in process."""
+    model = "maml.omniglot_5w1s-inductive"
+    found = in_process({"measure": "serving", "model": model, "repeats": 300})
+    whole = next(iter(found.values()))
+    rows = [
+        {
+            "asked": name,
+            "ms": round(1000 * seconds, 2),
+            "ratio": round(seconds / whole, 3),
+        }
+        for name, seconds in found.items()
+    ]
+    return f"{model}: one task, 5 support images, 5 queries", rows
+
+
+CASES = {
+    "memory": memory_case,
+    "freezing": freezing_case,
+    "cnp": cnp_case,
+    "serving": serving_case,
+}
+TABLES = {"memory": memory, "freezing": freezing, "cnp": cnp, "serving": serving}
 
 
 def in_process(case):
