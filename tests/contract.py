@@ -430,15 +430,13 @@ def test_other_numbers_of_classes(name):
             learner.with_classes(WAYS + 2)
         return
     more = learner.with_classes(WAYS + 2)
+    assert more.output_size == WAYS + 2
+    if name not in ("MAML", "MetaSGD", "SigmaMAML", "ProtoNet", "CNP"):
+        return  # as those do it; ANIL has a test of its own
     episode, _ = batch(name)
-    if not isinstance(learner, km.ANIL):  # which has its own test
-        close(answers(more, episode)[..., :WAYS], answers(learner, episode))
-    episode["support_y"] = np.where(
-        np.arange(episode["support_y"].shape[1]) % 2,
-        episode["support_y"],
-        (episode["support_y"] + 2) % (WAYS + 2),
-    )
-    episode["support_y"][:, : WAYS + 2] = np.arange(WAYS + 2)
+    close(answers(more, episode)[..., :WAYS], answers(learner, episode))
+    labels = np.arange(WAYS * SHOTS) % (WAYS + 2)
+    episode["support_y"] = np.tile(labels, [TASKS, 1])
     logits = answers(more, episode)
     assert logits.shape[-1] == WAYS + 2 and (logits > -1e6).all()
 
