@@ -29,13 +29,15 @@ setuptools.setup(
         "tensorflow-serving-api>=2.19",
     ],
     extras_require={
+        "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "test": [
             "hypothesis>=6.100",
+            "jupytext>=1.16",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "setuptools>=70.1",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["keras-meta = zoo.cli:main"]},
 )
