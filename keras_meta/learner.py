@@ -113,7 +113,7 @@ class Learner(keras.Model):
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             outputs = self(episode, training=True)
-            loss = self.query_loss(query_y, outputs)
+            loss = losses.of(self.query_loss, query_y, outputs)
         return loss, tape.gradient(loss, variables), variables, outputs
 
     def task_model(self, x, y, optimizer=None):
@@ -406,9 +406,27 @@ class Learner(keras.Model):
     def train_step(self, data):
         episode, query_y, _ = keras.utils.unpack_x_y_sample_weight(data)
         loss, gradients, variables, outputs = self.meta_gradient(episode, query_y)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:  # the optimizer sums them
+            gradients = [gradient / replicas for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=tf.shape(query_y)[0])
         return self.compute_metrics(episode, query_y, outputs)
+
+    # Under `tf.distribute.MultiWorkerMirroredStrategy` Keras 3.15 asks the workers for
+    # means that they cannot give: of a first batch, to learn its shapes, and over the
+    # first axis of scalars. A batch of zeros and metrics with an axis can be had.
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        episode = self.example()
+        super()._maybe_symbolic_build(data_batch=(episode, episode["support_y"]))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        found = super().compute_metrics(x, y, y_pred, sample_weight)
+        workers = tf.distribute.MultiWorkerMirroredStrategy
+        if isinstance(tf.distribute.get_strategy(), workers):
+            return {name: tf.reshape(value, [1]) for name, value in found.items()}
+        return found
 
     def get_config(self):
         config = super().get_config()

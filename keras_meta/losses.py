@@ -3,6 +3,7 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 NAMES = ("sparse_categorical_crossentropy", "mse", "gaussian")
@@ -53,6 +54,17 @@ def get(loss, dtype):
         f"expected loss to be one of {', '.join(NAMES)} or a keras.losses.Loss, got "
         f"{loss!r}."
     )
+
+
+def of(loss, y_true, y_pred):
+    """The loss of this replica's tasks, a scalar.
+
+    Keras divides its losses by the number of replicas, because it sums their gradients.
+    An inner loop must not see that: `Learner.train_step` divides the gradients instead.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    value = loss(y_true, y_pred)
+    return value * replicas if replicas > 1 else value
 
 
 def config(loss):

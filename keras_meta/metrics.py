@@ -13,21 +13,21 @@ class EpisodeMetric(keras.metrics.Metric):
     """Mean over tasks of a score of each task, or the half-width of its 95% interval.
 
     The interval treats a task, not a query, as the unit drawn: `1.96 s / sqrt(T)`
-    with `s` the sample standard deviation of the tasks' scores. Sums are merged batch
-    by batch (Chan, Golub and LeVeque, 1979), which is stable in float32.
+    with `s` the sample standard deviation of the tasks' scores. The sums are float64,
+    which loses nothing, and can be added up over replicas.
 
     Args:
         interval: report the half-width of the 95% interval in place of the mean.
         name: the metric's name.
-        dtype: of the sums.
+        dtype: of the result.
     """
 
     def __init__(self, interval=False, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.interval = interval
-        zeros = {"initializer": "zeros", "dtype": self.dtype}
+        zeros = {"initializer": "zeros", "dtype": "float64"}
         self.count = self.add_weight(name="count", **zeros)
-        self.mean = self.add_weight(name="mean", **zeros)
+        self.total = self.add_weight(name="total", **zeros)
         self.squares = self.add_weight(name="squares", **zeros)
 
     def score(self, y_true, y_pred):
@@ -37,23 +37,18 @@ class EpisodeMetric(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         if sample_weight is not None:
             raise ValueError("episode metrics weigh every task alike: no weights.")
-        scores = ops.cast(self.score(y_true, y_pred), self.dtype)
-        added = ops.cast(ops.shape(scores)[0], self.dtype)
-        mean = ops.sum(scores) / ops.maximum(added, 1)
-        total = ops.maximum(self.count + added, 1)
-        gap = mean - self.mean
-        self.squares.assign_add(
-            ops.sum(ops.square(scores - mean))
-            + ops.square(gap) * self.count * added / total
-        )
-        self.mean.assign_add(gap * added / total)
-        self.count.assign_add(added)
+        scores = ops.cast(self.score(y_true, y_pred), "float64")
+        self.count.assign_add(ops.cast(ops.shape(scores)[0], "float64"))
+        self.total.assign_add(ops.sum(scores))
+        self.squares.assign_add(ops.sum(ops.square(scores)))
 
     def result(self):
-        if not self.interval:
-            return ops.copy(self.mean)  # not the variable, which changes
-        variance = self.squares / ops.maximum(self.count - 1, 1)
-        return Z95 * ops.sqrt(variance / ops.maximum(self.count, 1))
+        mean = self.total / ops.maximum(self.count, 1)
+        if self.interval:
+            spread = ops.maximum(self.squares - self.count * ops.square(mean), 0)
+            variance = spread / ops.maximum(self.count - 1, 1)
+            mean = Z95 * ops.sqrt(variance / ops.maximum(self.count, 1))
+        return ops.cast(mean, self.dtype)
 
     def get_config(self):
         return {"interval": self.interval, "name": self.name, "dtype": self.dtype}

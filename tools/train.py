@@ -3,19 +3,27 @@
     python tools/train.py --recipe=maml.omniglot_5w1s --out=runs/maml
 
 Run the same command again to go on from the last checkpoint. With --publish the best
-weights so far become the zoo's, without training if the run has ended.
+weights so far become the zoo's, without training if the run has ended. With --workers=N, or
+with TF_CONFIG set on each of many machines, N processes train together on the same
+episodes.
 """
 
 import csv
+import json
 import os
 import pathlib
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import keras
+import tensorflow as tf
 from absl import app, flags
 
 import keras_meta as km
@@ -31,6 +39,9 @@ flags.DEFINE_integer("every", 500, "Meta-steps between checkpoints and validatio
 flags.DEFINE_integer("validation_tasks", 200, "Tasks in a validation.")
 flags.DEFINE_string(
     "warm_start", None, "Zoo entry or .keras file to start from, or 'none'."
+)
+flags.DEFINE_integer(
+    "workers", 1, "Processes on this machine that share the tasks of a meta-step."
 )
 flags.DEFINE_bool("publish", False, "Make the best weights the zoo's when done.")
 
@@ -110,15 +121,72 @@ def publish(name, directory, seed):
     print(f"{name}: published; run tools/make_results.py for its figures")
 
 
+def workers(count, directory):
+    """Runs this command in `count` processes that train one learner together.
+
+    Returns:
+        The exit status: of one that failed, or 0.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    running = []
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        said = None if index == 0 else (directory / f"worker-{index}.log").open("w")
+        running.append(
+            subprocess.Popen(
+                [sys.executable, *sys.argv],
+                env={**os.environ, "TF_CONFIG": config},
+                stdout=said,
+                stderr=said,
+            )
+        )
+
+    def stop(number, frame):
+        for each in running:
+            each.send_signal(number)
+
+    # From a terminal a Ctrl-C reaches all of them by itself.
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The first, which the others report to, is done last.
+    while running[0].poll() is None and not any(each.poll() for each in running):
+        time.sleep(0.2)
+    status = next((each.poll() for each in running if each.poll()), 0)
+    for each in running:
+        each.terminate()
+    for each in running:
+        each.wait()
+    return status
+
+
 def main(_):
     name = FLAGS.recipe
     try:
         recipe = recipes.recipe(name)
-        km.runtime.configure(recipe.intra_op)
         directory = pathlib.Path(FLAGS.out or f"runs/{name}")
+        if recipe.tasks % FLAGS.workers:
+            raise ValueError(
+                f"expected workers to divide the {recipe.tasks} tasks of a meta-step, "
+                f"got {FLAGS.workers}."
+            )
+        cluster = os.environ.get("TF_CONFIG")
+        if FLAGS.workers > 1 and not cluster:
+            sys.exit(workers(FLAGS.workers, directory))
+        cores = max(len(os.sched_getaffinity(0)) // FLAGS.workers, 1)
+        km.runtime.configure(recipe.intra_op, cores)
+        strategy = tf.distribute.get_strategy()
+        if cluster:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
         seed = recipe.seed if FLAGS.seed is None else FLAGS.seed
-        train(name, directory, FLAGS.steps or recipe.steps, seed)
-        if FLAGS.publish:
+        with strategy.scope():
+            train(name, directory, FLAGS.steps or recipe.steps, seed)
+        first = not cluster or json.loads(cluster)["task"]["index"] == 0
+        if FLAGS.publish and first:
             publish(name, directory, seed)
     except ValueError as error:
         sys.exit(f"train: error: {error}")

@@ -510,20 +510,20 @@ RECIPES = {
         warm_start="maml.omniglot_5w1s",
     ),
     "reptile.omniglot_5w1s": Recipe(
+        # Adam inside, afresh for each task, unlearned what the warm start knew.
         _drawn(
             "Reptile",
-            inner_optimizer="adam",
-            inner_rate=1e-3,
+            inner_rate=0.1,
             inner_steps=5,
             inner_batch=10,
-            evaluation_steps=50,
+            evaluation_steps=20,
         ),
         OMNIGLOT_5W5S_5W1S,
         REPTILE_PAPER,
-        steps=15_000,
+        steps=10_000,
         tasks=5,
         optimizer="sgd",
-        rate=1.0,
+        rate=0.5,
         warm_start="maml.omniglot_5w1s",
     ),
     "imaml.omniglot_5w1s": Recipe(
@@ -595,6 +595,8 @@ RECIPES = {
         OMNIGLOT_5W5S_5W1S,
         SHRINKAGE_PAPER,
         steps=6_000,
+        tasks=8,
+        rate=3e-4,
         warm_start="maml.omniglot_5w1s",
     ),
     "anil.omniglot_20w1s": Recipe(

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import pathlib
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import zipfile
 
@@ -42,7 +44,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     directory.mkdir(parents=True, exist_ok=True)
     record = directory / "run.json"
     if not record.exists():
-        record.write_text(json.dumps(settings))
+        replace(record, lambda draft: draft.write_text(json.dumps(settings)))
     begun = json.loads(record.read_text())
     if begun != settings:
         raise ValueError(
@@ -51,7 +53,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     steps = settings["steps"]
     run = Run(directory, validation, metric, steps)
     learner = run.resume() or make()
-    done = int(learner.optimizer.iterations)
+    done = int(learner.optimizer.iterations.numpy())
     if done >= steps:
         print(f"{done} of {steps} meta-steps are done")
         return
@@ -87,11 +89,10 @@ class Run(keras.callbacks.Callback):
         self.steps = steps
         self.stop_signal = False
         self.rows = []
-        self.writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
 
     @property
     def step(self):
-        return int(self.model.optimizer.iterations)
+        return int(self.model.optimizer.iterations.numpy())
 
     def resume(self):
         """The learner of the newest readable checkpoint, or None."""
@@ -105,7 +106,7 @@ class Run(keras.callbacks.Callback):
                 reason = str(error).strip().split("\n")[0]
                 print(f"checkpoint {path} cannot be read ({reason}); trying another")
                 continue
-            step = int(learner.optimizer.iterations)
+            step = int(learner.optimizer.iterations.numpy())
             log = self.directory / "log.csv"
             if log.exists():
                 with log.open() as file:
@@ -115,6 +116,13 @@ class Run(keras.callbacks.Callback):
         return None
 
     def on_train_begin(self, logs=None):
+        # Several workers do all things together; what the first writes is kept.
+        workers = tf.distribute.get_strategy().cluster_resolver
+        if workers and workers.task_id:
+            self.scratch = tempfile.TemporaryDirectory()
+            self.directory = pathlib.Path(self.scratch.name)
+        events = str(self.directory / "tensorboard")
+        self.writer = tf.summary.create_file_writer(events)
         self.began, self.first_step = time.time(), self.step
         self.spent = float(self.rows[-1]["seconds"]) if self.rows else 0.0
         self.handlers = {
@@ -155,17 +163,17 @@ class Run(keras.callbacks.Callback):
         row = {"step": self.step, "seconds": round(self.spent + passed, 1), **logs}
         row |= {f"val_{key}": value for key, value in found.items()}
         self.rows.append(row)
-        self._write_log()
+        if self.stop_signal:
+            self.model.stop_training = True
+        replace(self.directory / "log.csv", self._write_log)
         with self.writer.as_default(step=self.step):
             for key, value in row.items():
                 tf.summary.scalar(key, float(value))
         self.writer.flush()
         last = self.directory / "last.keras"
         if last.exists():
-            shutil.copy(last, self.directory / "previous.tmp")
-            os.replace(
-                self.directory / "previous.tmp", self.directory / "previous.keras"
-            )
+            previous = self.directory / "previous.keras"
+            replace(previous, lambda draft: shutil.copy(last, draft))
         save(self.model, last)
 
         pace = passed / max(self.step - self.first_step, 1)
@@ -176,16 +184,12 @@ class Run(keras.callbacks.Callback):
             f"{1000 * pace:.0f} ms a step, {left / 60:.0f} minutes left",
             flush=True,
         )
-        if self.stop_signal:
-            self.model.stop_training = True
 
-    def _write_log(self):
-        draft = self.directory / "log.tmp"
-        with draft.open("w", newline="") as file:
+    def _write_log(self, path):
+        with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.rows[-1])
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(draft, self.directory / "log.csv")
 
 
 def transfer(trained, learner):
@@ -209,8 +213,13 @@ def transfer(trained, learner):
 
 def save(learner, path):
     """Saves a learner so that `path` is never half written."""
+    replace(path, learner.save)
+
+
+def replace(path, write):
+    """Has a draft written, `write(draft)`, and puts it in the place of `path`."""
     draft = path.with_name(f"draft-{path.name}")
-    learner.save(draft)
+    write(draft)
     os.replace(draft, path)
 
 

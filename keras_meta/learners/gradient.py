@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import functional, learner
+from keras_meta import functional, learner, losses
 
 NORMALIZATIONS = ("inductive", "transductive")
 
@@ -225,7 +225,7 @@ class GradientLearner(learner.Learner):
                     self._merged(meta, weights), statistics, x, training=True
                 )
                 outputs = self.masked(outputs, classes)
-                loss = self.support_loss(y, outputs) + penalty
+                loss = losses.of(self.support_loss, y, outputs) + penalty
             gradients = tape.gradient(
                 loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
@@ -282,7 +282,7 @@ class GradientLearner(learner.Learner):
             tape.watch(tf.nest.flatten(meta))
             state = self.adapt_task(meta, statistics, support_x, support_y, True)
             outputs = self.infer_task(meta, statistics, state, query_x)
-            loss = self.query_loss(query_y, outputs)
+            loss = losses.of(self.query_loss, query_y, outputs)
         gradients = tape.gradient(
             loss,
             tf.nest.flatten(meta),

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_meta import losses
 from keras_meta.learners import gradient
 
 # Of Adam inside the inner loop; the paper sets beta1 to 0 (its table 5).
@@ -80,7 +81,7 @@ class Reptile(gradient.GradientLearner):
         outputs = self.infer_task(meta, statistics, state, query_x)
         adapted = self._merged(meta, state["weights"])
         gradients = [p - q for p, q in zip(meta["weights"], adapted, strict=True)]
-        return self.query_loss(query_y, outputs), outputs, gradients
+        return losses.of(self.query_loss, query_y, outputs), outputs, gradients
 
     def get_config(self):
         config = super().get_config()

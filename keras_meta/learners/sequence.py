@@ -6,7 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_meta import functional, learner
+from keras_meta import functional, learner, losses
 
 # Of a label that is a string: Santoro et al.'s five characters out of five.
 SYMBOLS = 5
@@ -187,8 +187,8 @@ class SequenceLearner(learner.Learner):
         with tf.GradientTape() as tape:
             state, answers = self._read(support_x, support_y, True)
             outputs = self.infer_tasks(state, query_x, True)
-            read = self.query_loss(support_y, answers)
-            asked = self.query_loss(query_y, outputs)
+            read = losses.of(self.query_loss, support_y, answers)
+            asked = losses.of(self.query_loss, query_y, outputs)
             loss = (steps * read + asked) / (steps + 1)
         return loss, tape.gradient(loss, variables), variables, outputs
 
