@@ -3,8 +3,8 @@
     python tools/train.py --recipe=maml.omniglot_5w1s --out=runs/maml
 
 Run the same command again to go on from the last checkpoint. With --publish the best
-weights so far become the zoo's, without training if the run has ended. With --workers=N, or
-with TF_CONFIG set on each of many machines, N processes train together on the same
+weights so far become the zoo's, without training if the run has ended. With --workers=N
+(or with TF_CONFIG set on each of many machines) N processes train together on the same
 episodes.
 """
 
