@@ -43,6 +43,7 @@ Learns a curve from a few points and predicts others:
 A row without y, such as the last, is an x to predict.
 """
 
+MARKS = {"right": "✓", "wrong": "✗", "note": " "}
 REQUEST = """\
 Sends a few labelled examples and the questions in one request; the served model learns
 and answers:
@@ -63,7 +64,7 @@ def main(argv=None):
         argv: its words; those of the process by default.
 
     Returns:
-        The exit code: 0; 1 where the demo finds that something is wrong; 2 for a
+        The exit code: 0; 1 where demo or check finds that something is wrong; 2 for a
         mistake of the user's, which is named in one sentence on stderr.
     """
     arguments = _parser().parse_args(argv)
@@ -150,6 +151,24 @@ def _parser():
     added.add_argument("name", metavar="NAME", help="an entry, as `list` names it")
     added.add_argument(
         "directory", metavar="DIR", type=pathlib.Path, help="gets DIR/NAME/<version>/"
+    )
+
+    added = command(
+        "check", _check, "whether a network can be meta-trained: derivatives, cost"
+    )
+    added.add_argument(
+        "model", metavar="FILE.keras|NAME", help="a network, a learner or an entry"
+    )
+    added.add_argument(
+        "--learner", metavar="NAME", help="for a network (default: MAML)"
+    )
+    added.add_argument(
+        "--loss",
+        default="sparse_categorical_crossentropy",
+        help="for a network; or mse",
+    )
+    added.add_argument(
+        "--jit", action="store_true", default=None, help="compare with XLA too"
     )
 
     added = command(
@@ -320,6 +339,38 @@ def _export(arguments):
             continue  # not for this command's user
         print(f"keras-meta: warning: {warning.message}", file=sys.stderr)
     console.console().print(str(path))
+
+
+def _check(arguments):
+    path = pathlib.Path(arguments.model)
+    card = None if path.suffix == ".keras" else console.trained_card(arguments.model)
+    if card is None and not path.exists():
+        raise ValueError(f"expected a file, found none at {path}.")
+    km = console.start()
+    import keras
+
+    from keras_meta import check
+
+    learner = zoo.load(card.name) if card else keras.models.load_model(path)
+    if not isinstance(learner, km.Learner):
+        kind = arguments.learner or "MAML"
+        kinds = {
+            name: each
+            for name, each in vars(km).items()
+            if isinstance(each, type) and issubclass(each, km.MAML.__base__)
+        }
+        if kind not in kinds:
+            raise ValueError(f"expected one of {', '.join(sorted(kinds))}, got {kind}.")
+        learner = kinds[kind](learner, arguments.loss)
+    elif arguments.learner:
+        raise ValueError(f"expected no --learner: {path.name} holds a learner.")
+    with rich.console.Console(stderr=True).status("comparing derivatives"):
+        found = check.check(learner, arguments.jit)
+    made = console.table("", "part", "finding")
+    for finding in found:
+        made.add_row(MARKS[finding.state], finding.what, finding.sentence)
+    console.console().print(made)
+    return int(any(finding.state == "wrong" for finding in found))
 
 
 def _demo(arguments):

@@ -101,15 +101,19 @@ class CNP(learner.Learner):
         self.min_scale = min_scale
         self.least_support = 1 if classification else 0
         if aggregate == "attention":
+            policy = self.dtype_policy
             self.embedding = keras.Sequential(
                 [
-                    keras.Input(shape),
-                    keras.layers.Dense(width, activation="relu"),
-                    keras.layers.Dense(width),
+                    keras.Input(shape, dtype=self.compute_dtype),
+                    keras.layers.Dense(width, activation="relu", dtype=policy),
+                    keras.layers.Dense(width, dtype=policy),
                 ]
             )
             self.attention = keras.layers.MultiHeadAttention(
-                num_heads=8, key_dim=max(width // 8, 1), output_shape=width
+                num_heads=8,
+                key_dim=max(width // 8, 1),
+                output_shape=width,
+                dtype=policy,
             )
             self.attention.build([None, None, width], [None, None, width])
             self.nothing = self.add_weight(shape=[2, 1, 1, width], name="nothing")

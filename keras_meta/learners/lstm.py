@@ -25,8 +25,13 @@ class LSTMLearner(sequence.SequenceLearner):
 
     def __init__(self, network=None, *, units=128, **kwargs):
         self.units = [units] if isinstance(units, int) else list(units)
-        cells = [keras.layers.LSTMCell(size) for size in self.units]
-        cell = cells[0] if len(cells) == 1 else keras.layers.StackedRNNCells(cells)
+        policy = kwargs.get("dtype")
+        cells = [keras.layers.LSTMCell(size, dtype=policy) for size in self.units]
+        cell = (
+            cells[0]
+            if len(cells) == 1
+            else keras.layers.StackedRNNCells(cells, dtype=policy)
+        )
         super().__init__(cell, network, **kwargs)
 
     def get_config(self):

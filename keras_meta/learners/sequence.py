@@ -89,7 +89,11 @@ class SequenceLearner(learner.Learner):
         else:
             self.feature_size = network.output_shape[-1]
         self.rnn = keras.layers.RNN(
-            cell, return_sequences=True, return_state=True, unroll=unroll
+            cell,
+            return_sequences=True,
+            return_state=True,
+            unroll=unroll,
+            dtype=self.dtype_policy,
         )
         self.head = keras.layers.Dense(self.answer_size, dtype=self.dtype_policy)
         self.rnn.build([None, None, self.feature_size + self.answer_size])

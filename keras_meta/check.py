@@ -1,0 +1,426 @@
+"""Whether a network and a learner can be meta-trained: derivatives, graphs, cost."""
+
+import dataclasses
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_meta import functional
+from keras_meta import learner as learner_module
+from keras_meta.learners import gradient, imaml
+
+# Central differences of gradients in float64, of width 1e-6, are right to about 1e-8.
+WIDTH = 1e-6
+TOLERANCE = 1e-4
+# Float32, compiled or not, loses about five digits of seven in second derivatives.
+SINGLE_TOLERANCE = 5e-3
+# A direction may cross a kink of a ReLU or a maximum; the best of several does not.
+DIRECTIONS = 3
+INNER_STEPS = (1, 5)
+ORDERS = {1: "first", 2: "second"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What was looked at and how it is.
+
+    Attributes:
+        what: a layer's name, or a part of the learner.
+        state: "right", "wrong" or "note".
+        sentence: what was found.
+    """
+
+    what: str
+    state: str
+    sentence: str
+
+
+def check(learner, jit=None, cost=True):
+    """Compares a learner's derivatives with finite differences, layer by layer.
+
+    Each layer of its networks is run on its own input in float64. Its derivative along
+    a direction is compared with a difference: the first, or the second for a learner
+    that differentiates an inner loop; where XLA is asked for, compiled against not.
+    Then the learner's meta-gradient: eager, in a graph, in float32, and against
+    differences of its loss where it is that loss's gradient at all (first-order,
+    implicit and Reptile's are not).
+
+    Args:
+        learner: a `Learner`; a task of random numbers is made for it.
+        jit: compare with XLA too; by default if the learner is compiled with
+            `jit_compile=True`.
+        cost: measure time and memory of a meta-step by inner steps, each in a process
+            of its own; for learners that have inner steps.
+
+    Returns:
+        A list of `Finding`, in the order of the layers.
+
+    Raises:
+        ValueError: no learner.
+    """
+    if not isinstance(learner, learner_module.Learner):
+        raise ValueError(f"expected a Learner, got {type(learner).__name__}.")
+    jit = bool(getattr(learner, "jit_compile", False)) if jit is None else jit
+    precise = in_dtype(learner, "float64")
+    episode, query_y = random_episode(precise)
+    found = []
+    for network, single in zip(_networks(precise), _networks(learner), strict=True):
+        found += _layers(network, single if jit else None, _order(learner))
+    try:
+        found += _whole(learner, precise, episode, query_y)
+    except LookupError as error:  # no gradient is registered for an operation
+        reason = str(error).strip().split("\n")[0]
+        return [*found, Finding("meta-gradient", "wrong", reason)]
+    if cost and isinstance(learner, gradient.GradientLearner):
+        found.append(_cost(learner))
+    return found
+
+
+def in_dtype(learner, dtype):
+    """A copy of a learner that computes in another precision."""
+    policy = {
+        "module": "keras",
+        "class_name": "DTypePolicy",
+        "config": {"name": dtype},
+        "registered_name": None,
+    }
+
+    def convert(config):
+        if isinstance(config, dict):
+            return {
+                key: (policy if isinstance(value, dict) else dtype)
+                if key == "dtype" and value is not None
+                else convert(value)
+                for key, value in config.items()
+            }
+        if isinstance(config, list | tuple):
+            return type(config)(map(convert, config))
+        return config
+
+    # Layers of the user's own, registered with Keras or not.
+    kinds = {type(each).__name__: type(each) for each in learner._flatten_layers()}
+    with keras.saving.custom_object_scope(kinds):
+        copy = type(learner).from_config(convert(learner.get_config()))
+    copy(copy.example())
+    for new, old in zip(copy.weights, learner.weights, strict=True):
+        new.assign(tf.cast(old.value, new.dtype))
+    copy.compile(keras.optimizers.SGD(), loss=None)
+    return copy
+
+
+def random_episode(learner, tasks=2, shots=2):
+    """`(episode, query_y)` of normal numbers, which any learner of that shape takes."""
+    random = np.random.RandomState(0)
+    if learner.classification:
+        classes = min(learner.output_size, 5)
+        labels = np.tile(np.arange(classes), [tasks, shots])
+        if learner.label_shape:
+            labels = random.randint(0, classes, [*labels.shape, *learner.label_shape])
+        y = query_y = labels.astype("int32")
+    else:
+        shape = [tasks, 5 * shots, learner.output_size]
+        y, query_y = (random.normal(size=shape) for _ in range(2))
+    x, query_x = (
+        random.normal(size=[*y.shape[:2], *learner.example_shape]) for _ in range(2)
+    )
+    cast = learner.compute_dtype
+    episode = {"support_x": x.astype(cast), "support_y": y, "query_x": query_x}
+    if not learner.classification:
+        episode["support_y"], query_y = y.astype(cast), query_y.astype(cast)
+    episode["query_x"] = query_x.astype(cast)
+    return tf.nest.map_structure(tf.constant, (episode, query_y))
+
+
+def _networks(learner):
+    """The Keras models that a learner is made of."""
+    return [
+        layer
+        for layer in learner._flatten_layers(include_self=False, recursive=False)
+        if isinstance(layer, keras.Model) and layer.layers
+    ]
+
+
+# Layers.
+
+
+def _order(learner):
+    """Of the derivatives that a learner takes of its network."""
+    bends = isinstance(learner, imaml.Implicit) or getattr(learner, "unrolled", False)
+    return 2 if bends else 1
+
+
+def _layers(network, single, order):
+    """Findings on each layer; `single` is the network to compile, or None."""
+    found = []
+    for position, layer in enumerate(network.layers):
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        if isinstance(layer, keras.Model):
+            found += _layers(layer, single and single.layers[position], order)
+            continue
+        try:
+            ahead = keras.Model(network.input, layer.input)
+        except (AttributeError, ValueError):
+            sentence = "is called more than once or not at all: not looked at alone"
+            found.append(Finding(layer.name, "note", sentence))
+            continue
+        if not isinstance(layer.input, keras.KerasTensor):
+            continue  # joins tensors, with nothing of its own
+        x = ahead(_input(network), training=True)
+        if getattr(layer, "seed_generator", None) is not None:
+            sentence = "draws at random while training: not looked at alone"
+            found.append(Finding(layer.name, "note", sentence))
+            continue
+        found.append(_layer(layer, x, order))
+        if single is not None:
+            compiled = single.layers[position]
+            found += _compiled(compiled, tf.cast(x, compiled.compute_dtype), order)
+    return found
+
+
+def _input(network):
+    shape = [6, *(size or 8 for size in network.input_shape[1:])]
+    values = np.random.RandomState(1).normal(size=shape)
+    return tf.constant(values, network.compute_dtype)
+
+
+def _slopes(layer, x, weights, direction, order):
+    """A weighted sum of a layer's squared outputs, and its change along a direction.
+
+    Returns:
+        `(base, along)`, lists of tensors: the sum and its derivative along the
+        direction, or its gradient and the derivative of that.
+    """
+    statistics = functional.values(layer.non_trainable_variables)
+    point = [x, *weights]
+    zero = {"unconnected_gradients": tf.UnconnectedGradients.ZERO}
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
+        outer.watch(point)
+        with tf.GradientTape(watch_accessed_variables=False) as inner:
+            inner.watch(point)
+            arguments = {"training": True} if layer._call_has_training_arg else {}
+            outputs, _ = layer.stateless_call(weights, statistics, x, **arguments)
+            marks = np.random.RandomState(4).normal(size=outputs.shape)
+            # Squared, so that the way back depends on what came in.
+            value = tf.reduce_sum(tf.cast(marks, outputs.dtype) * outputs**2)
+        slope = inner.gradient(value, point, **zero)
+    if order == 1:
+        return [value], [functional.inner_product(slope, direction)]
+    # A second derivative is symmetric, so this is its product with the direction.
+    return slope, outer.gradient(slope, point, output_gradients=direction, **zero)
+
+
+def _directions(x, weights):
+    random = np.random.RandomState(2)
+    for _ in range(DIRECTIONS):
+        yield [tf.constant(random.normal(size=v.shape), v.dtype) for v in [x, *weights]]
+
+
+def _error(found, expected):
+    """Largest difference, over the largest value."""
+    found, expected = (
+        np.concatenate([np.ravel(each) for each in side]) for side in (found, expected)
+    )
+    largest = max(np.abs(expected).max(), np.abs(found).max())
+    return float(np.abs(found - expected).max() / largest) if largest > 1e-8 else 0.0
+
+
+def _layer(layer, x, order):
+    """Finding on a layer in float64."""
+    weights = functional.values(layer.trainable_variables)
+    kind = f"{type(layer).__name__}: its {ORDERS[order]} derivative"
+    errors = []
+    for direction in _directions(x, weights):
+        try:
+            _, along = _slopes(layer, x, weights, direction, order)
+        except (LookupError, NotImplementedError, tf.errors.OpError) as error:
+            reason = str(error).strip().split("\n")[0]
+            return Finding(layer.name, "wrong", f"{kind} is not there: {reason}")
+        sides = []
+        for sign in (1, -1):
+            moved = [
+                v + sign * WIDTH * d
+                for v, d in zip([x, *weights], direction, strict=True)
+            ]
+            base, _ = _slopes(layer, moved[0], moved[1:], direction, order)
+            sides.append(base)
+        expected = [(a - b) / (2 * WIDTH) for a, b in zip(*sides, strict=True)]
+        errors.append(_error(along, expected))
+    error = min(errors)
+    if error > TOLERANCE:
+        sentence = f"{kind} is off by {error:.0e} of what differences say"
+        return Finding(layer.name, "wrong", sentence)
+    return Finding(layer.name, "right", f"{kind} is right to {error:.0e}")
+
+
+def _compiled(layer, x, order):
+    """Findings on a layer compiled by XLA, in its own precision: what is wrong."""
+    weights = functional.values(layer.trainable_variables)
+    direction = next(_directions(x, weights))
+    _, expected = _slopes(layer, x, weights, direction, order)
+    run = tf.function(
+        lambda: _slopes(layer, x, weights, direction, order)[1],
+        jit_compile=True,
+        autograph=False,
+    )
+    kind = type(layer).__name__
+    try:
+        error = _error(run(), expected)
+    except tf.errors.OpError as failure:
+        reason = str(failure).strip().split("\n")[0]
+        sentence = f"{kind}: XLA cannot compile it: {reason}"
+        return [Finding(layer.name, "wrong", sentence)]
+    if error <= SINGLE_TOLERANCE:
+        return []
+    sentence = (
+        f"{kind}: compiled by XLA, its {ORDERS[order]} derivative is off by {error:.0e}"
+    )
+    return [Finding(layer.name, "wrong", sentence)]
+
+
+# The whole.
+
+
+def _whole(learner, precise, episode, query_y):
+    """Findings on the meta-gradient."""
+    if precise.normalization == "transductive":
+        sentence = "transductive: an answer depends on the other queries of its task"
+        found = [Finding("normalization", "note", sentence)]
+    else:
+        found = []
+
+    def meta_gradient(of, *data):
+        loss, slopes, variables, _ = of.meta_gradient(*data)
+        slopes = [
+            tf.zeros_like(v.value) if s is None else s
+            for s, v in zip(slopes, variables, strict=True)
+        ]
+        return loss, slopes
+
+    in_graph = tf.function(
+        lambda: meta_gradient(precise, episode, query_y), autograph=False
+    )
+    _, expected = in_graph()
+    variables = precise.meta_gradient(episode, query_y)[2]
+    _, eager = meta_gradient(precise, episode, query_y)
+    error = _error(eager, expected)
+    state = "right" if error < TOLERANCE else "wrong"
+    sentence = f"eager and in a graph the same to {error:.0e}"
+    found.append(Finding("meta-gradient", state, sentence))
+
+    if getattr(precise, "_seed_slots", None):
+        sentence = "random layers draw otherwise in float32: not compared"
+        found.append(Finding("meta-gradient", "note", sentence))
+        return [*found, _differences(precise, in_graph, expected, variables)]
+    copy = in_dtype(learner, "float32")
+    data = tf.nest.map_structure(
+        lambda v: tf.cast(v, "float32") if v.dtype.is_floating else v,
+        (episode, query_y),
+    )
+    _, single = meta_gradient(copy, *data)
+    error = _error(single, expected)
+    state = "right" if error < 0.02 else "wrong"
+    sentence = f"float32 differs from float64 by {error:.0e}"
+    found.append(Finding("meta-gradient", state, sentence))
+
+    return [*found, _differences(precise, in_graph, expected, variables)]
+
+
+def _differences(learner, loss_and_gradient, expected, variables):
+    """Finding on a meta-gradient against differences of its loss."""
+    if not getattr(learner, "unrolled", True):
+        sentence = (
+            f"{type(learner).__name__}'s is no gradient of its loss, on purpose: not "
+            "compared with differences"
+        )
+        return Finding("meta-gradient", "note", sentence)
+    start = [v.numpy() for v in variables]
+    random = np.random.RandomState(3)
+    errors = []
+    for _ in range(DIRECTIONS):
+        direction = [random.normal(size=v.shape) for v in start]
+        sides = []
+        for sign in (1, -1):
+            for v, at, d in zip(variables, start, direction, strict=True):
+                v.assign(at + sign * WIDTH * d)
+            sides.append(float(loss_and_gradient()[0]))
+        for v, at in zip(variables, start, strict=True):
+            v.assign(at)
+        slope = (sides[0] - sides[1]) / (2 * WIDTH)
+        along = sum(
+            float(np.sum(np.asarray(s) * d))
+            for s, d in zip(expected, direction, strict=True)
+        )
+        errors.append(abs(slope - along) / max(abs(slope), abs(along), 1e-8))
+    error = min(errors)
+    state = "right" if error < TOLERANCE else "wrong"
+    sentence = f"differs from differences of the loss by {error:.0e}"
+    return Finding("meta-gradient", state, sentence)
+
+
+# Cost.
+
+
+def _cost(learner):
+    """What a meta-step takes by inner steps, each measured in a process of its own."""
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "learner.keras"
+        learner.save(path)
+        for steps in INNER_STEPS:
+            done = subprocess.run(
+                [sys.executable, "-m", "keras_meta.check", str(path), str(steps)],
+                capture_output=True,
+                text=True,
+                cwd=pathlib.Path(__file__).resolve().parents[1],
+            )
+            if done.returncode:
+                reason = done.stderr.strip().split("\n")[-1]
+                return Finding("cost", "note", f"could not be measured: {reason}")
+            measured.append(json.loads(done.stdout.splitlines()[-1]))
+    few, many = INNER_STEPS
+    step, start = {}, {}
+    for key in ("ms", "MB"):
+        step[key] = max(measured[1][key] - measured[0][key], 0) / (many - few)
+        start[key] = max(measured[0][key] - few * step[key], 0)
+    sentence = (
+        f"a meta-step of 4 tasks, {measured[0]['images']} examples each, takes about "
+        f"{start['ms']:.0f} ms and {step['ms']:.1f} ms for each inner step; memory "
+        f"with TensorFlow's own {start['MB']:.0f} MB and {step['MB']:.1f} MB for each"
+    )
+    return Finding("cost", "note", sentence)
+
+
+def _measure(path, steps):
+    """Milliseconds of a meta-step of four tasks, and the peak memory of the process."""
+    learner = keras.models.load_model(path)
+    learner.inner_steps = steps
+    episode, query_y = random_episode(learner, tasks=4)
+    run = tf.function(lambda: learner.meta_gradient(episode, query_y)[:2])
+    run()
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    images = int(episode["support_x"].shape[1] + query_y.shape[1])
+    return {
+        "ms": 1000 * float(np.median(times)),
+        "MB": peak,
+        "images": images,
+    }
+
+
+if __name__ == "__main__":
+    import keras_meta  # noqa: F401  registers the learners
+
+    print(json.dumps(_measure(sys.argv[1], int(sys.argv[2]))))
