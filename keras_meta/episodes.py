@@ -39,6 +39,69 @@ def stream(draw, seed, start):
     )
 
 
+def read_tfds(name, split, prepare=None, data_dir=None, label_key=None):
+    """`(images, labels, names)` of a TFDS data set, in its order.
+
+    Args:
+        name, split, prepare, data_dir, label_key: as for `ClassPool.from_tfds`.
+
+    Returns:
+        Images `[n, H, W, C]`, labels `[n]` and `{label: name}`.
+
+    Raises:
+        ValueError: as `ClassPool.from_tfds`.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except Exception as error:  # TFDS raises many kinds, as below
+        raise ValueError(
+            f"expected the name of a TFDS data set, got '{name}': {_first_line(error)}"
+        ) from error
+    features = builder.info.features
+    image_keys = [k for k, f in features.items() if type(f) is tfds.features.Image]
+    label_keys = [
+        k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)
+    ]
+    if label_key is None:
+        label_key = label_keys[0] if len(label_keys) == 1 else "label"
+    if len(image_keys) != 1 or label_key not in label_keys:
+        raise ValueError(
+            f"expected '{name}' to have one image and a label '{label_key}', its "
+            f"images are {image_keys} and its labels {label_keys}."
+        )
+    try:
+        with _few_retries():
+            builder.download_and_prepare()
+        dataset = builder.as_dataset(split=split)
+    except Exception as error:  # TFDS raises many kinds, network errors among them
+        raise ValueError(
+            f"expected '{name}' with split '{split}' to be had from TFDS "
+            f"(splits {sorted(builder.info.splits)}), prepared in "
+            f"{builder.data_dir} (TFDS_DATA_DIR says where) or by download: "
+            f"{_first_line(error)}"
+        ) from error
+    (image_key,) = image_keys
+    resize = prepare.resize if prepare else tf.identity
+    dataset = dataset.map(
+        lambda example: (resize(example[image_key]), example[label_key]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    try:
+        batches = list(dataset.batch(1024).as_numpy_iterator())
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"expected the images of '{name}' to share one size, they do not: "
+            "give prepare=ImagePreprocess(height, width, channels)."
+        ) from error
+    images = np.concatenate([images for images, _ in batches])
+    labels = np.concatenate([labels for _, labels in batches])
+    label_name = features[label_key].int2str
+    names = {int(label): label_name(int(label)) for label in np.unique(labels)}
+    return images, labels, names
+
+
 def load_image(path):
     """Reads an image file as uint8 `[H, W, 1 or 3]`, transparency laid on white.
 
@@ -162,55 +225,7 @@ class ClassPool:
             ValueError: unknown data set or split, no image or label feature, the data
                 cannot be had, or images of different sizes without `prepare`.
         """
-        import tensorflow_datasets as tfds
-
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except Exception as error:  # TFDS raises many kinds, as below
-            raise ValueError(
-                f"expected the name of a TFDS data set, got '{name}': "
-                f"{_first_line(error)}"
-            ) from error
-        features = builder.info.features
-        image_keys = [k for k, f in features.items() if type(f) is tfds.features.Image]
-        label_keys = [
-            k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)
-        ]
-        if label_key is None:
-            label_key = label_keys[0] if len(label_keys) == 1 else "label"
-        if len(image_keys) != 1 or label_key not in label_keys:
-            raise ValueError(
-                f"expected '{name}' to have one image and a label '{label_key}', its "
-                f"images are {image_keys} and its labels {label_keys}."
-            )
-        try:
-            with _few_retries():
-                builder.download_and_prepare()
-            dataset = builder.as_dataset(split=split)
-        except Exception as error:  # TFDS raises many kinds, network errors among them
-            raise ValueError(
-                f"expected '{name}' with split '{split}' to be had from TFDS "
-                f"(splits {sorted(builder.info.splits)}), prepared in "
-                f"{builder.data_dir} (TFDS_DATA_DIR says where) or by download: "
-                f"{_first_line(error)}"
-            ) from error
-        (image_key,) = image_keys
-        resize = prepare.resize if prepare else tf.identity
-        dataset = dataset.map(
-            lambda example: (resize(example[image_key]), example[label_key]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        try:
-            batches = list(dataset.batch(1024).as_numpy_iterator())
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(
-                f"expected the images of '{name}' to share one size, they do not: "
-                "give prepare=ImagePreprocess(height, width, channels)."
-            ) from error
-        images = np.concatenate([images for images, _ in batches])
-        labels = np.concatenate([labels for _, labels in batches])
-        label_name = features[label_key].int2str
-        names = {int(label): label_name(int(label)) for label in np.unique(labels)}
+        images, labels, names = read_tfds(name, split, prepare, data_dir, label_key)
         return cls.from_arrays(images, labels, prepare, names)
 
     @classmethod

@@ -147,6 +147,13 @@ def _parser():
         "--seed", metavar="N", type=_integer, default=0, help="of the tasks"
     )
 
+    added.add_argument(
+        "--lake-runs",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="score Lake's official one-shot runs, DIR/run01 ... DIR/run20, instead",
+    )
+
     added = command("export", _export, "write an entry as a SavedModel that adapts")
     added.add_argument("name", metavar="NAME", help="an entry, as `list` names it")
     added.add_argument(
@@ -305,6 +312,9 @@ def _setting(figure):
 
 def _evaluate(arguments):
     card = console.trained_card(arguments.name)
+    if arguments.lake_runs:
+        console.start()
+        return _lake_runs(card, arguments.lake_runs)
     console.start()
     with rich.console.Console(stderr=True).status("loading data, scoring tasks"):
         score = scores.evaluate(
@@ -325,6 +335,25 @@ def _evaluate(arguments):
         f"95% interval over {score['episodes']} tasks, seed {score['seed']}; "
         f"{_task(score['ways'], score['shots'])}, {score['queries']} queries"
         f"{' of each class' if score['ways'] else ''}; {score['normalization']}: {each}"
+    )
+
+
+def _lake_runs(card, directory):
+    from zoo import lake
+
+    errors = lake.official(card.name, directory)
+    made = console.table("run", ">errors")
+    for number, error in enumerate(errors, start=1):
+        made.add_row(f"run{number:02d}", f"{error:.0%}")
+    out = console.console()
+    out.print(made)
+    mean = sum(errors) / len(errors)
+    variance = sum((e - mean) ** 2 for e in errors) / (len(errors) - 1)
+    interval = 1.96 * (variance / len(errors)) ** 0.5
+    out.print(
+        f"{card.name}: {mean:.1%} ± {interval:.1%} errors in {len(errors)} runs, "
+        f"{card.normalization}; people make 4.5%, BPL 3.3%",
+        style="bold",
     )
 
 

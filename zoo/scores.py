@@ -45,20 +45,23 @@ def evaluate(name, episodes=1000, ways=None, shots=None, queries=None, seed=0):
     data = task.test_episodes(
         learner.preprocess, card.test_classes, ways, shots, queries, seed
     )
+    asked = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
+    return measure(learner, card, data, episodes, task.metric, **asked)
+
+
+def measure(learner, card, data, episodes, metric, **asked):
+    """A learner's score on the first episodes of `data`; `asked` goes with it."""
     began = time.perf_counter()
     found = learner.evaluate(
         data.take(episodes).batch(BATCH), verbose=0, return_dict=True
     )
     return {
-        "model": name,
-        "metric": task.metric,
-        "mean": found[task.metric],
-        "interval": found[f"{task.metric}_95"],
+        "model": card.name,
+        "metric": metric,
+        "mean": found[metric],
+        "interval": found[f"{metric}_95"],
         "episodes": episodes,
-        "seed": seed,
-        "ways": ways,
-        "shots": shots,
-        "queries": queries,
+        **asked,
         "normalization": card.normalization,
         "seconds": (time.perf_counter() - began) / episodes,
     }

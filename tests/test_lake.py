@@ -1,0 +1,124 @@
+"""Lake's protocol: one alphabet, two drawers; the official runs' folder."""
+
+import keras
+import numpy as np
+import pytest
+from tensorflow_datasets.core import hashing
+
+import keras_meta as km
+import zoo
+from zoo import cli, lake
+
+PREPROCESS = km.ImagePreprocess(2, 2, 1, invert=False)
+# Three alphabets, of 20, 21 and 25 characters.
+NAMES = [
+    f"{alphabet}_{character}"
+    for alphabet, count in (("Old_(a)", 20), ("B", 21), ("C_c", 25))
+    for character in range(count)
+]
+
+
+def as_tfds_has_it(name, split, preprocess):
+    """Images that hold their character and drawer, in the order of TFDS."""
+    labels = {964 + i: each for i, each in enumerate(NAMES)}
+    files = [(label, drawer) for label in labels for drawer in range(20)]
+
+    def hashed(file):
+        label, drawer = file
+        text = f"{labels[label]}_{label + 1:04d}_{drawer + 1:02d}.png"
+        return hashing.Hasher(split).hash_key(text)
+
+    files.sort(key=hashed)
+    images = np.zeros([len(files), 2, 2, 1], "uint8")
+    images[:, 0, 0, 0] = [label - 964 for label, _ in files]
+    images[:, 1, 1, 0] = [drawer for _, drawer in files]
+    return images, np.array([label for label, _ in files]), labels
+
+
+def test_drawers_are_told_by_the_order_of_the_names(monkeypatch):
+    monkeypatch.setattr("keras_meta.episodes.read_tfds", as_tfds_has_it)
+    images, alphabets = lake.drawings(PREPROCESS)
+    assert images.shape == (66, 20, 2, 2, 1)
+    assert (images[:, :, 0, 0, 0] == np.arange(66)[:, None]).all()
+    assert (images[:, :, 1, 1, 0] == np.arange(20)).all()
+    assert list(alphabets) == ["Old_(a)"] * 20 + ["B"] * 21 + ["C_c"] * 25
+
+    def otherwise(*arguments):
+        images, labels, names = as_tfds_has_it(*arguments)
+        return images, labels[::-1], names
+
+    monkeypatch.setattr("keras_meta.episodes.read_tfds", otherwise)
+    with pytest.raises(ValueError, match="who drew what cannot be told"):
+        lake.drawings(PREPROCESS)
+
+
+def test_tasks_are_of_one_alphabet_and_two_drawers(monkeypatch):
+    monkeypatch.setattr("keras_meta.episodes.read_tfds", as_tfds_has_it)
+    images, alphabets = lake.drawings(PREPROCESS)
+    seen = set()
+    tasks = lake.episodes(images, alphabets, PREPROCESS).take(60)
+    for episode, query_y in tasks.as_numpy_iterator():
+        support, query = (
+            np.rint(255 * episode[key]).astype(int) for key in ("support_x", "query_x")
+        )
+        characters = support[:, 0, 0, 0]
+        assert len(set(characters)) == 20
+        (alphabet,) = set(alphabets[characters])
+        (one,), (two,) = set(support[:, 1, 1, 0]), set(query[:, 1, 1, 0])
+        assert one != two
+        np.testing.assert_array_equal(query[:, 0, 0, 0], characters[query_y])
+        seen.add((alphabet, one))
+    assert len({alphabet for alphabet, _ in seen}) == 3 and len(seen) > 20
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Twenty runs of glyphs, all of them the same but for the order of the items."""
+    folder = tmp_path_factory.mktemp("runs")
+    drawn = km.tasks.glyphs(range(7000, 7020), drawings=2)
+    for run in range(1, 21):
+        here = folder / f"run{run:02d}"
+        for part in ("training", "test"):
+            (here / part).mkdir(parents=True)
+        order = np.random.RandomState(run).permutation(20)
+        lines = []
+        for item, character in enumerate(order):
+            known, asked = drawn.images_of(7000 + character)
+            paths = (
+                f"{here.name}/test/item{item + 1:02d}.png",
+                f"{here.name}/training/class{character + 1:02d}.png",
+            )
+            for path, image in zip(paths, (asked, known), strict=True):
+                keras.utils.save_img(folder / path, image)
+            lines.append(" ".join(paths))
+        (here / "class_labels.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_official_runs(runs, monkeypatch, capsys):
+    name = "protonet.omniglot_20w1s"
+    command = ["evaluate", name, "--lake-runs", str(runs)]
+    assert cli.main(command) == 2
+    assert "has trained on some of their characters" in capsys.readouterr().err
+
+    monkeypatch.setattr(lake, "checked_card", zoo.card)
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "run20" in said and "errors in 20 runs" in said
+    errors = lake.official(name, runs)
+    assert len(set(np.round(errors, 6))) == 1  # the order of the items is no matter
+    assert errors[0] < 0.5  # a guess has 0.95
+
+    labels = runs / "run07" / "class_labels.txt"
+    kept = labels.read_text()
+    labels.write_text("run07/test/item01.png\n")
+    with pytest.raises(ValueError, match="two paths a line"):
+        lake.official(name, runs)
+    labels.write_text(kept)
+    with pytest.raises(ValueError, match="expected 20 folders run01"):
+        lake.official(name, runs / "run01")
+
+
+def test_entries_of_other_tasks_are_refused():
+    with pytest.raises(ValueError, match="20 classes of images, got maml.sinusoid"):
+        lake.checked_card("maml.sinusoid")

@@ -1,0 +1,186 @@
+"""Lake's one-shot classification: twenty characters of one alphabet, two drawers.
+
+One drawer gives the image of each character to learn from, another asks about each.
+`episodes` draws such tasks from the twenty evaluation alphabets; `official` scores the
+twenty runs that Lake, Salakhutdinov and Tenenbaum published with "Human-level concept
+learning through probabilistic program induction", Science, 2015.
+"""
+
+import pathlib
+
+import numpy as np
+import rich.progress
+
+import zoo
+from zoo import scores
+
+WAYS = 20
+DRAWERS = 20
+RUNS = 20
+LABELS = "class_labels.txt"
+
+
+def checked_card(name):
+    """The card of an entry that may be asked about the evaluation alphabets.
+
+    Raises:
+        ValueError: no classifier of twenty images, or one that has trained on them.
+    """
+    card = zoo.card(name)
+    if card.inputs != "images" or card.ways < WAYS:
+        raise ValueError(f"expected a model of {WAYS} classes of images, got {name}.")
+    evaluation = range(964, 1623)  # TFDS labels of the evaluation alphabets
+    if not set(evaluation) <= set(card.test_classes):
+        raise ValueError(
+            f"expected a model that has seen nothing of the evaluation alphabets; "
+            f"{name} has trained on some of their characters."
+        )
+    return card
+
+
+def drawings(preprocess):
+    """All images of the evaluation alphabets, by character and drawer.
+
+    TFDS tells no drawers, but it orders images by hashes of file names, which have
+    them: the order of the names gives them back, and that of the labels is checked.
+
+    Returns:
+        `(images, alphabets)`: uint8 `[C, 20, H, W, channels]` and the alphabet of each
+        character, `[C]` strings.
+
+    Raises:
+        ValueError: the data cannot be had, or is in another order.
+    """
+    import keras_meta as km
+
+    images, labels, names = km.episodes.read_tfds("omniglot", "test", preprocess)
+    from tensorflow_datasets.core import hashing
+
+    hashed = hashing.Hasher("test").hash_key
+    files = {
+        (label, drawer): f"{names[label]}_{label + 1:04d}_{drawer + 1:02d}.png"
+        for label in names
+        for drawer in range(DRAWERS)
+    }
+    order = sorted(files, key=lambda file: hashed(files[file]))
+    if [label for label, _ in order] != list(labels):
+        raise ValueError(
+            "expected TFDS omniglot 3.0.0 in the order of its file names' hashes, it "
+            "is in another: who drew what cannot be told."
+        )
+    places = {file: place for place, file in enumerate(order)}
+    found = [[places[label, d] for d in range(DRAWERS)] for label in sorted(names)]
+    alphabets = [names[label].rpartition("_")[0] for label in sorted(names)]
+    return images[np.array(found)], np.array(alphabets)
+
+
+def episodes(images, alphabets, preprocess, seed=0):
+    """The endless dataset of tasks within an alphabet, between two drawers.
+
+    Args:
+        images, alphabets: as `drawings` gives them.
+        preprocess: an `ImagePreprocess`.
+        seed: episode i is a pure function of (seed, i).
+    """
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    known, which = np.unique(alphabets, return_inverse=True)
+    members = tf.ragged.constant(
+        [np.flatnonzero(which == a) for a in range(len(known))]
+    )
+    images = tf.constant(images)
+
+    def draw(seed):
+        seeds = tf.random.experimental.stateless_split(seed, 4)
+        alphabet = tf.random.stateless_uniform([], seeds[0], 0, len(known), tf.int32)
+        characters = tf.random.experimental.stateless_shuffle(
+            members[alphabet], seeds[1]
+        )
+        characters = characters[:WAYS]
+        drawers = tf.random.experimental.stateless_shuffle(tf.range(DRAWERS), seeds[2])
+        support, query = (
+            preprocess.scale(tf.gather(images[:, drawer], characters))
+            for drawer in (drawers[0], drawers[1])
+        )
+        labels = tf.range(WAYS)
+        order = tf.random.experimental.stateless_shuffle(labels, seeds[3])
+        episode = {
+            "support_x": tf.ensure_shape(support, [WAYS, *preprocess.shape]),
+            "support_y": labels,
+            "query_x": tf.gather(query, order),
+        }
+        return episode, order
+
+    return km.episodes.stream(draw, seed, 0)
+
+
+def evaluate(name, count=1000, seed=0):
+    """Scores an entry as `scores.evaluate` does, on `episodes`."""
+    card = checked_card(name)
+    if count < 2:
+        raise ValueError(f"expected at least 2 episodes, got {count}.")
+    learner = zoo.load(name)
+    data = episodes(*drawings(learner.preprocess), learner.preprocess, seed)
+    asked = {"ways": WAYS, "shots": 1, "queries": 1, "seed": seed}
+    return scores.measure(learner, card, data, count, "accuracy", **asked)
+
+
+def official(name, directory):
+    """Scores an entry on the official runs.
+
+    Args:
+        name: of a trained entry.
+        directory: holds `run01/training/class01.png`, `run01/test/item01.png`,
+            `run01/class_labels.txt` and so on; images of another size are resized.
+
+    Returns:
+        The share of errors in each run, a list.
+
+    Raises:
+        ValueError: as `evaluate`, or a folder that is laid out otherwise.
+    """
+    import keras_meta as km
+
+    checked_card(name)
+    directory = pathlib.Path(directory)
+    folders = sorted(directory.glob("run[0-9][0-9]"))
+    if len(folders) != RUNS:
+        raise ValueError(
+            f"expected {RUNS} folders run01 ... run{RUNS} in {directory}, found "
+            f"{len(folders)}."
+        )
+    learner = zoo.load(name)
+
+    def images(files):
+        read = [learner.preprocess.resize(km.episodes.load_image(f)) for f in files]
+        return learner.preprocess.scale(np.stack(read))[None]
+
+    errors = []
+    for folder in rich.progress.track(folders, "runs", transient=True):
+        asked, answers = _labels(directory, folder)
+        known = sorted(set(answers))
+        if len(known) != WAYS or len(asked) != WAYS:
+            raise ValueError(
+                f"expected {WAYS} items and as many classes in {folder / LABELS}, got "
+                f"{len(asked)} and {len(known)}."
+            )
+        state = learner.adapt(images(known), np.arange(WAYS)[None])
+        guesses = np.argmax(learner.infer(state, images(asked))[0], axis=-1)
+        right = [known[g] == answer for g, answer in zip(guesses, answers, strict=True)]
+        errors.append(1 - float(np.mean(right)))
+    return errors
+
+
+def _labels(directory, folder):
+    """The items of a run and their classes, as paths."""
+    try:
+        lines = (folder / LABELS).read_text().split("\n")
+        pairs = [line.split() for line in lines if line.strip()]
+        items, classes = zip(*pairs, strict=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"expected two paths a line, an item and its class, in {folder / LABELS}."
+        ) from error
+    return [directory / p for p in items], [directory / p for p in classes]
