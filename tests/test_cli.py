@@ -35,6 +35,7 @@ def write_entry(name, learner, **facts):
         seed=0,
         command="none",
         steps=0,
+        kept=0,
         hours=0.0,
         sha256=cards.sha256(path),
         **facts,
@@ -343,7 +344,7 @@ def test_broken_image(glyphs, capsys):
 def test_choice_of_a_model(monkeypatch):
     def card(name, ways, shots, normalization="inductive", mean=0.9, data="drawn"):
         return cards.Card(
-            name, "", data, "", "", normalization, 0, "", 0, 0.0, "", [],
+            name, "", data, "", "", normalization, 0, "", 0, 0, 0.0, "", [],
             "images" if ways else "curves", ways, shots, [{"mean": mean}],
         )  # fmt: skip
 

@@ -93,8 +93,9 @@ def publish(name, directory, seed):
     recipe = recipes.recipe(name)
     learner = keras.models.load_model(directory / "best.keras")
     with (directory / "log.csv").open() as file:
-        last = list(csv.DictReader(file))[-1]
-    steps, hours = int(last["step"]), float(last["seconds"]) / 3600
+        rows = list(csv.DictReader(file))
+    steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
+    kept = int(training.best_of(rows, recipe.task.metric)["step"])
     paper, command = recipe.paper, f"python tools/train.py --recipe={name}"
     if recipe.warm_start and FLAGS.warm_start != "none":
         command += f" (warm-started from {recipe.warm_start})"
@@ -111,6 +112,7 @@ def publish(name, directory, seed):
         seed=seed,
         command=command,
         steps=steps,
+        kept=kept,
         hours=round(hours, 2),
         sha256=cards.sha256(folder / "model.keras"),
         test_classes=recipe.task.source.test_classes(learner.preprocess),

@@ -23,6 +23,7 @@ class Card:
         seed: of the split, the weights and the training episodes.
         command: what trained it.
         steps: meta-steps taken, all runs together.
+        kept: the meta-step whose weights are here, the best on validation tasks.
         hours: training time on two CPU cores.
         sha256: of `model.keras`.
         test_classes: label ids of the classes it has never seen; None for functions.
@@ -42,6 +43,7 @@ class Card:
     seed: int
     command: str
     steps: int
+    kept: int
     hours: float
     sha256: str
     test_classes: list[int] | None

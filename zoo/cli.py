@@ -276,7 +276,8 @@ def _info(arguments):
             "data": card.data,
             "licence of the data": card.licence,
             "paper": card.paper,
-            "training": f"{card.steps} meta-steps, {card.hours} hours on two cores, "
+            "training": f"{card.steps} meta-steps, the weights of {card.kept} kept, "
+            f"{card.hours} hours on two cores, "
             f"seed {card.seed}",
             "command": card.command,
             "weights": f"{card.weights} ({_size(card)})",

@@ -151,10 +151,9 @@ class Run(keras.callbacks.Callback):
         raw = [v.numpy() for v in variables]
         self.model.optimizer.finalize_variable_values(variables)
         found = self.model.evaluate(self.validation, verbose=0, return_dict=True)
-        scores = [float(row[f"val_{self.metric}"]) for row in self.rows]
-        better = max if self.metric == "accuracy" else min
         score = found[self.metric]
-        if score == better([*scores, score]):
+        row = {f"val_{self.metric}": score}
+        if best_of([*self.rows, row], self.metric) is row:
             save(fresh(self.model), self.directory / "best.keras")
         for variable, value in zip(variables, raw, strict=True):
             variable.assign(value)
@@ -190,6 +189,12 @@ class Run(keras.callbacks.Callback):
             writer = csv.DictWriter(file, self.rows[-1])
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def best_of(rows, metric):
+    """The row of a log whose weights were kept: of equals, the last."""
+    sign = 1 if metric == "accuracy" else -1
+    return max(reversed(rows), key=lambda row: sign * float(row[f"val_{metric}"]))
 
 
 def transfer(trained, learner):
