@@ -30,9 +30,9 @@ number of test tasks with its 95% interval, on classes never used for anything e
 Inductive: each query is answered by itself. Transductive: the queries of a task share
 normalization statistics, as the figures in the literature were made.
 Meta-steps: the one whose weights are kept, best on validation tasks, of those taken.
-From: the entry that training began with, whose hours come on top.
+Hours: on two cores; those of the entry that training began from come on top.
 
-| model | test | normalization | tasks | seed | meta-steps | hours, 2 cores | from | data |
+| model | test | normalization | tasks | seed | meta-steps | hours | from | data |
 |---|---|---|---|---|---|---|---|---|
 """
 
