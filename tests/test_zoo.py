@@ -1,8 +1,10 @@
 """Cards, recipes, and every committed model."""
 
 import dataclasses
+import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -128,20 +130,29 @@ def weights_of(learner):
     return [v.numpy() for v in [*learner.variables, *learner.optimizer.variables]]
 
 
-def test_training_resumes_to_the_same_bits(tmp_path, capsys):
+def begin(directory, **kwargs):
+    """A process that trains for sixty meta-steps, or goes on doing so."""
     command = [sys.executable, "tools/train.py", "--recipe=maml.sinusoid"]
     command += ["--steps=60", "--every=10", "--validation_tasks=50"]
+    return subprocess.Popen(
+        [*command, f"--out={directory}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cards.MODELS.parents[1],
+        **kwargs,
+    )
+
+
+def same_bits(one, two):
+    expected = weights_of(keras.models.load_model(one / "last.keras"))
+    found = weights_of(keras.models.load_model(two / "last.keras"))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-
-    def begin(directory):
-        return subprocess.Popen(
-            [*command, f"--out={directory}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=cards.MODELS.parents[1],
-        )
-
     uninterrupted, process = begin(whole), begin(killed)
     reached = int(np.random.default_rng().integers(1, 5)) * 10
     for line in process.stdout:
@@ -155,10 +166,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     uninterrupted.communicate()
     assert again.returncode == uninterrupted.returncode == 0
     assert (whole / "best.keras").stat().st_size > 0
-    expected = weights_of(keras.models.load_model(whole / "last.keras"))
-    found = weights_of(keras.models.load_model(killed / "last.keras"))
-    for a, b in zip(expected, found, strict=True):
-        np.testing.assert_array_equal(a, b)
+    same_bits(whole, killed)
 
     # A checkpoint cut short: the one before it, or the beginning, takes its place.
     run = training.Run(killed, None, "mse", 60)
@@ -168,6 +176,41 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
         learner = run.resume()
         assert f"{path} cannot be read" in capsys.readouterr().out
         assert (learner and int(learner.optimizer.iterations)) == step
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert begin(whole).communicate() and (whole / "last.keras").exists()
+    random = np.random.default_rng()
+    for _ in range(20):
+        process = begin(killed)
+        try:  # before, between and while checkpoints are written
+            process.communicate(timeout=random.uniform(4, 14))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    while begin(killed).wait():
+        pass
+    same_bits(whole, killed)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_nothing_lost(tmp_path):
+    def full(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    begin(whole).communicate()
+    written = (whole / "last.keras").stat().st_size
+    for size in (100, written // 2, written - 100):
+        process = begin(stopped, preexec_fn=functools.partial(full, size))
+        _, said = process.communicate()
+        assert process.returncode == 1
+        assert "train: error: File too large: nothing is lost" in said
+        assert "Traceback" not in said
+    assert begin(stopped).wait() == 0
+    same_bits(whole, stopped)
 
 
 def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):

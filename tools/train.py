@@ -192,6 +192,11 @@ def main(_):
             publish(name, directory, seed)
     except ValueError as error:
         sys.exit(f"train: error: {error}")
+    except OSError as error:
+        sys.exit(
+            f"train: error: {error.strerror or error}: nothing is lost, the same "
+            "command goes on from the last checkpoint"
+        )
     except KeyboardInterrupt:
         sys.exit(training.STOPPED)
 
