@@ -29,6 +29,7 @@ setuptools.setup(
         "tensorflow-serving-api>=2.19",
     ],
     extras_require={
+        "bench": ["jax>=0.5", "torch>=2.6"],  # peers of tools/benchmark.py
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "test": [
             "hypothesis>=6.100",

@@ -4,8 +4,12 @@
     python tools/benchmark.py --what=freezing    # what frozen modules save
     python tools/benchmark.py --what=cnp         # a neural process by S and Q
     python tools/benchmark.py --what=serving     # a request against a call in process
+    python tools/benchmark.py --what=training    # MAML against PyTorch and JAX
+    python tools/benchmark.py --what=recurrent   # LSTM, MANN, CNP against PyTorch
 
-Times are medians of interleaved repeats in one run, and are told as ratios.
+Times are medians of interleaved repeats in one run, and are told as ratios. The peers
+(pip install -e '.[bench]') start from the same weights and data, which their losses are
+checked against, each with one thread and with all.
 """
 
 import csv
@@ -13,6 +17,7 @@ import json
 import os
 import pathlib
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,13 +33,15 @@ import rich.table
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "what", None, ["memory", "freezing", "cnp", "serving"], "What to measure."
-)
+flags.DEFINE_string("what", None, "What to measure.")
 flags.DEFINE_string("csv", None, "File for the rows of the table.")
 flags.DEFINE_string("case", None, "For the tool itself: a measurement as JSON.")
 
-WAYS, QUERIES = 5, 15
+WAYS, QUERIES, TASKS = 5, 15, 16
+INNER_RATE, RATE = 0.1, 1e-4
+FEATURES = 64
+PEAK_SIZE = 2048
+LOSSES = 3  # losses of the first steps, which all sides must agree on
 
 
 def episode(tasks):
@@ -253,13 +260,300 @@ def serving():
     return f"{model}: one task, 5 support images, 5 queries", rows
 
 
+def conv4_flops(image_shape=(28, 28, 1), filters=64):
+    """Floating point operations of `networks.conv4` on one image."""
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    network = km.networks.conv4(image_shape, WAYS, filters)
+    total = 0
+    for layer in network.layers:
+        if layer.weights and not isinstance(layer, tf.keras.layers.BatchNormalization):
+            places = np.prod(layer.output.shape[1:-1], dtype=int)
+            total += 2 * int(places) * int(np.prod(layer.kernel.shape))
+    return total
+
+
+def maml_flops(image, steps):
+    """Of a task's second-order meta-gradient, given those of one image forward.
+
+    A pass back costs two forward ones; a pass back through an inner step, forward and
+    back, twice those three.
+    """
+    return (9 * steps * WAYS + 3 * WAYS * QUERIES) * image
+
+
+def prepared(kind, path, steps=1):
+    """Writes a learner's first weights and its batch of tasks for every side."""
+    batch, query_y = episode(TASKS)
+    if kind != "maml":
+        random = np.random.RandomState(0)
+        shape = [TASKS, 50, FEATURES] if kind != "cnp" else [64, 18, 1]
+        x = random.normal(size=shape).astype("float32")
+        y = random.randint(WAYS, size=shape[:2]).astype("int32")
+        if kind == "cnp":
+            y = np.sin(x)
+        cut = 49 if kind != "cnp" else 9
+        batch = {"support_x": x[:, :cut], "support_y": y[:, :cut]}
+        batch["query_x"], query_y = x[:, cut:], y[:, cut:]
+    learner = built(kind, steps)
+    weights = {f"weight{i}": v for i, v in enumerate(learner.trainable_variables)}
+    np.savez(path, **weights, **batch, query_y=query_y)
+    return {}
+
+
+def loaded(path):
+    """`(weights, episode, query_y)` of `prepared`."""
+    with np.load(path) as file:
+        found = dict(file)
+    count = sum(name.startswith("weight") for name in found)
+    weights = [found.pop(f"weight{i}") for i in range(count)]
+    query_y = found.pop("query_y")
+    return weights, found, query_y
+
+
+def built(kind, steps=1):
+    """The learner of a case."""
+    import keras
+
+    import keras_meta as km
+
+    keras.utils.set_random_seed(0)
+    if kind == "maml":
+        network = km.networks.conv4((28, 28, 1), outputs=WAYS)
+        learner = km.MAML(
+            network,
+            inner_rate=INNER_RATE,
+            inner_steps=steps,
+            normalization="transductive",
+        )
+    elif kind == "cnp":
+        encoder = km.networks.mlp((2,), 128, (128, 128, 128))
+        learner = km.CNP(encoder, km.networks.mlp((129,), 2, (128, 128)))
+    else:
+        make = {"lstm": km.LSTMLearner, "mann": km.MANN}[kind]
+        learner = make(example_shape=[FEATURES], outputs=WAYS, units=200)
+    learner.compile(keras.optimizers.Adam(RATE))
+    return learner
+
+
+def our_step(kind, path, threads, steps=1):
+    """A step of `fit` on batches that are there already."""
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    km.runtime.configure(1, threads)
+    learner = built(kind, steps)
+    weights, batch, query_y = loaded(path)
+    for variable, value in zip(learner.trainable_variables, weights, strict=True):
+        variable.assign(value)
+    data = iter(tf.data.Dataset.from_tensors((batch, query_y)).repeat())
+    learner.make_train_function()
+
+    def step():
+        learner.reset_metrics()
+        return float(learner.train_function(data)["loss"])
+
+    return step
+
+
+def torch_step(kind, path, threads, **settings):
+    """A step of a PyTorch peer."""
+    import peers_torch
+
+    peers_torch.threads(threads)
+    weights, batch, query_y = loaded(path)
+    if kind.startswith("maml"):
+        case = {"episode": batch, "query_y": query_y, "inner_rate": INNER_RATE}
+        case["inner_steps"] = settings["steps"]
+    elif kind == "cnp":
+        case = {"support": (batch["support_x"], batch["support_y"])}
+        case["query"] = (batch["query_x"], query_y)
+    else:
+        case = {
+            "x": np.concatenate([batch["support_x"], batch["query_x"]], 1),
+            "y": np.concatenate([batch["support_y"], query_y], 1),
+            "classes": WAYS,
+        }
+    return peers_torch.CASES[kind](weights=weights, rate=RATE, **case)
+
+
+def jax_step(kind, path, threads, steps):
+    """A step of a JAX peer."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if threads == 1:
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    import peers_jax
+
+    weights, batch, query_y = loaded(path)
+    return peers_jax.CASES[kind](weights, batch, query_y, steps, INNER_RATE, RATE)
+
+
+def peak_step(threads):
+    """A product of two matrices: what this machine can do at most."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    matrix = tf.random.stateless_normal([PEAK_SIZE, PEAK_SIZE], [0, 0])
+    product = tf.function(lambda: tf.matmul(matrix, matrix)[0, 0])
+    return lambda: float(product())
+
+
+SIDES = {"ours": our_step, "torch": torch_step, "jax": jax_step, "peak": peak_step}
+
+
+def side(case):
+    """For the tool itself: takes as many steps as each line of input says."""
+    step = SIDES[case.pop("side")](**case)
+    print(json.dumps([step() for _ in range(LOSSES)]), flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print(json.dumps(time.perf_counter() - began), flush=True)
+
+
+def race(cases, rounds, seconds):
+    """Lets sides step in turn, each in a process of its own.
+
+    Args:
+        cases: `{name: case}`; the losses of all but "peak" must agree.
+        rounds: of turns.
+        seconds: of each turn, about.
+
+    Returns:
+        `{name: median seconds of a step}`.
+    """
+    running, losses, times = {}, {}, {name: [] for name in cases}
+
+    def heard(name):
+        line = running[name].stdout.readline()
+        if not line:
+            sys.exit(f"benchmark: error: {name} failed; its own words are above")
+        return json.loads(line)
+
+    try:
+        for name, case in rich.progress.track(cases.items(), "preparing"):
+            running[name] = subprocess.Popen(
+                [sys.executable, __file__, f"--case={json.dumps(case)}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            losses[name] = heard(name)
+
+        def turn(name, steps):
+            running[name].stdin.write(f"{steps}\n")
+            running[name].stdin.flush()
+            return heard(name) / steps
+
+        steps = {name: max(round(seconds / turn(name, 1)), 1) for name in cases}
+        for _ in rich.progress.track(range(rounds), "measuring"):
+            for name in cases:
+                times[name].append(turn(name, steps[name]))
+    finally:
+        for process in running.values():
+            process.kill()
+    losses.pop("peak", None)
+    for name, found in losses.items():
+        np.testing.assert_allclose(
+            found, next(iter(losses.values())), rtol=0.02, err_msg=name
+        )
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def thread_settings():
+    return dict.fromkeys((1, len(os.sched_getaffinity(0))))
+
+
+def against(kind, peers, **settings):
+    """`{name: seconds of a step}` of ours first, of peers in all thread settings."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/case.npz"
+        prepare = {"kind": kind, "path": path, **settings}
+        in_process({"measure": "prepared", **prepare})
+        cases = {"keras-meta": {"side": "ours", "threads": cores, **prepare}}
+        for package, peer in peers:
+            for threads in thread_settings():
+                name = f"{package} {peer}, {threads} thread{'s' * (threads > 1)}"
+                case = {**prepare, "side": package, "kind": peer, "threads": threads}
+                cases[name] = case
+        cases["peak"] = {"side": "peak", "threads": cores}
+        return race(cases, rounds=7, seconds=1.5)
+
+
+def training():
+    """Second-order MAML against the same in PyTorch and JAX."""
+    image = in_process({"measure": "conv4_flops"})
+    peers = [("torch", "maml loop"), ("torch", "maml vmap")]
+    peers += [("jax", f"maml {form}") for form in ("unrolled", "vmap", "map")]
+    rows = []
+    for steps in (1, 5):
+        found = against("maml", peers, steps=steps)
+        peak = 2 * PEAK_SIZE**3 / found.pop("peak")
+        flops = maml_flops(image, steps)
+        ours = found["keras-meta"]
+        rows += [
+            {
+                "inner steps": steps,
+                "side": name,
+                "tasks a second": round(TASKS / seconds, 1),
+                "ours is": f"{seconds / ours:.2f} times",
+                "of the peak": f"{flops * TASKS / seconds / peak:.1%}",
+            }
+            for name, seconds in found.items()
+        ]
+        title = (
+            f"Second-order MAML, Conv-4, 5w1s, {QUERIES} queries, {TASKS} tasks; peak "
+            f"{peak / 1e9:.0f} GFLOP/s; {maml_flops(image, 1) / 1e9:.2f} GFLOP a task "
+            "at 1 step"
+        )
+    return title, rows
+
+
+def recurrent():
+    """LSTM, MANN and CNP against the same in PyTorch."""
+    rows = []
+    for kind in ("lstm", "mann", "cnp"):
+        found = against(kind, [("torch", kind)])
+        del found["peak"]
+        ours = found["keras-meta"]
+        rows += [
+            {
+                "learner": kind,
+                "side": name,
+                "ms a step": round(1000 * seconds, 2),
+                "ours is": f"{seconds / ours:.2f} times",
+            }
+            for name, seconds in found.items()
+        ]
+    title = (
+        f"A meta-training step: sequences of 50 of {FEATURES} features, {TASKS} tasks, "
+        "200 units; CNP of 128 units, 64 tasks of 18 points"
+    )
+    return title, rows
+
+
 CASES = {
+    "conv4_flops": conv4_flops,
+    "prepared": prepared,
     "memory": memory_case,
     "freezing": freezing_case,
     "cnp": cnp_case,
     "serving": serving_case,
 }
-TABLES = {"memory": memory, "freezing": freezing, "cnp": cnp, "serving": serving}
+TABLES = {
+    "memory": memory,
+    "freezing": freezing,
+    "cnp": cnp,
+    "serving": serving,
+    "training": training,
+    "recurrent": recurrent,
+}
 
 
 def in_process(case):
@@ -276,9 +570,12 @@ def in_process(case):
 def main(_):
     if FLAGS.case:
         case = json.loads(FLAGS.case)
+        if "side" in case:
+            side(case)
+            return
         print(json.dumps(CASES[case.pop("measure")](**case)))
         return
-    if FLAGS.what is None:
+    if FLAGS.what not in TABLES:
         sys.exit(f"benchmark: error: expected --what={'|'.join(TABLES)}")
     title, rows = TABLES[FLAGS.what]()
     table = rich.table.Table(title=title)
