@@ -30,6 +30,13 @@ setuptools.setup(
     ],
     extras_require={
         "bench": ["jax>=0.5", "torch>=2.6"],  # peers of tools/benchmark.py
+        "docs": [
+            "furo>=2024.8",
+            "ipykernel>=6.29",
+            "jupytext>=1.16",
+            "myst-nb>=1.2",
+            "sphinx>=8.1",
+        ],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "test": [
             "hypothesis>=6.100",

@@ -136,12 +136,37 @@ def image_files(directory):
     )
 
 
+class OnDisk:
+    """Images that stay on disk until they are asked for.
+
+    Args:
+        read: `places [n] -> images [n, ...]`.
+        order: the places of the images, class by class, `[n]`.
+        dtype: of an image.
+        prepare: an `ImagePreprocess` that brings all images to one size, or None.
+    """
+
+    def __init__(self, read, order, dtype, prepare):
+        self.read = read
+        self.order = order
+        self.dtype = tf.as_dtype(dtype)
+        self.prepare = prepare
+        self.shape = tf.TensorShape([len(order), *self.at(np.arange(1)).shape[1:]])
+
+    def at(self, rows):
+        """Images `[..., H, W, C]` at rows `[...]`, an array."""
+        images = self.read(self.order[rows.ravel()])
+        if self.prepare:
+            images = self.prepare.resize(images).numpy()
+        return images.reshape(*rows.shape, *images.shape[1:])
+
+
 class ClassPool:
     """Labelled images of many classes, from which episodes are drawn.
 
-    The images are held once, in memory, as they came (uint8 for images); pools made by
-    `select`, `split_classes` and `with_rotations` share them. Make a pool with
-    `from_tfds`, `from_arrays` or `from_directory`.
+    The images are held once, as they came (uint8 for images), in memory or on disk;
+    pools made by `select`, `split_classes` and `with_rotations` share them. Make a pool
+    with `from_tfds`, `from_arrays` or `from_directory`.
 
     Attributes:
         class_ids: int array `[C]`, the label id of each class; a rotated class keeps
@@ -157,18 +182,20 @@ class ClassPool:
     """
 
     def __init__(self, images, table, names, prepare):
-        self._images = images  # tensor [n, ...], sorted by class
+        self._images = images  # tensor [n, ...] or OnDisk, sorted by class
         self._table = table  # int64 [C, 4]: label id, first image, images, turns
         self._prepare = prepare
         self.names = names
 
     @classmethod
     def from_arrays(cls, images, labels, prepare=None, names=None):
-        """A pool of examples in memory.
+        """A pool of examples in memory, or in a file that is mapped into it.
 
         Args:
             images: uint8 `[n, H, W, C]` with `prepare`; without it also any numeric
                 `[n, ...]` (uint8 is then scaled to [0, 1], all else kept as float32).
+                A `np.memmap`, as `np.load(path, mmap_mode="r")` gives it, is uint8 and
+                stays on disk: only the images of an episode are read.
             labels: integer ids `[n]`, any values.
             prepare: an `ImagePreprocess`, usually `learner.preprocess`.
             names: `{label id: name}`.
@@ -182,30 +209,33 @@ class ClassPool:
                 f"expected integer labels [n], got {labels.dtype} of shape "
                 f"{list(labels.shape)}."
             )
-        try:
-            images = tf.convert_to_tensor(images)
-        except ValueError as error:
-            raise ValueError(
-                f"expected examples [n, ...] of one shape, got others: {error}"
-            ) from error
-        if prepare:
-            images = prepare.resize(images)
-        if images.shape.rank < 2 or images.shape[0] != len(labels) or not len(labels):
+        mapped = isinstance(images, np.memmap)
+        if mapped and images.dtype != np.uint8:
+            raise ValueError(f"expected uint8 in a np.memmap, got {images.dtype}.")
+        if not mapped:
+            try:
+                images = tf.convert_to_tensor(images)
+            except ValueError as error:
+                raise ValueError(
+                    f"expected examples [n, ...] of one shape, got others: {error}"
+                ) from error
+            if prepare:
+                images = prepare.resize(images)
+        shape = list(images.shape)
+        if len(shape) < 2 or shape[0] != len(labels) or not len(labels):
             raise ValueError(
                 f"expected as many examples [n, ...] as labels [n], at least one; got "
-                f"examples of shape {list(images.shape)} and {len(labels)} labels."
+                f"examples of shape {shape} and {len(labels)} labels."
             )
         if images.dtype != tf.uint8:
             images = tf.cast(images, tf.float32)
             if not np.isfinite(images).all():
                 raise ValueError("expected finite examples, got NaN or infinity.")
-        order = np.argsort(labels, kind="stable")
-        if (np.diff(order) != 1).any():
+        order, table = _sorted(labels)
+        if mapped:
+            images = OnDisk(images.__getitem__, order, images.dtype, prepare)
+        elif (np.diff(order) != 1).any():
             images = tf.gather(images, order)
-        ids, first, count = np.unique(
-            labels[order], return_index=True, return_counts=True
-        )
-        table = np.stack([ids, first, count, np.zeros_like(first)], 1).astype(np.int64)
         return cls(images, table, dict(names or {}), prepare)
 
     @classmethod
@@ -229,7 +259,7 @@ class ClassPool:
         return cls.from_arrays(images, labels, prepare, names)
 
     @classmethod
-    def from_directory(cls, directory, prepare):
+    def from_directory(cls, directory, prepare, in_memory=True):
         """A pool of a folder with one sub-folder of images for each class.
 
         Label ids are the places of the sub-folders in alphabetical order.
@@ -237,6 +267,8 @@ class ClassPool:
         Args:
             directory: the folder.
             prepare: an `ImagePreprocess` that brings all images to one size.
+            in_memory: read all images now; otherwise those of an episode when it is
+                drawn, which then fails if a file is no image.
 
         Raises:
             ValueError: no such folder, no class in it, a class without images, or a
@@ -255,15 +287,23 @@ class ClassPool:
                 f"expected a sub-folder of images for each class in {directory}, "
                 "found no sub-folder."
             )
-        images, labels = [], []
+        files, labels = [], []
         for label, folder in enumerate(classes):
-            files = image_files(folder)
-            if not files:
+            found = image_files(folder)
+            if not found:
                 raise ValueError(f"expected images in {folder}, found none.")
-            images += [prepare.resize(load_image(path)) for path in files]
-            labels += [label] * len(files)
+            files += found
+            labels += [label] * len(found)
         names = {label: folder.name for label, folder in enumerate(classes)}
-        return cls.from_arrays(tf.stack(images), np.array(labels), prepare, names)
+
+        def read(places):
+            return np.stack([prepare.resize(load_image(files[i])) for i in places])
+
+        order, table = _sorted(np.array(labels))
+        images = OnDisk(read, order, np.uint8, None)
+        if in_memory:
+            images = tf.constant(images.at(np.arange(len(files))))
+        return cls(images, table, names, prepare)
 
     def __len__(self):
         return len(self._table)
@@ -337,7 +377,14 @@ class ClassPool:
     def images_of(self, class_id):
         """All unrotated images of a class, as episodes give them, `[n, ...]`."""
         row = self.select([class_id])._table[0]
-        return self._scaled(self._images[row[1] : row[1] + row[2]])
+        return self._scaled(self._at(tf.range(row[1], row[1] + row[2])))
+
+    def _at(self, rows):
+        """Images at rows `[...]`, as they are kept."""
+        if not isinstance(self._images, OnDisk):
+            return tf.gather(self._images, rows)
+        images = tf.numpy_function(self._images.at, [rows], self._images.dtype)
+        return tf.ensure_shape(images, [*rows.shape, *self.shape])
 
     def _scaled(self, images):
         if images.dtype != tf.uint8:
@@ -404,7 +451,6 @@ class ClassPool:
                 f"expected at least {shots} + {queries} images in each class, class "
                 f"{smallest[0]} has {smallest[2]}."
             )
-        images = self._images
         first = tf.constant(self._table[:, 1])
         count = tf.constant(self._table[:, 2])
         turns = tf.constant(self._table[:, 3])
@@ -435,7 +481,7 @@ class ClassPool:
             there = tf.range(most, dtype=tf.int64) < tf.gather(count, chosen)[:, None]
             _, picks = tf.math.top_k(tf.where(there, chance, -1.0), each)
             rows = tf.gather(first, chosen)[:, None] + tf.cast(picks, tf.int64)
-            x = tf.gather(images, rows)  # [N, K + queries, ...]
+            x = self._at(rows)  # [N, K + queries, ...]
             if places is not None:
                 flat = tf.reshape(x, [ways, each, -1])
                 turned = tf.gather(places, tf.gather(turns, chosen))
@@ -462,6 +508,14 @@ class ClassPool:
         of = [groups[int(class_id)] for class_id in self.class_ids]
         _, of = np.unique(of, return_inverse=True)
         return np.arange(of.max() + 1)[:, None] == of
+
+
+def _sorted(labels):
+    """The order that puts classes one after another, and a pool's table of them."""
+    order = np.argsort(labels, kind="stable")
+    ids, first, count = np.unique(labels[order], return_index=True, return_counts=True)
+    table = np.stack([ids, first, count, np.zeros_like(first)], 1).astype(np.int64)
+    return order, table
 
 
 @contextlib.contextmanager

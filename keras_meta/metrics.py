@@ -152,3 +152,55 @@ class PresentationAccuracy(EpisodeMetric):
 
     def get_config(self):
         return {**super().get_config(), "presentation": self.presentation}
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class CalibrationError(keras.metrics.Metric):
+    """Expected calibration error: how far confidences are from what comes true.
+
+    Answers are put in bins by their confidence, the largest probability; the error is
+    the mean over answers of |accuracy - mean confidence| of their bin.
+
+    Args:
+        bins: of equal width, between 0 and 1.
+        temperature: what logits are divided by.
+        name: the metric's name.
+        dtype: of the result.
+
+    Call arguments:
+        y_true: integer labels `[..., Q]`.
+        y_pred: logits `[..., Q, N]`.
+
+    Reference:
+        Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
+        ICML 2017, equation 3.
+    """
+
+    def __init__(self, bins=15, temperature=1.0, name="calibration_error", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.bins = bins
+        self.temperature = temperature
+        zeros = {"shape": [bins], "initializer": "zeros", "dtype": "float64"}
+        self.count = self.add_weight(name="count", **zeros)
+        self.excess = self.add_weight(name="excess", **zeros)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if sample_weight is not None:
+            raise ValueError("the calibration error weighs every answer alike.")
+        logits = ops.cast(y_pred, "float64") / self.temperature
+        confidence = ops.reshape(ops.max(ops.softmax(logits), axis=-1), [-1])
+        guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        right = ops.reshape(ops.equal(ops.cast(y_true, "int32"), guess), [-1])
+        place = ops.cast(ops.ceil(confidence * self.bins) - 1, "int32")
+        here = ops.one_hot(place, self.bins, dtype="float64")
+        self.count.assign_add(ops.sum(here, axis=0))
+        excess = ops.cast(right, "float64") - confidence
+        self.excess.assign_add(ops.sum(here * excess[:, None], axis=0))
+
+    def result(self):
+        total = ops.maximum(ops.sum(self.count), 1)
+        return ops.cast(ops.sum(ops.abs(self.excess)) / total, self.dtype)
+
+    def get_config(self):
+        config = {"bins": self.bins, "temperature": self.temperature}
+        return {**config, "name": self.name, "dtype": self.dtype}

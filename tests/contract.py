@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
+from examples.matching_network import MatchingNetwork
 from keras_meta import losses, tasks
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 8
@@ -153,6 +154,7 @@ ROWS = {
         0.5,
     ),
     "ProtoNet": Row(lambda: km.ProtoNet(features(), WAYS), blobs, 0.35),
+    "MatchingNetwork": Row(lambda: MatchingNetwork(features(), WAYS), blobs, 0.5),
     "CNP": Row(
         lambda: km.CNP(
             features(),

@@ -598,6 +598,46 @@ def test_a_folder_of_folders_is_a_pool(tmp_path):
 # TFDS.
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_mapped_file_gives_the_episodes_of_the_array_in_it(tmp_path, prepared):
+    prepare = images.ImagePreprocess(4, 4, 1) if prepared else None
+    labels = np.random.RandomState(0).permutation(np.repeat([7, 3, 5, 9], 6))
+    np.save(tmp_path / "pictures.npy", pictures(24))
+    mapped = np.load(tmp_path / "pictures.npy", mmap_mode="r")
+    pools = [
+        ClassPool.from_arrays(all, labels, prepare) for all in (pictures(24), mapped)
+    ]
+    assert pools[0].shape == pools[1].shape
+    for pool in (lambda pool: pool, lambda pool: pool.with_rotations().select([3, 9])):
+        expected, found = (
+            drawn(pool(each).episodes(2, 2, 3, seed=4), 8) for each in pools
+        )
+        equal(found, expected)
+    np.testing.assert_array_equal(pools[0].images_of(5), pools[1].images_of(5))
+
+
+def test_a_mapped_file_is_of_bytes(tmp_path):
+    np.save(tmp_path / "numbers.npy", np.zeros([4, 2, 2, 1], "float32"))
+    mapped = np.load(tmp_path / "numbers.npy", mmap_mode="r")
+    said = sentence(ClassPool.from_arrays, mapped, np.zeros(4, int))
+    assert said == "expected uint8 in a np.memmap, got float32."
+
+
+def test_a_folder_is_read_when_asked(tmp_path):
+    prepare = images.ImagePreprocess(4, 4, 3, invert=False)
+    for index, picture in enumerate(pictures(12)):
+        folder = tmp_path / f"class{index % 3}"
+        folder.mkdir(exist_ok=True)
+        saved(folder / f"{index:02}.png", PIL.Image.fromarray(picture))
+    read = ClassPool.from_directory(tmp_path, prepare)
+    asked = ClassPool.from_directory(tmp_path, prepare, in_memory=False)
+    equal(drawn(asked.episodes(3, 1, 2), 5), drawn(read.episodes(3, 1, 2), 5))
+    for path in tmp_path.glob("class1/*.png"):
+        path.write_text("no image")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected an image file"):
+        drawn(asked.episodes(3, 1, 2), 1)
+
+
 class TinyDrawings(tfds.core.GeneratorBasedBuilder):
     """Real TFDS data of two sizes: image i is all i and of class `names[i % 3]`."""
 

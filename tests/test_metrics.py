@@ -227,3 +227,25 @@ def test_weights_are_refused():
     labels, logits, _ = classified(3)
     with pytest.raises(ValueError, match="^episode metrics weigh every task alike"):
         metrics.EpisodeAccuracy().update_state(labels, logits, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_calibration_error_is_that_of_a_loop(temperature):
+    labels, logits, _ = classified(12)
+    metric = metrics.CalibrationError(bins=10, temperature=temperature)
+    for half in (slice(0, 5), slice(5, 12)):
+        metric.update_state(labels[half], logits[half])
+    bins = [[] for _ in range(10)]
+    flat = logits.reshape(-1, logits.shape[-1]).astype("float64") / temperature
+    for label, row in zip(labels.ravel(), flat, strict=True):
+        chances = np.exp(row) / np.exp(row).sum()
+        bins[int(np.ceil(chances.max() * 10)) - 1].append(
+            (chances.max(), float(chances.argmax() == label))
+        )
+    expected = 0
+    for answers in filter(None, bins):
+        confidence, right = np.mean(answers, axis=0)
+        expected += len(answers) / labels.size * abs(confidence - right)
+    np.testing.assert_allclose(metric.result(), expected, rtol=1e-5)
+    copy = metrics.CalibrationError.from_config(metric.get_config())
+    assert (copy.bins, copy.temperature) == (10, temperature)

@@ -1,16 +1,83 @@
-"""The README's first program runs as it stands."""
+"""The README's programs run as they stand, its commands are as they are told."""
 
 import pathlib
 import re
+import shlex
 
-README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+import keras
+import pytest
+
+import keras_meta as km
+from zoo import cli
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [README, *(page.read_text() for page in (ROOT / "docs").rglob("*.md"))]
 
 
-def test_first_program(tmp_path, monkeypatch):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a program in a folder of its own, and gives its names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("keras_meta.runtime.configure", lambda: None)  # done already
-    program = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
-    names = {}
-    exec(compile(program, str(README), "exec"), names)
+
+    def run(program):
+        names = {}
+        exec(compile(program, "README.md", "exec"), names)
+        return names
+
+    return run
+
+
+def test_first_program(run, tmp_path):
+    names = run(PROGRAMS[0])
     assert names["logits"].shape == (1, 75, 5)
     assert (tmp_path / "served" / "glyphs" / "1" / "saved_model.pb").exists()
+
+
+def test_second_program(run, tmp_path):
+    drawn = km.tasks.glyphs(range(5000, 5120), drawings=16)
+    for name in drawn.class_ids:
+        (tmp_path / "alphabets" / str(name)).mkdir(parents=True)
+        for number, image in enumerate(drawn.images_of(name)):
+            keras.utils.save_img(f"alphabets/{name}/{number}.png", image)
+    program = PROGRAMS[1]
+    assert "steps_per_epoch=1000)" in program and "steps=60)" in program
+    program = program.replace("=1000)", "=2)").replace("steps=60)", "steps=2)")
+    names = run(program)
+    assert int(names["learner"].optimizer.iterations) == 2
+    assert names["train"].shape == (28, 28, 1)
+
+
+def commands(page):
+    """The commands of a page, a list of words each."""
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split("&&"):
+                yield shlex.split(command, comments=True)
+
+
+def test_every_program_is_run():
+    assert len(PROGRAMS) == 2
+    # The docs' are cells, which run when the site is built.
+    assert not any("```python" in page for page in PAGES[1:])
+
+
+@pytest.mark.parametrize(
+    "words",
+    sorted({tuple(words) for page in PAGES for words in commands(page) if words}),
+    ids=" ".join,
+)
+def test_commands_are_as_they_are_told(words):
+    if words[0] == "keras-meta":
+        cli._parser().parse_args(words[1:])  # or it exits
+    elif words[0] == "python" and words[1] != "-m":
+        tool, *options = words[1:]
+        text = (ROOT / tool).read_text()
+        for option in options:
+            if option.startswith("--"):
+                name = option[2:].partition("=")[0]
+                assert re.search(rf'flags\.DEFINE_\w+\(\s*"{name}"', text), option
+    else:
+        assert words[0] in ("pip", "python", "docker") or words[0].startswith("FUZZ")

@@ -6,6 +6,10 @@
     python tools/benchmark.py --what=serving     # a request against a call in process
     python tools/benchmark.py --what=training    # MAML against PyTorch and JAX
     python tools/benchmark.py --what=recurrent   # LSTM, MANN, CNP against PyTorch
+    python tools/benchmark.py --what=growth      # with tasks, steps, shots and width
+    python tools/benchmark.py --what=pipeline    # do episodes keep up with training?
+    python tools/benchmark.py --what=pool        # memory of a pool larger than memory
+    python tools/benchmark.py --what=adaptation  # of every zoo entry: time and memory
 
 Times are medians of interleaved repeats in one run, and are told as ratios. The peers
 (pip install -e '.[bench]') start from the same weights and data, which their losses are
@@ -44,8 +48,8 @@ PEAK_SIZE = 2048
 LOSSES = 3  # losses of the first steps, which all sides must agree on
 
 
-def episode(tasks):
-    """A batch of random 5-way 1-shot episodes of 28x28 images, and query labels."""
+def episode(tasks, shots=1):
+    """A batch of random 5-way episodes of 28x28 images, and query labels."""
     random = np.random.RandomState(0)
 
     def images(count):
@@ -55,8 +59,8 @@ def episode(tasks):
         return np.tile(np.arange(count) % WAYS, [tasks, 1]).astype("int32")
 
     return {
-        "support_x": images(WAYS),
-        "support_y": labels(WAYS),
+        "support_x": images(WAYS * shots),
+        "support_y": labels(WAYS * shots),
         "query_x": images(WAYS * QUERIES),
     }, labels(WAYS * QUERIES)
 
@@ -538,7 +542,230 @@ def recurrent():
     return title, rows
 
 
+def growth_case(tasks, steps, shots, filters):
+    """Seconds of a meta-training step, and this process's peak memory in MB."""
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    km.runtime.configure()
+    network = km.networks.conv4((28, 28, 1), WAYS, filters)
+    learner = km.MAML(network, inner_rate=INNER_RATE, inner_steps=steps)
+    learner.compile("adam")
+    data = tf.data.Dataset.from_tensors(episode(tasks, shots)).repeat()
+    data = iter(data)
+    learner.make_train_function()
+    learner.train_function(data)
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        float(learner.train_function(data)["loss"])
+        times.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": statistics.median(times), "MB": peak}
+
+
+def growth():
+    """Time and memory of MAML as one thing after another grows."""
+    usual = {"tasks": 16, "steps": 1, "shots": 1, "filters": 64}
+    cases = [
+        {**usual, name: value}
+        for name, values in (
+            ("tasks", (4, 16, 64)),
+            ("steps", (2, 5, 10)),
+            ("shots", (5, 10)),
+            ("filters", (32, 128)),
+        )
+        for value in values
+    ]
+    rows = []
+    for case in rich.progress.track(cases, "measuring"):
+        found = in_process({"measure": "growth", **case})
+        rows.append(
+            {
+                **case,
+                "ms a step": round(1000 * found["seconds"]),
+                "ms a task": round(1000 * found["seconds"] / case["tasks"], 1),
+                "peak MB": round(found["MB"]),
+            }
+        )
+    first, last = rows[0]["peak MB"], rows[2]["peak MB"]
+    return (
+        f"Second-order MAML, Conv-4, 5 ways, {QUERIES} queries: 64 tasks take "
+        f"{last / first:.2f} times the memory of 4",
+        rows,
+    )
+
+
+def pipeline_case(images_on_disk, seconds):
+    """Episodes a second alone, and training's steps a second with them and without."""
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    km.runtime.configure()
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, [1100 * 20, 28, 28, 1], "uint8")
+    labels = np.repeat(np.arange(1100), 20)
+    learner = built("maml")
+    with tempfile.TemporaryDirectory() as folder:
+        if images_on_disk:
+            np.save(f"{folder}/images.npy", images)
+            images = np.load(f"{folder}/images.npy", mmap_mode="r")
+        pool = km.ClassPool.from_arrays(images, labels, km.ImagePreprocess())
+        drawn = pool.with_rotations().episodes(WAYS, 1, QUERIES).batch(TASKS)
+        ready = tf.data.Dataset.from_tensors(next(iter(drawn))).repeat()
+        learner.make_train_function()
+        sources = {
+            "alone": (iter(drawn), next),
+            "drawn": (iter(drawn.prefetch(2)), learner.train_function),
+            "ready": (iter(ready), learner.train_function),
+        }
+        times = {name: [] for name in sources}
+        for _ in range(int(seconds)):
+            for name, (data, use) in sources.items():
+                use(data)
+                began, count = time.perf_counter(), 0
+                while time.perf_counter() - began < 1:
+                    found = use(data)
+                    if name != "alone":
+                        float(found["loss"])
+                    count += 1
+                times[name].append((time.perf_counter() - began) / count)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def pipeline():
+    """What the data pipeline gives, and what training waits for it."""
+    rows = []
+    for on_disk in (False, True):
+        case = {"measure": "pipeline", "images_on_disk": on_disk, "seconds": 5}
+        found = in_process(case)
+        rows.append(
+            {
+                "images": "on disk" if on_disk else "in memory",
+                "episodes a second, alone": round(TASKS / found["alone"]),
+                "tasks a second, training": round(TASKS / found["drawn"], 1),
+                "on a batch that is there": round(TASKS / found["ready"], 1),
+                "lost": f"{1 - found['ready'] / found['drawn']:.1%}",
+            }
+        )
+    return f"5w1s, {QUERIES} queries, 4400 classes of 20 images of 28x28", rows
+
+
+def pool_case(classes, episodes):
+    """Memory of this process, files left out, before and after drawing episodes."""
+    import keras_meta as km
+
+    def anonymous():
+        status = pathlib.Path("/proc/self/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+
+    km.runtime.configure()
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (classes * 20, 28, 28, 1)
+        path = f"{folder}/images.npy"
+        images = np.lib.format.open_memmap(path, "w+", "uint8", shape)
+        block = np.random.RandomState(0).randint(0, 256, [20, 28, 28, 1], "uint8")
+        for index in range(classes):
+            images[20 * index : 20 * index + 20] = block + np.uint8(index % 256)
+        images.flush()
+        del images
+        size = os.path.getsize(path) / 2**20
+        images, labels = np.load(path, mmap_mode="r"), np.repeat(range(classes), 20)
+        before = anonymous()
+        pool = km.ClassPool.from_arrays(images, labels, km.ImagePreprocess())
+        data = iter(pool.episodes(WAYS, 1, QUERIES).batch(TASKS))
+        next(data)
+        began, after = time.perf_counter(), []
+        for _ in range(episodes // TASKS):
+            next(data)
+            after.append(anonymous())
+        rate = episodes / (time.perf_counter() - began)
+    half = len(after) // 2
+    return {
+        "file MB": round(size),
+        "pool MB": round(after[0] - before),
+        "growth MB": round(
+            statistics.mean(after[half:]) - statistics.mean(after[:half])
+        ),
+        "episodes a second": round(rate),
+    }
+
+
+def pool():
+    """Memory of a pool of images on disk, by its number of classes."""
+    rows = []
+    for classes in (1000, 10_000, 100_000):
+        case = {"measure": "pool", "classes": classes, "episodes": 3200}
+        rows.append({"classes": classes, **in_process(case)})
+    return (
+        "A mapped file of 20 images a class: memory of the process but the file",
+        rows,
+    )
+
+
+def adaptation_case(model, repeats):
+    """Seconds to learn one task and to answer one query; peak memory in MB."""
+    import tensorflow as tf
+
+    import keras_meta as km
+    import zoo
+
+    km.runtime.configure()
+    learner, card = zoo.load(model), zoo.card(model)
+    ways = card.ways or 1
+    random = np.random.RandomState(0)
+    x = random.rand(1, ways * card.shots, *learner.example_shape).astype("float32")
+    y = random.rand(1, card.shots, learner.output_size).astype("float32")
+    if learner.classification:
+        y = np.tile(np.arange(ways), [1, card.shots]).astype("int32")
+        y %= learner.output_size
+        if learner.label_shape:
+            y = np.repeat(y[..., None], learner.label_shape[0], axis=-1)
+    x, y = tf.constant(x[:, : y.shape[1]]), tf.constant(y)
+    times = {"adapt": [], "infer": []}
+    for _ in range(repeats):
+        began = time.perf_counter()
+        state = learner.adapt(x, y)
+        tf.nest.map_structure(np.asarray, state)
+        middle = time.perf_counter()
+        np.asarray(km.learner.stacked(learner.infer(state, x[:, :1])))
+        times["adapt"].append(middle - began)
+        times["infer"].append(time.perf_counter() - middle)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"MB": peak, **{key: statistics.median(v) for key, v in times.items()}}
+
+
+def adaptation():
+    """What it costs to learn a task, by zoo entry."""
+    import zoo
+
+    base = "maml.omniglot_5w1s"
+    names = [card.name for card in zoo.list_models()]
+    found = {
+        name: in_process({"measure": "adaptation", "model": name, "repeats": 40})
+        for name in rich.progress.track(names, "measuring")
+    }
+    unit = found[base]["adapt"]
+    rows = [
+        {
+            "model": name,
+            "ms to adapt": round(1000 * each["adapt"], 1),
+            "in that of MAML": round(each["adapt"] / unit, 2),
+            "ms to answer a query": round(1000 * each["infer"], 1),
+            "peak MB": round(each["MB"]),
+        }
+        for name, each in found.items()
+    ]
+    return f"One task as trained for, one query; MAML is {base}", rows
+
+
 CASES = {
+    "growth": growth_case,
+    "pipeline": pipeline_case,
+    "pool": pool_case,
+    "adaptation": adaptation_case,
     "conv4_flops": conv4_flops,
     "prepared": prepared,
     "memory": memory_case,
@@ -553,6 +780,10 @@ TABLES = {
     "serving": serving,
     "training": training,
     "recurrent": recurrent,
+    "growth": growth,
+    "pipeline": pipeline,
+    "pool": pool,
+    "adaptation": adaptation,
 }
 
 

@@ -47,7 +47,8 @@ def make(script):
 def main(_):
     bin_folder = pathlib.Path(sys.executable).parent
     os.environ["PATH"] = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
-    for script in rich.progress.track(sorted(EXAMPLES.glob("*.py")), "running"):
+    scripts = [path for path in EXAMPLES.glob("*.py") if "# %%" in path.read_text()]
+    for script in rich.progress.track(scripts, "running"):
         make(script)
 
 

@@ -29,9 +29,10 @@ class Card:
         test_classes: label ids of the classes it has never seen; None for functions.
         inputs: what an example is: "images", "curves" (x is a number) or "points".
         ways, shots: of the episodes it was trained for; ways is None for functions.
-        figures: measured on test episodes; one dict for each setting, with the metric,
-            its mean and 95% half-width, the number of tasks, the seed, the
-            normalization.
+        figures: measured on test episodes; one dict for each setting, as trained
+            first, with the metric, its mean and 95% half-width, the number of tasks,
+            the seed, the normalization, the calibration error and what it is at the
+            temperature that suits validation tasks best.
     """
 
     name: str

@@ -308,7 +308,8 @@ def _info(arguments):
 
 
 def _setting(figure):
-    return f"{_task(figure['ways'], figure['shots'])}, {figure['episodes']} tasks"
+    task = _task(figure["ways"], figure["shots"])
+    return f"{task}, {figure['normalization']}, {figure['episodes']} tasks"
 
 
 def _evaluate(arguments):

@@ -181,7 +181,7 @@ def _choose(wanted, ways, shots):
         )
 
     def unlike(card):
-        score = max([figure["mean"] for figure in card.figures], default=0.0)
+        score = card.figures[0]["mean"] if card.figures else 0.0
         # Drawings by hand are liker to drawings by hand than to procedural ones.
         procedural = card.data == recipes.GLYPHS.title
         return abs(card.shots - shots), card.ways, procedural, -score

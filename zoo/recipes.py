@@ -139,6 +139,8 @@ class Classification:
     # In place of ways and shots, while training.
     training_ways: int | None = None
     training_shots: int | None = None
+    # `(shots, episodes)`: so few shots in the first of the training episodes.
+    curriculum: tuple[int, int] | None = None
     test_queries: int = 15
     labels: str = "onehot"
     metric = "accuracy"
@@ -161,13 +163,18 @@ class Classification:
                 labels=self.labels,
             )
 
+        ways = self.training_ways or self.ways
+        train = of("train", ways, self.training_shots or self.shots, self.queries)
+        if self.curriculum:
+            shots, count = self.curriculum
+            first, rest = of("train", ways, shots, self.queries), train
+
+            def train(start=0):
+                later = rest(max(start, count))
+                return first(start).take(max(count - start, 0)).concatenate(later)
+
         return {
-            "train": of(
-                "train",
-                self.training_ways or self.ways,
-                self.training_shots or self.shots,
-                self.queries,
-            ),
+            "train": train,
             "validation": of("validation", self.ways, self.shots, self.test_queries),
         }
 
@@ -181,6 +188,8 @@ class Classification:
     def __str__(self):
         ways = f"{self.training_ways} ways, " if self.training_ways else ""
         shots = f"{self.training_shots} shots, " if self.training_shots else ""
+        if self.curriculum:
+            shots += "{} shots in the first {} tasks, ".format(*self.curriculum)
         strings = ", labels of five characters" if self.labels == "strings" else ""
         return (
             f"{self.ways}-way {self.shots}-shot, {ways}{shots}{self.queries} queries a "
@@ -372,6 +381,28 @@ def _embedding(kind, **settings):
     return learner
 
 
+def _reader(kind, **settings):
+    """Makes sequence learners that read the features of an encoder trained before.
+
+    The encoder stays as it is. Its features are standardized: those of a prototypical
+    network lie far from zero, which hides from a recurrent network what differs.
+    """
+
+    def learner():
+        import keras
+
+        import keras_meta as km
+
+        encoder = _encoder(64)
+        encoder.trainable = False
+        standard = keras.layers.BatchNormalization(center=False, scale=False)
+        network = keras.Model(encoder.input, standard(encoder.output))
+        preprocess = km.ImagePreprocess(28, 28, 1, invert=True)
+        return getattr(km, kind)(network, preprocess=preprocess, **settings)
+
+    return learner
+
+
 def _class_process(ways):
     def learner():
         import keras_meta as km
@@ -426,13 +457,16 @@ OMNIGLOT_5W5S_5W1S = Classification(OMNIGLOT, training_shots=5)
 OMNIGLOT_60W_5W1S = Classification(OMNIGLOT, training_ways=60)
 OMNIGLOT_60W_20W1S = Classification(OMNIGLOT, ways=20, training_ways=60)
 # Sequences of ten presentations of each class.
-OMNIGLOT_5W = Classification(OMNIGLOT, shots=10, queries=1, test_queries=5)
+OMNIGLOT_5W = Classification(
+    OMNIGLOT, shots=10, queries=1, test_queries=5, curriculum=(3, 16_000)
+)
 OMNIGLOT_15W_STRINGS = Classification(
     OMNIGLOT,
     ways=15,
     shots=10,
     queries=1,
     training_shots=7,
+    curriculum=(2, 32_000),
     test_queries=5,
     labels="strings",
 )
@@ -713,34 +747,38 @@ RECIPES = {
         _functional_lstm("mse", 1, 128), QUADRATIC, LSTM_PAPER, steps=60_000, tasks=64
     ),
     "lstm.omniglot_5w": Recipe(
-        _embedding("LSTMLearner", outputs=5, units=256),
+        _reader("LSTMLearner", outputs=5, units=256),
         OMNIGLOT_5W,
         LSTM_PAPER,
-        steps=10_000,
+        steps=20_000,
+        rate=3e-3,
         warm_start="protonet.omniglot_20w1s",
         intra_op=2,
     ),
     "lstm.omniglot_15w_strings": Recipe(
-        _embedding("LSTMLearner", outputs=5, units=256, labels="strings"),
+        _reader("LSTMLearner", outputs=5, units=256, labels="strings"),
         OMNIGLOT_15W_STRINGS,
         LSTM_PAPER,
-        steps=10_000,
+        steps=20_000,
+        rate=3e-3,
         warm_start="lstm.omniglot_5w",
         intra_op=2,
     ),
     "mann.omniglot_5w": Recipe(
-        _embedding("MANN", outputs=5),
+        _reader("MANN", outputs=5),
         OMNIGLOT_5W,
         MANN_PAPER,
-        steps=10_000,
+        steps=20_000,
+        rate=3e-3,
         warm_start="protonet.omniglot_20w1s",
         intra_op=2,
     ),
     "mann.omniglot_15w_strings": Recipe(
-        _embedding("MANN", outputs=5, labels="strings"),
+        _reader("MANN", outputs=5, labels="strings"),
         OMNIGLOT_15W_STRINGS,
         MANN_PAPER,
-        steps=10_000,
+        steps=20_000,
+        rate=3e-3,
         warm_start="mann.omniglot_5w",
         intra_op=2,
     ),

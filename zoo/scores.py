@@ -2,6 +2,8 @@
 
 import time
 
+import numpy as np
+
 import zoo
 from zoo import recipes
 
@@ -9,7 +11,16 @@ from zoo import recipes
 BATCH = 20
 
 
-def evaluate(name, episodes=1000, ways=None, shots=None, queries=None, seed=0):
+def evaluate(
+    name,
+    episodes=1000,
+    ways=None,
+    shots=None,
+    queries=None,
+    seed=0,
+    normalization=None,
+    temperature=None,
+):
     """Scores an entry on episodes of classes it has never seen.
 
     Args:
@@ -20,11 +31,15 @@ def evaluate(name, episodes=1000, ways=None, shots=None, queries=None, seed=0):
             default.
         queries: query examples of each class (points), 15 (100) by default.
         seed: of the episodes.
+        normalization: in place of the one it was trained with.
+        temperature: that logits are divided by for `tempered`.
 
     Returns:
-        A dict: model, metric ("accuracy" as a share, or "mse"), mean, interval (half
-        the width of the 95% interval over tasks), episodes, seed, ways, shots, queries,
-        normalization, and seconds spent on each task.
+        A dict: model, metric ("accuracy" as a share, "mse" or "nll"), mean, interval
+        (half the width of the 95% interval over tasks), calibration (the expected
+        calibration error; None for regression and strings), tempered (the same at
+        `temperature`), temperature, episodes, seed, ways, shots, queries,
+        normalization, seconds spent on each task, and the score of each of the tasks.
 
     Raises:
         ValueError: no such entry, more ways than it knows, or data that cannot be had.
@@ -41,30 +56,107 @@ def evaluate(name, episodes=1000, ways=None, shots=None, queries=None, seed=0):
         raise ValueError(f"expected at least 2 episodes, got {episodes}.")
     ways, shots = ways or card.ways, shots or card.shots
     queries = queries or task.test_queries
-    learner = zoo.load(name)
+    learner = normalized(zoo.load(name), normalization)
     data = task.test_episodes(
         learner.preprocess, card.test_classes, ways, shots, queries, seed
     )
     asked = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
-    return measure(learner, card, data, episodes, task.metric, **asked)
+    return measure(learner, name, data, episodes, task.metric, temperature, **asked)
 
 
-def measure(learner, card, data, episodes, metric, **asked):
+def normalized(learner, normalization):
+    """The learner, or a copy of it that normalizes in another way.
+
+    Raises:
+        ValueError: a learner that has only one way.
+    """
+    if normalization in (None, learner.normalization):
+        return learner
+    config = learner.get_config()
+    if "normalization" not in config:
+        raise ValueError(
+            f"expected {learner.normalization} of a {type(learner).__name__}, which "
+            f"has no other normalization, got {normalization}."
+        )
+    copy = type(learner).from_config({**config, "normalization": normalization})
+    copy.set_weights(learner.get_weights())
+    return copy
+
+
+def answers(learner, data):
+    """Labels or targets and answers, batch by batch, as arrays."""
+    from keras_meta.learner import stacked
+
+    for episode, query_y in data:
+        state = learner.adapt(episode["support_x"], episode["support_y"])
+        outputs = learner.infer(state, episode["query_x"])
+
+        yield query_y.numpy(), stacked(outputs).numpy()
+
+
+def measure(learner, name, data, episodes, metric, temperature=None, **asked):
     """A learner's score on the first episodes of `data`; `asked` goes with it."""
+    from keras_meta import metrics
+
     began = time.perf_counter()
-    found = learner.evaluate(
-        data.take(episodes).batch(BATCH), verbose=0, return_dict=True
-    )
+    kind = {
+        "accuracy": metrics.EpisodeAccuracy,
+        "mse": metrics.EpisodeSquaredError,
+        "nll": metrics.EpisodeNLL,
+    }[metric]()
+    errors = {}
+    if learner.classification and not learner.label_shape:
+        errors["calibration"] = metrics.CalibrationError()
+        if temperature:
+            errors["tempered"] = metrics.CalibrationError(temperature=temperature)
+    tasks = []
+    for query_y, outputs in answers(learner, data.take(episodes).batch(BATCH)):
+        tasks.append(np.asarray(kind.score(query_y, outputs)))
+        for error in errors.values():
+            error.update_state(query_y, outputs)
+    tasks = np.concatenate(tasks).astype("float64")
+    mean, interval = summary(tasks)
     return {
-        "model": card.name,
+        "model": name,
         "metric": metric,
-        "mean": found[metric],
-        "interval": found[f"{metric}_95"],
+        "mean": mean,
+        "interval": interval,
+        "calibration": None,
+        "tempered": None,
+        **{name: float(error.result()) for name, error in errors.items()},
+        "temperature": temperature,
         "episodes": episodes,
         **asked,
-        "normalization": card.normalization,
+        "normalization": learner.normalization,
         "seconds": (time.perf_counter() - began) / episodes,
+        "tasks": tasks,
     }
+
+
+def summary(tasks):
+    """Mean over tasks, and half the width of its 95% interval."""
+    from keras_meta import metrics
+
+    deviation = tasks.std(ddof=1) / len(tasks) ** 0.5
+    return float(tasks.mean()), float(metrics.Z95 * deviation)
+
+
+def temperature(name, tasks=200):
+    """What to divide an entry's logits by, for the likelihood of validation tasks.
+
+    Raises:
+        ValueError: no such entry, or data that cannot be had.
+    """
+    learner, recipe = zoo.load(name), recipes.recipe(name)
+    data = recipe.task.episodes(learner.preprocess, recipe.seed)["validation"]()
+    found = list(answers(learner, data.take(tasks).batch(BATCH)))
+    labels = np.concatenate([y.ravel() for y, _ in found])
+    logits = np.concatenate([z.reshape(-1, z.shape[-1]) for _, z in found])
+    logits = logits.astype("float64") - logits.max(axis=-1, keepdims=True)
+    right = logits[np.arange(len(labels)), labels]
+    choices = np.exp(np.linspace(-2, 2, 81))
+    losses = [np.mean(np.log(np.exp(logits / t).sum(-1)) - right / t) for t in choices]
+    return float(choices[np.argmin(losses)])
 
 
 def sentence(score):

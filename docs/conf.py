@@ -1,0 +1,41 @@
+"""Sphinx configuration: `python -m sphinx -W docs docs/_build`."""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+# What the pages run: the commands beside this Python, modules from the root.
+os.environ["PYTHONPATH"] = str(ROOT)
+bin_folder = pathlib.Path(sys.executable).parent
+os.environ["PATH"] = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+
+project = "keras-meta"
+author = "the keras-meta authors"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build", "jupyter_execute"]
+html_theme = "furo"
+html_title = "keras-meta"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_google_docstring = True
+napoleon_custom_sections = [("Call arguments", "params_style"), "State"]
+
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+# Tutorials are scripts that run by themselves, too.
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+nb_output_stderr = "remove"
