@@ -1,7 +1,8 @@
-"""Sphinx configuration: `python -m sphinx -W docs docs/_build`."""
+"""Sphinx configuration: `python -m sphinx -W docs docs/_build/html`."""
 
 import os
 import pathlib
+import re
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -20,7 +21,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["_build", "conf.py"]
 html_theme = "furo"
 html_title = "keras-meta"
 
@@ -34,8 +35,26 @@ myst_heading_anchors = 3
 # Tutorials are scripts that run by themselves, too.
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "cache"
+nb_execution_cache_path = str(ROOT / "docs" / "_build" / "cache")
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
 nb_output_stderr = "remove"
+
+
+def as_written(app, what, name, thing, options, lines):
+    """Docstrings are Markdown in `code` and in equations, which are indented."""
+    text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", "\n".join(lines))
+    found, above = [], ""  # the last line that is not empty
+    for line in text.split("\n"):
+        indented = line.startswith("    ")
+        if indented and found and not found[-1] and not above.startswith(" "):
+            found += ["::", ""]
+        found.append(line)
+        above = line or above
+    lines[:] = found
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", as_written, priority=0)  # before napoleon

@@ -159,7 +159,7 @@ class CalibrationError(keras.metrics.Metric):
     """Expected calibration error: how far confidences are from what comes true.
 
     Answers are put in bins by their confidence, the largest probability; the error is
-    the mean over answers of |accuracy - mean confidence| of their bin.
+    the mean over answers of how far the accuracy of their bin is from its confidence.
 
     Args:
         bins: of equal width, between 0 and 1.

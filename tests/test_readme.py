@@ -4,10 +4,10 @@ import pathlib
 import re
 import shlex
 
-import keras
+import numpy as np
+import PIL.Image
 import pytest
 
-import keras_meta as km
 from zoo import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -37,11 +37,11 @@ def test_first_program(run, tmp_path):
 
 
 def test_second_program(run, tmp_path):
-    drawn = km.tasks.glyphs(range(5000, 5120), drawings=16)
-    for name in drawn.class_ids:
+    images = np.random.RandomState(0).randint(0, 256, [120, 16, 28, 28], "uint8")
+    for name, drawn in enumerate(images):
         (tmp_path / "alphabets" / str(name)).mkdir(parents=True)
-        for number, image in enumerate(drawn.images_of(name)):
-            keras.utils.save_img(f"alphabets/{name}/{number}.png", image)
+        for number, image in enumerate(drawn):
+            PIL.Image.fromarray(image).save(f"alphabets/{name}/{number}.png")
     program = PROGRAMS[1]
     assert "steps_per_epoch=1000)" in program and "steps=60)" in program
     program = program.replace("=1000)", "=2)").replace("steps=60)", "steps=2)")
