@@ -32,10 +32,11 @@ def required(tensors, *checks):
         return tf.nest.map_structure(tf.identity, tensors) if assertions else tensors
 
 
-def _finite(name, x):
-    """x, and the check that it has no NaN or infinity."""
-    finite = tf.reduce_all(tf.math.is_finite(x))
-    return x, (finite, f"expected finite values in {name}, got NaN or infinity.")
+def _finite(name, nest):
+    """A nest of tensors, and the check that it has no NaN or infinity."""
+    floating = [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floating])
+    return nest, (finite, f"expected finite values in {name}, got NaN or infinity.")
 
 
 def stacked(outputs):
@@ -158,12 +159,15 @@ class Learner(keras.Model):
 
         Raises:
             ValueError: wrong rank or shape, no support example, labels out of range
-                or with a gap, values that are not finite.
+                or with a gap, values that are not finite, or so large that learning
+                from them diverges (which a surrounding graph is not told, see
+                `traced`).
         """
         support_x, support_y = self._checked_support(support_x, support_y)
         if training or not (traced or tf.executing_eagerly()):
             return self.adapt_tasks(support_x, support_y, training)
-        return self._traced_adapt(support_x, support_y)
+        state = self._traced_adapt(support_x, support_y)
+        return required(*_finite("what was learned of support_x", state))
 
     def infer(self, state, query_x, training=False, traced=False):
         """Answers Q queries of each task.
@@ -189,7 +193,8 @@ class Learner(keras.Model):
         state, query_x = required((state, query_x), (same, sentence))
         if training or not (traced or tf.executing_eagerly()):
             return self.infer_tasks(state, query_x, training)
-        return self._traced_infer(state, query_x)
+        outputs = self._traced_infer(state, query_x)
+        return required(*_finite("the answers to query_x", outputs))
 
     def with_classes(self, classes):
         """A learner of other many classes with what this one has learned.
