@@ -264,3 +264,55 @@ def scales(learner):
     axes.set_xlabel("learned scale σ: how far a module's weights move from their start")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def band(axes, x, mean, interval, label=None, **style):
+    """Draws a line and its interval into matplotlib axes.
+
+    Args:
+        axes: a `matplotlib.axes.Axes`.
+        x: `[K]`.
+        mean: `[K]`.
+        interval: half its width, `[K]`.
+        label: for the legend.
+        **style: of the line.
+
+    Returns:
+        The line.
+    """
+    mean, interval = np.asarray(mean), np.asarray(interval)
+    (line,) = axes.plot(x, mean, label=label, **style)
+    colour = line.get_color()
+    axes.fill_between(
+        x, mean - interval, mean + interval, color=colour, alpha=0.2, linewidth=0
+    )
+    return line
+
+
+def curves(found, xlabel, ylabel, log=False):
+    """Scores against steps of adaptation, examples seen, and the like.
+
+    Args:
+        found: `{name: (x, mean, half the width of its interval)}`, each `[K]`.
+        xlabel: what x is.
+        ylabel: what the scores are.
+        log: whether x is on a logarithmic axis, which is linear below 1.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure = matplotlib.figure.Figure((7, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for name, (x, mean, interval) in found.items():
+        band(axes, x, mean, interval, name, marker="o", markersize=3)
+    if log:
+        axes.set_xscale("symlog", linthresh=1)
+        places = sorted({each for x, *_ in found.values() for each in x})
+        axes.set_xticks(places, places)
+        axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(found) > 1:
+        axes.legend(fontsize=8)
+    return figure

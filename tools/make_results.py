@@ -1,10 +1,11 @@
-"""Scores every zoo entry; writes its card's figures, zoo/results.csv, zoo/README.md.
+"""Scores every zoo entry; writes its card's figures, its page, and the zoo's tables.
 
 python tools/make_results.py [--episodes=1000] [--models=NAME,NAME]
 
 An entry is scored as it was trained, with the other normalization if it has one, and,
 if it was trained with one shot, with five. The score of each task is kept beside the
-card, so that two entries can be compared task by task.
+card, so that two entries can be compared task by task. The tables are zoo/results.csv
+and zoo/README.md.
 """
 
 import csv
@@ -22,7 +23,7 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from zoo import cards, recipes, scores, training
+from zoo import cards, pages, recipes, scores, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("episodes", 1000, "Tasks for each figure.")
@@ -153,7 +154,7 @@ def results(found):
                 tempered = percent(figure["tempered"])
                 calibration += f" → {tempered} at T = {figure['temperature']:.2f}"
             text += line(
-                f"`{card.name}`",
+                f"[`{card.name}`](models/{card.name}/README.md)",
                 f"{ways} ways, {shots} shots" if ways else f"{shots} points",
                 scores.sentence(figure),
                 published,
@@ -162,11 +163,6 @@ def results(found):
                 f"{figure['episodes']}, seed {figure['seed']}",
             )
     return text
-
-
-def origin(card):
-    """What it was warm-started from."""
-    return card.command.partition("warm-started from ")[2].rstrip(")") or "nothing"
 
 
 def costs():
@@ -195,7 +191,7 @@ def training_table(found):
             *(measured.get(card.name, {}).get(name, "") for name in names),
             f"{card.kept} of {card.steps}",
             card.hours,
-            origin(card),
+            pages.origin(card),
             places.index(card.data) + 1,
         )
     return text + "\n" + "".join(f"{i + 1}. {text}\n" for i, text in enumerate(places))
@@ -237,6 +233,7 @@ def main(_):
     wanted = everything if FLAGS.models is None else list(filter(None, FLAGS.models))
     for name in wanted:
         score(name)
+        pages.write(name)
 
     every = zoo.list_models()
     scored = [card for card in every if card.figures]

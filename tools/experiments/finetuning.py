@@ -16,7 +16,6 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-import matplotlib.figure
 import numpy as np
 import rich.console
 import rich.table
@@ -24,6 +23,7 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
+from keras_meta import plots
 from zoo import recipes
 
 FLAGS = flags.FLAGS
@@ -78,19 +78,16 @@ def main(_):
     table.add_column("model")
     for epochs in EPOCHS:
         table.add_column(str(epochs), justify="right")
-    figure = matplotlib.figure.Figure((7, 4.5), layout="constrained")
-    axes = figure.subplots()
     for name, (means, widths) in found.items():
         cells = [f"{m:.2f}\n±{w:.2f}" for m, w in zip(means, widths, strict=True)]
         table.add_row(name, *cells)
-        (line,) = axes.plot(EPOCHS, means, marker="o", markersize=3, label=name)
-        axes.fill_between(
-            EPOCHS, means - widths, means + widths, alpha=0.2, color=line.get_color()
-        )
     rich.console.Console(width=160).print(table)
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set(xlabel="epochs of fine-tuning", ylabel="accuracy on queries (%)")
-    axes.legend(fontsize=8)
+    figure = plots.curves(
+        {name: (EPOCHS, *columns) for name, columns in found.items()},
+        "epochs of fine-tuning",
+        "accuracy on queries (%)",
+        log=True,
+    )
     figure.savefig(out / "finetuning.png", dpi=120)
     with (out / "finetuning.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -26,7 +26,7 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from keras_meta import metrics, tasks
+from keras_meta import metrics, plots, tasks
 from zoo import recipes
 
 FLAGS = flags.FLAGS
@@ -130,10 +130,7 @@ def show(name, found):
 def draw(found, axes, title):
     for predictor, (mean, width) in found.items():
         indices = np.arange(1, len(mean) + 1)
-        (line,) = axes.plot(indices, mean, label=predictor)
-        axes.fill_between(
-            indices, mean - width, mean + width, alpha=0.2, color=line.get_color()
-        )
+        plots.band(axes, indices, mean, width, predictor)
     if "family's mean" in found:
         axes.set_yscale("log")
         axes.set_ylim(bottom=found["LSTM"][0].min() / 10)

@@ -42,7 +42,7 @@ flags.DEFINE_integer("filters", 32, "Of each convolution.")
 WAYS, SHOTS, QUERIES, STEPS, BATCH = 20, 5, 5, 100, 20
 COPIES = 5  # of each support example, when augmented
 SIZES = (10, 5, 10)  # alphabets to train, validate and test, of those with 20 classes
-SCORED = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200)
+SCORED = (0, 1, 2, 5, 10, 20, 50, 100, 200)
 
 # A scale of 0.3 over 100 examples pulls as hard as iMAML's lambda of 0.1.
 SHRINKAGE = {"initial_scale": 0.3}
@@ -201,10 +201,7 @@ def draw(results, path):
             mean, width = summary(runs)
             steps = runs[0]["steps"]
             style = "-" if method.startswith("sigma") else "--"
-            (line,) = above.plot(steps, mean, style, label=method)
-            above.fill_between(
-                steps, mean - width, mean + width, alpha=0.2, color=line.get_color()
-            )
+            line = plots.band(above, steps, mean, width, method, linestyle=style)
             if len(runs[0]["scales"]):
                 scales = np.array([found["scales"] for found in runs])
                 below.errorbar(

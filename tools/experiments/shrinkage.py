@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import keras_meta as km
-from keras_meta import episodes, metrics
+from keras_meta import episodes, metrics, plots
 from zoo import training
 
 FLAGS = flags.FLAGS
@@ -293,10 +293,7 @@ def draw(curves, experiment, path):
         steps, risks, widths = np.array(rows).T
         # Some methods coincide: each line leaves gaps for those below.
         style = (2 * place, (5, place)) if place else "-"
-        (line,) = axes.plot(steps, risks, linestyle=style, label=method)
-        axes.fill_between(
-            steps, risks - widths, risks + widths, alpha=0.2, color=line.get_color()
-        )
+        plots.band(axes, steps, risks, widths, method, linestyle=style)
     first = experiment.steps / 50  # before, all are far above
     for name, risk in experiment.floors.items():
         axes.axhline(risk, color="grey", linestyle="--", linewidth=0.8)

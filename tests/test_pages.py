@@ -1,0 +1,65 @@
+"""The page of an entry: its words and its pictures."""
+
+import matplotlib.figure
+import numpy as np
+import pytest
+
+import zoo
+from zoo import pages, scores
+
+
+def lines(figure):
+    (axes,) = figure.axes
+    return [line.get_xydata() for line in axes.lines]
+
+
+def test_the_curve_of_adaptation_is_what_evaluation_finds(monkeypatch):
+    monkeypatch.setattr(pages, "STEPS", (0, 1))
+    monkeypatch.setattr(pages, "TASKS", 20)
+    learner, card = zoo.load("maml.sinusoid"), zoo.card("maml.sinusoid")
+    found = dict(pages.pictured(learner, card))
+    assert [title.split()[0] for title in found] == ["Fit", "Adaptation:"]
+    _, curve = found.items()
+    (drawn,) = lines(curve[1])
+    assert drawn[:, 0].tolist() == [0, 1, learner.evaluation_steps]
+    score = scores.evaluate("maml.sinusoid", 20)
+    assert drawn[-1, 1] == pytest.approx(score["mean"], rel=1e-5)
+    assert drawn[0, 1] > drawn[1, 1] > drawn[2, 1]
+
+
+def test_a_sequence_learner_errs_less_and_less(monkeypatch):
+    monkeypatch.setattr(pages, "TASKS", 20)
+    learner, card = zoo.load("lstm.boolean"), zoo.card("lstm.boolean")
+    ((title, figure),) = pages.pictured(learner, card)
+    (drawn,) = lines(figure)
+    assert title.endswith("mean of 200 test tasks")
+    assert drawn[:, 0].tolist() == list(range(1, card.shots + 1))
+    # The first answer is a guess; after so many, hardly a point of four is unseen.
+    assert drawn[0, 1] > 0.35 and drawn[-1, 1] < 0.1
+
+
+@pytest.mark.parametrize("name", [card.name for card in zoo.list_models()])
+def test_a_page_tells_what_its_card_does(name):
+    card, learner = zoo.card(name), zoo.load(name)
+    text = pages.page(learner, card, {"A title": "file.png"})
+    for part in (card.paper, card.data, card.licence, card.sha256, "](file.png)"):
+        assert part in text
+    for figure in card.figures:
+        assert scores.sentence(figure) in text
+    assert ("one query at a time" in text) == (card.normalization == "transductive")
+    kept = card.directory / "README.md"
+    assert kept.read_text().splitlines()[0] == text.splitlines()[0]
+    pictures = sorted(file.name for file in card.directory.glob("*.png"))
+    assert pictures
+    assert all(f"]({file})" in kept.read_text() for file in pictures)
+
+
+def test_an_episode_is_drawn_as_its_drawings_were(monkeypatch):
+    name = "maml.glyphs_5w1s-inductive"
+    monkeypatch.setattr(pages, "DRAWN_QUERIES", 2)
+    title, figure = pages._episode(zoo.load(name), zoo.card(name))
+    assert isinstance(figure, matplotlib.figure.Figure)
+    images = [image.get_array() for image in figure.axes[0].images]
+    assert len(images) == 5 + 10
+    # Ink is dark on white paper again.
+    assert np.mean([image.mean() > 0.5 for image in images]) == 1

@@ -1,0 +1,273 @@
+"""A page for each entry: its pictures, what it is for, and how to make it anew."""
+
+import inspect
+import itertools
+import re
+
+import numpy as np
+
+import zoo
+from zoo import console, recipes, scores, training
+
+SEED = 0
+TASKS = 100  # of a curve
+STEPS = (0, 1, 2, 3, 5, 10, 20, 50)
+DRAWN_QUERIES = 4  # of each class in a picture
+KNOWN_PIXELS = (10, 100, 300)
+
+# By what an example is, and to follow "learns".
+FOR = {
+    "images": "up to {ways} classes of small drawings from about {shots} of each",
+    "images with string labels": "{ways} classes of small drawings, each named by a "
+    "string of five characters, from a stream of about {shots} drawings of each",
+    "curves": "a curve `y(x)` from about {shots} of its points",
+    "points": "a function of two inputs from a stream of about {shots} examples",
+    "pixels": "all of a small drawing from about {shots} of its pixels",
+}
+OTHERWISE = {
+    "images": "photographs, or any pictures unlike its data: it has seen nothing else; "
+    "`tools/train.py` and the README's own-images tutorial train one on others.",
+    "curves": "curves of another kind, or x outside the range of its data.",
+    "points": "functions of another family, or inputs outside the range of its data.",
+    "pixels": "drawings of another kind or size.",
+}
+OTHERWISE["images with string labels"] = OTHERWISE["images"]
+TRANSDUCTIVE = (
+    "answering one query at a time, or a served model that must: it normalizes with "
+    "all queries of a task, so that an answer depends on the others. An entry whose "
+    "name ends in `-inductive` does not."
+)
+
+
+def write(name):
+    """Writes `README.md` and the pictures beside a card; the figures are the card's.
+
+    Raises:
+        ValueError: no such entry, or data that cannot be had.
+    """
+    card = zoo.card(name)
+    learner = zoo.load(name)
+    pictures = {}
+    for title, figure in pictured(learner, card):
+        file = re.split("[ :]", title)[0].lower() + ".png"
+        console.save(figure, card.directory / file)
+        pictures[title] = file
+    text = page(learner, card, pictures)
+    training.replace(card.directory / "README.md", lambda draft: draft.write_text(text))
+
+
+def page(learner, card, pictures):
+    """The page, given `{title: file}` of its pictures."""
+    summary = inspect.getdoc(type(learner)).partition("\n")[0]
+    images = card.inputs.startswith("images")
+    learns = FOR[card.inputs].format(ways=card.ways, shots=card.shots)
+    lines = [f"# `{card.name}`", "", f"{summary} Learns {learns}.", ""]
+    for title, file in pictures.items():
+        lines += [f"![{title}]({file})", "", f"*{title}.*", ""]
+    lines += ["## Measured", "", "On classes or tasks it has never seen:", ""]
+    for figure in card.figures:
+        ways = f"{figure['ways']} ways, " if figure["ways"] else ""
+        lines.append(
+            f"- {scores.sentence(figure)} ({ways}{figure['shots']} shots, "
+            f"{figure['normalization']}; 95% interval over {figure['episodes']} tasks, "
+            f"seed {figure['seed']})"
+        )
+    lines += ["", "It is not for:", "", f"- {OTHERWISE[card.inputs]}"]
+    if card.normalization == "transductive":
+        lines.append(f"- {TRANSDUCTIVE}")
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import keras_meta as km",
+        "import zoo",
+        "",
+        "km.runtime.configure()",
+        f'learner = zoo.load("{card.name}")',
+        f"state = learner.adapt(support_x, support_y)  # {shape(learner.x_spec('x'))}, "
+        + shape(learner.y_spec("y")),
+        "answers = learner.infer(state, query_x)",
+        "```",
+        "",
+        *(["Images go through `learner.preprocess` first.", ""] if images else []),
+        f"Serve it: `keras-meta export {card.name} served`.",
+        "",
+        "## Make it anew",
+        "",
+        "```sh",
+        f"{card.command.partition(' (')[0]} --publish",
+        f"python tools/make_results.py --models={card.name}",
+        "```",
+        "",
+        f"- Paper: {card.paper}",
+        f"- Data: {card.data}; seed {card.seed}",
+        f"- Protocol: {card.protocol}",
+        f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores, from "
+        f"{origin(card)}; the best on validation tasks is kept, meta-step {card.kept}",
+        f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
+        f"- sha256 of `model.keras`: `{card.sha256}`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def shape(spec):
+    """A support set's shape, in words."""
+    return f"[{', '.join(['T', 'S', *map(str, spec.shape[2:])])}]"
+
+
+def origin(card):
+    """What training began from."""
+    return card.command.partition("warm-started from ")[2].rstrip(")") or "nothing"
+
+
+def pictured(learner, card):
+    """Titles and figures, `(str, matplotlib.figure.Figure)`."""
+    if card.inputs == "images":
+        yield _episode(learner, card)
+    elif card.inputs == "curves":
+        yield _fit(learner, card)
+    elif card.inputs == "pixels":
+        yield _completion(learner, card)
+    if hasattr(learner, "evaluation_steps"):
+        yield _adaptation(learner, card)
+    if hasattr(learner, "scales"):
+        from keras_meta import plots
+
+        yield "Scales that it learned, by layer", plots.scales(learner)
+    if hasattr(learner, "sequence"):
+        yield _presentations(learner, card)
+
+
+def _tests(learner, card, queries=None):
+    task = recipes.recipe(card.name).task
+    queries = queries or task.test_queries
+    return task.test_episodes(
+        learner.preprocess, card.test_classes, card.ways, card.shots, queries, SEED
+    )
+
+
+def _episode(learner, card):
+    from keras_meta import plots
+
+    batch, query_y = next(iter(_tests(learner, card, DRAWN_QUERIES).batch(1)))
+    state = learner.adapt(batch["support_x"], batch["support_y"])
+    logits = learner.infer(state, batch["query_x"])[0].numpy().astype("float64")
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    support_x, query_x = batch["support_x"][0].numpy(), batch["query_x"][0].numpy()
+    if learner.preprocess.invert:
+        support_x, query_x = 1 - support_x, 1 - query_x
+    figure = plots.predictions(
+        support_x,
+        batch["support_y"][0],
+        query_x,
+        shares / shares.sum(-1, keepdims=True),
+        query_y=query_y[0],
+    )
+    return "Episode of unseen classes, and its answers", figure
+
+
+def _fit(learner, card):
+    from keras_meta import episodes, plots
+
+    task = recipes.recipe(card.name).task
+    seed = episodes.fold_seed(SEED + recipes.PART_SEEDS["test"], 0)
+    x, y = (v.numpy() for v in task.family(None).sample(seed, 300))
+    known, order = slice(card.shots), np.argsort(x[:, 0])
+    state = learner.adapt(x[None, known], y[None, known])
+    outputs = learner.infer(state, x[None, order])
+    mean, scale = outputs if isinstance(outputs, tuple) else (outputs, None)
+    figure = plots.fit(x[known], y[known], x[order], mean, scale, truth=y[order])
+    return "Fit of an unseen curve", figure
+
+
+def _completion(learner, card):
+    import matplotlib.figure
+
+    height, width, _ = learner.preprocess.shape
+    columns = ("truth", "known", "mean", "scale")
+    figure = matplotlib.figure.Figure((5, 4), dpi=120, layout="constrained")
+    grid = figure.subplots(len(KNOWN_PIXELS), len(columns))
+    task = recipes.recipe(card.name).task
+    for row, known in zip(grid, KNOWN_PIXELS, strict=True):
+        data = task.test_episodes(
+            learner.preprocess,
+            card.test_classes,
+            None,
+            known,
+            height * width - known,
+            SEED,
+        )
+        batch, query_y = next(iter(data.batch(1)))
+        x = np.concatenate([batch["support_x"], batch["query_x"]], 1)
+        y = np.concatenate([batch["support_y"], query_y], 1)[0, :, 0]
+        state = learner.adapt(batch["support_x"], batch["support_y"])
+        mean, scale = (v[0, :, 0].numpy() for v in learner.infer(state, x))
+        places = np.rint(x[0] * [height - 1, width - 1]).astype(int)
+        hidden = np.where(np.arange(len(y)) < known, y, np.nan)
+        for axes, values in zip(row, (y, hidden, mean, scale), strict=True):
+            canvas = np.full([height, width], np.nan)
+            canvas[tuple(places.T)] = values
+            axes.set_facecolor("lightsteelblue")
+            axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{known} pixels", fontsize=8)
+    for axes, title in zip(grid[0], columns, strict=True):
+        axes.set_title(title, fontsize=8)
+    return "Completion of unseen drawings", figure
+
+
+def _adaptation(learner, card):
+    from keras_meta import plots
+
+    data, metric = _tests(learner, card), recipes.recipe(card.name).task.metric
+    usual = learner.evaluation_steps
+    steps = sorted({*STEPS, usual or learner.inner_steps})
+    rows = []
+    for learner.evaluation_steps in steps:
+        learner.forget_traces()
+        found = scores.measure(learner, card.name, data, TASKS, metric)
+        rows.append((found["mean"], found["interval"]))
+    learner.evaluation_steps = usual
+    learner.forget_traces()
+    found = {card.name: (steps, *zip(*rows, strict=True))}
+    figure = plots.curves(found, "adaptation steps", metric, log=True)
+    return f"Adaptation: {metric} by step, mean of {TASKS} test tasks", figure
+
+
+def _presentations(learner, card):
+    from keras_meta import metrics, plots
+
+    count = TASKS if card.ways else 10 * TASKS  # images take longer
+    batches = _tests(learner, card, 1).take(count).batch(scores.BATCH)
+    if learner.classification and card.ways:
+        title, name = (
+            "Presentations: accuracy by how often a class was seen",
+            "accuracy",
+        )
+        pairs = [
+            [metrics.PresentationAccuracy(k + 1, interval) for interval in (0, 1)]
+            for k in range(card.shots)
+        ]
+        for episode, _ in batches:
+            answers = learner.sequence(episode["support_x"], episode["support_y"])
+            for metric in itertools.chain(*pairs):
+                metric.update_state(episode["support_y"], answers)
+        means, widths = np.array([[float(m.result()) for m in p] for p in pairs]).T
+    else:
+        title, name = "Examples: error by how many were seen before", "error"
+        wrong = []
+        for episode, _ in batches:
+            y = episode["support_y"].numpy()
+            answers = learner.sequence(episode["support_x"], y).numpy()
+            if learner.classification:
+                wrong.append(answers.argmax(-1) != y)
+            else:
+                wrong.append(np.square(answers - y).mean(-1))
+                name = "squared error"
+        wrong = np.concatenate(wrong).astype("float64")
+        means, widths = np.transpose([scores.summary(each) for each in wrong.T])
+    found = {card.name: (np.arange(1, len(means) + 1), means, widths)}
+    kind = "presentation of a class" if card.ways else "example"
+    title += f", mean of {count} test tasks"
+    return title, plots.curves(found, kind, name)
