@@ -32,11 +32,22 @@ def required(tensors, *checks):
         return tf.nest.map_structure(tf.identity, tensors) if assertions else tensors
 
 
-def _finite(name, nest):
-    """A nest of tensors, and the check that it has no NaN or infinity."""
+def _is_finite(nest):
+    """Whether no tensor of a nest has a NaN or an infinity."""
     floating = [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]
-    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floating])
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floating])
+
+
+def _finite(name, nest, finite=None):
+    """A nest, and the check that it is finite, which may be known already."""
+    finite = _is_finite(nest) if finite is None else finite
     return nest, (finite, f"expected finite values in {name}, got NaN or infinity.")
+
+
+def _with_finite(function, *args):
+    """What a function gives, and whether all of it is finite."""
+    outputs = function(*args)
+    return outputs, _is_finite(outputs)
 
 
 def stacked(outputs):
@@ -166,8 +177,8 @@ class Learner(keras.Model):
         support_x, support_y = self._checked_support(support_x, support_y)
         if training or not (traced or tf.executing_eagerly()):
             return self.adapt_tasks(support_x, support_y, training)
-        state = self._traced_adapt(support_x, support_y)
-        return required(*_finite("what was learned of support_x", state))
+        state, finite = self._traced_adapt(support_x, support_y)
+        return required(*_finite("what was learned of support_x", state, finite))
 
     def infer(self, state, query_x, training=False, traced=False):
         """Answers Q queries of each task.
@@ -193,8 +204,8 @@ class Learner(keras.Model):
         state, query_x = required((state, query_x), (same, sentence))
         if training or not (traced or tf.executing_eagerly()):
             return self.infer_tasks(state, query_x, training)
-        outputs = self._traced_infer(state, query_x)
-        return required(*_finite("the answers to query_x", outputs))
+        outputs, finite = self._traced_infer(state, query_x)
+        return required(*_finite("the answers to query_x", outputs, finite))
 
     def with_classes(self, classes):
         """A learner of other many classes with what this one has learned.
@@ -238,12 +249,12 @@ class Learner(keras.Model):
         state = self.adapt(episode["support_x"], episode["support_y"], training)
         return stacked(self.infer(state, episode["query_x"], training))
 
-    # Both traced once, for any T, S and Q.
+    # Both traced once, for any T, S and Q, with whether what comes out is finite.
 
     @functools.cached_property
     def _traced_adapt(self):
         return tf.function(
-            self.adapt_tasks,
+            functools.partial(_with_finite, self.adapt_tasks),
             input_signature=[self.x_spec("support_x"), self.y_spec("support_y")],
             autograph=False,
         )
@@ -251,7 +262,7 @@ class Learner(keras.Model):
     @functools.cached_property
     def _traced_infer(self):
         return tf.function(
-            self.infer_tasks,
+            functools.partial(_with_finite, self.infer_tasks),
             input_signature=[self.state_spec(), self.x_spec("query_x")],
             autograph=False,
         )
@@ -260,7 +271,7 @@ class Learner(keras.Model):
         """What `adapt` gives, TensorSpecs in place of tensors."""
         return tf.nest.map_structure(
             lambda x: tf.TensorSpec(x.shape, x.dtype),
-            self._traced_adapt.get_concrete_function().structured_outputs,
+            self._traced_adapt.get_concrete_function().structured_outputs[0],
         )
 
     def forget_traces(self):

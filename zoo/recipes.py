@@ -537,10 +537,12 @@ RECIPES = {
         warm_start="maml.omniglot_5w1s",
     ),
     "fomaml.omniglot_5w1s": Recipe(
-        _drawn("FOMAML", inner_rate=0.1, inner_steps=5, evaluation_steps=10),
+        # Blind to overshooting, it unlearned the warm start with one step of 0.4.
+        _drawn("FOMAML", inner_rate=0.2, inner_steps=2, evaluation_steps=5),
         OMNIGLOT_5W1S,
         MAML_PAPER,
-        steps=10_000,
+        steps=1_000,
+        rate=1e-4,
         warm_start="maml.omniglot_5w1s",
     ),
     "reptile.omniglot_5w1s": Recipe(
@@ -614,7 +616,7 @@ RECIPES = {
         ),
         OMNIGLOT_5W1S,
         SHRINKAGE_PAPER,
-        steps=2_000,
+        steps=500,
         rate=3e-4,
         warm_start="imaml.omniglot_5w1s",
     ),
@@ -638,21 +640,29 @@ RECIPES = {
         _drawn("ANIL", 20, inner_rate=1.0, inner_steps=5, evaluation_steps=10),
         OMNIGLOT_20W1S,
         ANIL_PAPER,
-        steps=10_000,
+        steps=3_000,
         warm_start="maml.omniglot_5w1s",
     ),
     "maml.omniglot_20w1s": Recipe(
-        _drawn("MAML", 20, inner_rate=0.1, inner_steps=5, evaluation_steps=10),
+        # At the published rate of 0.1 it begins from 46% on validation tasks, not 86%.
+        _drawn("MAML", 20, inner_rate=0.5, inner_steps=5, evaluation_steps=5),
         OMNIGLOT_20W1S,
         MAML_PAPER,
-        steps=4_000,
+        steps=1_500,
         warm_start="anil.omniglot_20w1s",
     ),
     "sigma_maml.omniglot_20w1s": Recipe(
-        _drawn("SigmaMAML", 20, inner_rate=0.1, inner_steps=5, evaluation_steps=10),
+        _drawn(
+            "SigmaMAML",
+            20,
+            inner_rate=0.5,
+            inner_steps=5,
+            evaluation_steps=5,
+            initial_scale=2.0,
+        ),
         OMNIGLOT_20W1S,
         SHRINKAGE_PAPER,
-        steps=4_000,
+        steps=600,
         warm_start="maml.omniglot_20w1s",
     ),
     "maml.glyphs_5w1s-inductive": Recipe(

@@ -45,7 +45,7 @@ SIZES = (10, 5, 10)  # alphabets to train, validate and test, of those with 20 c
 SCORED = (0, 1, 2, 5, 10, 20, 50, 100, 200)
 
 # A scale of 0.3 over 100 examples pulls as hard as iMAML's lambda of 0.1.
-SHRINKAGE = {"initial_scale": 0.3}
+SHRINKAGE = {"initial_scale": 0.3, "scale_rate": 30.0}
 METHODS = {
     "Reptile": (km.Reptile, {"joint": False}),
     "first-order MAML": (km.FOMAML, {}),
