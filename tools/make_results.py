@@ -23,6 +23,7 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
+from keras_meta import functional
 from zoo import cards, pages, recipes, scores, training
 
 FLAGS = flags.FLAGS
@@ -81,7 +82,9 @@ Against MAML on the same tasks with the same normalization: the mean difference 
 def settings(learner, card, task):
     """The ways an entry is scored: `(normalization, shots)`, as trained first."""
     yield learner.normalization, card.shots
-    if "normalization" in learner.get_config():
+    if "normalization" in learner.get_config() and functional.batch_norm_slots(
+        learner.network
+    ):
         (other,) = {"inductive", "transductive"} - {learner.normalization}
         yield other, card.shots
     if card.ways and card.shots == 1:
