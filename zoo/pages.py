@@ -152,7 +152,8 @@ def _episode(learner, card):
 
     batch, query_y = next(iter(_tests(learner, card, DRAWN_QUERIES).batch(1)))
     state = learner.adapt(batch["support_x"], batch["support_y"])
-    logits = learner.infer(state, batch["query_x"])[0].numpy().astype("float64")
+    logits = learner.infer(state, batch["query_x"])[0, :, : card.ways]
+    logits = logits.numpy().astype("float64")
     shares = np.exp(logits - logits.max(-1, keepdims=True))
     support_x, query_x = batch["support_x"][0].numpy(), batch["query_x"][0].numpy()
     if learner.preprocess.invert:

@@ -648,7 +648,7 @@ RECIPES = {
         _drawn("MAML", 20, inner_rate=0.5, inner_steps=5, evaluation_steps=5),
         OMNIGLOT_20W1S,
         MAML_PAPER,
-        steps=1_500,
+        steps=1_000,
         warm_start="anil.omniglot_20w1s",
     ),
     "sigma_maml.omniglot_20w1s": Recipe(
@@ -662,7 +662,7 @@ RECIPES = {
         ),
         OMNIGLOT_20W1S,
         SHRINKAGE_PAPER,
-        steps=600,
+        steps=300,
         warm_start="maml.omniglot_20w1s",
     ),
     "maml.glyphs_5w1s-inductive": Recipe(
