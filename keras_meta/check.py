@@ -347,6 +347,10 @@ def _differences(learner, loss_and_gradient, expected, variables):
     errors = []
     for _ in range(DIRECTIONS):
         direction = [random.normal(size=v.shape) for v in start]
+        # Of length one: a long way crosses many kinks of ReLUs, and at each of them a
+        # loss after an inner step jumps.
+        length = np.sqrt(sum(np.sum(d**2) for d in direction))
+        direction = [d / length for d in direction]
         sides = []
         for sign in (1, -1):
             for v, at, d in zip(variables, start, direction, strict=True):

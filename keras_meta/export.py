@@ -15,6 +15,8 @@ from keras_meta import losses
 
 # Of the pictures in the warmup request for `serving_images`; any size is served.
 WARMUP_SIDE = 64
+# Tensors of a signature that its page names; of a state that has more, the first.
+LISTED = 4
 
 
 def export(model, base, version=None):
@@ -91,7 +93,7 @@ def export(model, base, version=None):
         tf.saved_model.save(module, str(draft), signatures=signatures)
         _write_warmup(draft, base.name, requests)
         model.save(draft / "model.keras")
-        (draft / "README.md").write_text(_page(base.name, signatures))
+        (draft / "README.md").write_text(_page(base.name, model, signatures))
         os.chmod(draft, 0o755)  # mkdtemp's own mode shuts a server's user out
         for name in ("model.keras", "README.md"):
             os.replace(draft / name, base / name)
@@ -236,7 +238,7 @@ def _write_warmup(directory, name, requests):
             writer.write(log.SerializeToString())
 
 
-def _page(name, signatures):
+def _page(name, model, signatures):
     """What `base/README.md` says: the signatures, and how to ask."""
     lines = []
     for signature, function in signatures.items():
@@ -244,28 +246,62 @@ def _page(name, signatures):
         lines.append(f"- `{signature}`: {_listed(inputs)} -> ")
         lines[-1] += _listed(function.structured_outputs)
     sides = "T tasks, S examples, Q queries; " if len(signatures) > 1 else ""
-    first = next(iter(signatures))
-    inputs = _inputs(signatures[first])
+    inputs = _inputs(signatures["serving_default"])
     return PAGE.format(
         name=name,
         sides=sides,
         signatures="\n".join(lines),
+        meaning="\n".join(_meaning(model, signatures)),
         inputs=", ".join(f'"{key}": {key}.tolist()' for key in inputs),
         arrays=", ".join(inputs),
-        arguments=", ".join(f"{key}=tf.constant({key})" for key in inputs),
+        arguments=", ".join(
+            f'{key}=tf.constant({key}, "{spec.dtype.name}")'
+            for key, spec in inputs.items()
+        ),
         protos="\n".join(
-            f'request.inputs["{key}"].CopyFrom(tf.make_tensor_proto({key}))'
-            for key in inputs
+            f'request.inputs["{key}"].CopyFrom(tf.make_tensor_proto({key}, '
+            f'"{spec.dtype.name}"))'
+            for key, spec in inputs.items()
         ),
     )
 
 
+def _meaning(model, signatures):
+    """What the inputs are, a line each."""
+    prepare = getattr(model, "preprocess", None)
+    if prepare is not None:
+        ink = "1 is black and 0 white" if prepare.invert else "0 is black and 1 white"
+        shape = ", ".join(map(str, prepare.shape))
+        yield (
+            f"- `serving_default` takes images `[..., {shape}]` in [0, 1], where "
+            f"{ink}: what `learner.preprocess` gives."
+        )
+    if "serving_images" in signatures:
+        yield (
+            "- `serving_images` takes uint8 images of any size, as they are in a file; "
+            'with REST, put `"signature_name": "serving_images"` beside `inputs`.'
+        )
+    if "adapt" in signatures and model.classification:
+        gap = ", those present from 0 without a gap" if model.gapless else ""
+        yield f"- Labels are in [0, {model.output_size}){gap}."
+    if "adapt" in signatures:
+        yield (
+            "- `adapt` gives a state, which goes into `infer` with each `query_x`: "
+            "learn once, ask many times."
+        )
+
+
 def _listed(specs):
+    """Names, types and shapes; a state of many tensors in short."""
+
     def one(key, spec):
         sides = ", ".join("?" if side is None else str(side) for side in spec.shape)
         return f"{key} {spec.dtype.name}[{sides}]"
 
-    return ", ".join(one(key, spec) for key, spec in specs.items())
+    *state, last = [one(key, spec) for key, spec in specs.items()]
+    if len(state) <= LISTED:
+        return ", ".join([*state, last])
+    return f"{state[0]}, ... ({len(state) - 1} more), {last}"
 
 
 PAGE = """# {name}
@@ -282,8 +318,14 @@ Served by TensorFlow Serving from this folder's parent:
 
 {signatures}
 
+{meaning}
+
 ## Asking
-`{arrays}` are NumPy arrays. By REST:
+With keras-meta, from folders of images or a file of points:
+
+    keras-meta request localhost:8501 {name} --support examples/ --query asked/
+
+Without it, `{arrays}` being NumPy arrays, by REST:
 
 ```python
 import json

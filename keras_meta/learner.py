@@ -379,6 +379,12 @@ class Learner(keras.Model):
 
     # Keras.
 
+    def fit(self, x=None, *args, **kwargs):
+        """Meta-trains: Keras' `fit` on batches of episodes."""
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # or Keras warns that it can't
+        return super().fit(x, *args, **kwargs)
+
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """Keras' `compile`, with this learner's loss and metrics as the defaults.
 

@@ -310,7 +310,9 @@ def test_support_order(name):
     shuffled = dict(episode)
     for key in ("support_x", "support_y"):
         shuffled[key] = episode[key][:, order]
-    close(answers(learner, shuffled), answers(learner, episode))
+    # Adam's steps are as long for a gradient that is rounding and nothing else.
+    limit = 1e-3 if "Adam" in name else 1e-4
+    close(answers(learner, shuffled), answers(learner, episode), atol=limit)
 
 
 @rows

@@ -63,6 +63,7 @@ def wrong(learner, **kwargs):
     "learner",
     [
         lambda: km.MAML(smooth.network(), inner_steps=2),
+        lambda: km.MAML(km.networks.conv4((28, 28, 1), 5)),
         lambda: km.Reptile(network(keras.layers.Dropout(0.5), keras.layers.ReLU())),
         lambda: km.SigmaIMAML(km.networks.mlp((4,), 3), vectorize=False),
         lambda: km.CNP(
@@ -116,7 +117,7 @@ def test_compiled_layers_are_compared():
     assert [f.what for f in found] == ["python"]
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, monkeypatch, capsys):
     smooth_network = km.networks.mlp((4,), 3, (8,), "tanh")
     smooth_network.save(tmp_path / "network.keras")
     assert cli.main(["check", str(tmp_path / "network.keras"), "--learner=ANIL"]) == 0
@@ -130,6 +131,11 @@ def test_the_command(tmp_path, capsys):
         words[0] = str(tmp_path / words[0])
         assert cli.main(["check", *words]) == 2
         assert sentence in capsys.readouterr().err
+    monkeypatch.setattr(Python, "__module__", "elsewhere")  # as in another process
+    own = keras.Sequential([keras.Input([4]), Python(name="python")])
+    own.save(tmp_path / "own.keras")
+    assert cli.main(["check", str(tmp_path / "own.keras")]) == 2
+    assert "expected a file of layers that Keras has" in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected a Learner"):
         check.check(smooth_network)
 

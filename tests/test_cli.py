@@ -1,5 +1,6 @@
 """The `keras-meta` command: its tables, its pictures, its exit codes and sentences."""
 
+import functools
 import os
 import pathlib
 import re
@@ -67,7 +68,7 @@ def write_entries():
         shots=1,
         figures=[
             {"metric": "accuracy", "mean": 0.9, "interval": 0.01, "episodes": 9}
-            | {"ways": 5, "shots": 1}
+            | {"ways": 5, "shots": 1, "normalization": "inductive"}
         ],
     )
     x = keras.Input((1,))
@@ -194,7 +195,7 @@ def test_list(capsys):
 def test_info(capsys):
     assert cli.main(["info", IMAGES]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"5-way 1-shot, 9 tasks +90.00% ± 1.00%", out)
+    assert re.search(r"5-way 1-shot, inductive, 9 tasks +90.00% ± 1.00%", out)
     assert zoo.card(IMAGES).sha256 in out
     assert cli.main(["info", "maml.cifar100_5w1s"]) == 0
     assert "none: an untrained recipe" in capsys.readouterr().out
@@ -419,16 +420,19 @@ def process():
 def test_curves_of_any_units_for_a_process():
     random = np.random.RandomState(0)
     known, x = random.normal(size=[6, 2]), random.normal(size=5)
-    mean, scale = learn._standardized(process(), known, x)
+
+    def in_units(known, x):
+        predict = functools.partial(learn._predicted, process())
+        return learn.in_units("cnp.any", known, x, predict)
+
+    mean, scale = in_units(known, x)
     assert mean.shape == scale.shape == (5,) and (scale > 0).all()
-    moved, wider = learn._standardized(
-        process(), known * [300, 10] + [7, -4], 300 * x + 7
-    )
+    moved, wider = in_units(known * [300, 10] + [7, -4], 300 * x + 7)
     np.testing.assert_allclose(moved, 10 * mean - 4, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(wider, 10 * scale, rtol=1e-3)
     # In units of its own, it is what the learner says.
     ends = np.array([[-2.0, 1.0], [2.0, -1.0]])
-    mean, scale = learn._standardized(process(), ends, np.array([0.5]))
+    mean, scale = in_units(ends, np.array([0.5]))
     learner = process()
     state = learner.adapt(ends[None, :, :1], ends[None, :, 1:])
     expected = learner.infer(state, [[[0.5]]])

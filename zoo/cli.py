@@ -382,7 +382,13 @@ def _check(arguments):
 
     from keras_meta import check
 
-    learner = zoo.load(card.name) if card else keras.models.load_model(path)
+    try:
+        learner = zoo.load(card.name) if card else keras.models.load_model(path)
+    except TypeError as error:
+        raise ValueError(
+            f"expected a file of layers that Keras has, {path.name} has others: check "
+            "a network with layers of your own from Python, by keras_meta.check.check."
+        ) from error
     if not isinstance(learner, km.Learner):
         kind = arguments.learner or "MAML"
         kinds = {

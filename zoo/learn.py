@@ -1,6 +1,7 @@
 """`keras-meta learn`: new classes or a curve, from a few examples of the user's own."""
 
 import csv
+import functools
 
 import numpy as np
 
@@ -257,21 +258,20 @@ def _learn_points(arguments):
             )
     else:
         card = _curve_card(len(known))
-    km = console.start()
+    console.start()
     from keras_meta import plots
 
     learner = zoo.load(card.name)
     low, high = min(known[:, 0].min(), asked.min()), max(known[:, 0].max(), asked.max())
     grid = np.linspace(low - 0.5 * (low == high), high + 0.5 * (low == high), 300)
     everywhere = np.concatenate([asked, grid])
-    standardized = isinstance(learner, km.CNP)
-    mean, scale = (_standardized if standardized else _predicted)(
-        learner, known, everywhere
-    )
-    if not np.isfinite(mean).all():
+    predict = functools.partial(_predicted, learner)
+    try:
+        mean, scale = in_units(card.name, known, everywhere, predict)
+    except ValueError as error:  # they are finite: what is learned of them is not
         raise ValueError(
             f"expected points like those of {card.data}: learning these diverged."
-        )
+        ) from error
 
     made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
     for place, x in enumerate(asked):
@@ -283,13 +283,7 @@ def _learn_points(arguments):
     say.print(made)
     if scale is not None:
         say.print("± and the band are two standard deviations of a new point.")
-    if standardized:
-        say.print(
-            f"It knows {card.data}; x was scaled to [-2, 2], and y to mean 0 and "
-            "spread 1, for it."
-        )
-    else:
-        say.print(f"It knows {card.data}; its answers on other curves mean little.")
+    say.print(f"It knows {card.data}; {units_note(card.name)}.")
     outside = (asked < known[:, 0].min()) | (asked > known[:, 0].max())
     if outside.any():
         say.print(
@@ -324,13 +318,36 @@ def _predicted(learner, known, x):
     return outputs.numpy()[0, :, 0], None
 
 
-def _standardized(learner, known, x):
-    """As `_predicted`, with x brought to [-2, 2], y to mean 0 and spread 1."""
+def _has_units(name):
+    """Whether a model knows curves of one range, to which others must be scaled."""
+    return name.startswith("cnp.")
+
+
+def units_note(name):
+    """What was done to the points of a curve."""
+    if _has_units(name):
+        return "x was scaled to [-2, 2], and y to mean 0 and spread 1, for it"
+    return "its answers on other curves mean little"
+
+
+def in_units(name, known, x, predict):
+    """What a model predicts, in the units of the points, whatever its own are.
+
+    Args:
+        name: of the entry.
+        known: points `[S, 2]`.
+        x: to be predicted, `[Q]`.
+        predict: `(known, x) -> (mean [Q], scale [Q] or None)`.
+
+    Returns:
+        `(mean, scale)`.
+    """
+    if not _has_units(name):
+        return predict(known, x)
     least, most = min(known[:, 0].min(), x.min()), max(known[:, 0].max(), x.max())
     half, centre = (most - least) / 4 or 1.0, (least + most) / 2
     middle, spread = known[:, 1].mean(), known[:, 1].std() or 1.0
-    mean, scale = _predicted(
-        learner,
+    mean, scale = predict(
         np.stack([(known[:, 0] - centre) / half, (known[:, 1] - middle) / spread], 1),
         (x - centre) / half,
     )

@@ -1,7 +1,9 @@
 """`keras-meta request`: examples and questions, sent to TensorFlow Serving."""
 
+import contextlib
 import json
 import pathlib
+import re
 import urllib.error
 import urllib.request
 
@@ -29,27 +31,43 @@ def run(arguments):
             raise ValueError(
                 "expected no --query with points: they have rows without y."
             )
-        known, asked = learn.read_points(arguments.support)
+        return _points(arguments)
+    inputs, names, files = _images(arguments.support, arguments.query)
+    outputs = _send(arguments, "serving_images", inputs)
+    _print_classes(files, names, outputs["probabilities"][0])
+
+
+def _points(arguments):
+    known, asked = learn.read_points(arguments.support)
+
+    def predict(known, asked):
+        known, asked = known.astype(np.float32), asked.astype(np.float32)
         inputs = {
             "support_x": known[None, :, :1],
             "support_y": known[None, :, 1:],
             "query_x": asked[None, :, None],
         }
-        signature, names, files = "serving_default", None, None
-    else:
-        inputs, names, files = _images(arguments.support, arguments.query)
-        signature = "serving_images"
-    outputs = _send(arguments, signature, inputs)
-    if names is None:
-        _print_points(inputs["query_x"][0, :, 0], outputs)
-    else:
-        _print_classes(files, names, outputs["probabilities"][0])
+        outputs = _send(arguments, "serving_default", inputs)
+        if "mean" not in outputs:
+            raise ValueError(
+                f"expected a model of curves, {arguments.model} answers with "
+                f"{', '.join(sorted(outputs))}."
+            )
+        scale = outputs.get("scale")
+        return outputs["mean"][0, :, 0], None if scale is None else scale[0, :, 0]
+
+    mean, scale = learn.in_units(arguments.model, known, asked, predict)
+    _print_points(asked, mean, scale)
+    print(f"Of {arguments.model}: {learn.units_note(arguments.model)}.")
 
 
 def _images(support, queries):
     """The request, the names of classes and the files asked about."""
     if queries is None:
         raise ValueError("expected --query DIR, a folder of images to classify.")
+    if not support.is_dir():
+        raise ValueError(f"expected a folder of classes, found none at {support}.")
+    console.start()  # before anything else brings TensorFlow in
     classes, examples, asked = learn.read_folders(support, queries)
     from keras_meta import episodes
 
@@ -122,10 +140,11 @@ def _rest(address, model, signature, inputs):
 
 
 def _said(text):
-    try:
-        return json.loads(text)["error"]
-    except (ValueError, KeyError):
-        return text.strip() or "nothing"
+    """The model's own sentence, out of what a server or TensorFlow puts around it."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = json.loads(text)["error"]
+    sentence = re.search(r"\[(expected .*?\.)\]", text, re.DOTALL)
+    return sentence[1] if sentence else text.strip() or "nothing"
 
 
 def _grpc(address, model, signature, inputs):
@@ -144,7 +163,7 @@ def _grpc(address, model, signature, inputs):
         try:
             reply = stub.Predict(request, timeout=SECONDS)
         except grpc.RpcError as error:
-            raise ValueError(f"{address} answered: {error.details()}") from error
+            raise ValueError(f"{address} answered: {_said(error.details())}") from error
     return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
 
 
@@ -162,6 +181,7 @@ def _local(directory, model, body):
     console.start()
     import tensorflow.compat.v1 as tf
 
+    tf.logging.set_verbosity(tf.logging.ERROR)  # the loader is deprecated, not gone
     newest = max(versions, key=lambda path: int(path.name))
     with tf.Session(graph=tf.Graph()) as session:
         loaded = tf.saved_model.loader.load(session, ["serve"], str(newest))
@@ -171,25 +191,30 @@ def _local(directory, model, body):
                 f"has {', '.join(sorted(loaded.signature_def))}."
             )
         definition = loaded.signature_def[body["signature_name"]]
-        feed = {
-            definition.inputs[name].name: np.array(
-                value, tf.as_dtype(definition.inputs[name].dtype).as_numpy_dtype
-            )
-            for name, value in body["inputs"].items()
-        }
+        feed = {}
+        for name, value in body["inputs"].items():
+            spec = definition.inputs[name]
+            value = np.array(value, tf.as_dtype(spec.dtype).as_numpy_dtype)
+            wanted = tf.TensorShape(spec.tensor_shape)
+            if not wanted.is_compatible_with(value.shape):
+                sides = ", ".join("?" if d is None else str(d) for d in wanted)
+                raise ValueError(
+                    f"expected {name} of shape [{sides}] for {model}, got "
+                    f"{list(value.shape)}."
+                )
+            feed[spec.name] = value
         fetch = {name: info.name for name, info in definition.outputs.items()}
         try:
             return session.run(fetch, feed)
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(f"the model answered: {error.message}") from error
+            raise ValueError(f"the model answered: {_said(error.message)}") from error
 
 
-def _print_points(x, outputs):
-    scale = outputs.get("scale")
+def _print_points(x, mean, scale):
     made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
     for place, value in enumerate(x):
-        width = [] if scale is None else [f"{2 * scale[0, place, 0]:.2g}"]
-        made.add_row(f"{value:g}", f"{outputs['mean'][0, place, 0]:.4g}", *width)
+        width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
+        made.add_row(f"{value:g}", f"{mean[place]:.4g}", *width)
     console.console().print(made)
 
 
