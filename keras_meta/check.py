@@ -166,15 +166,22 @@ def _layers(network, single, order):
         if isinstance(layer, keras.Model):
             found += _layers(layer, single and single.layers[position], order)
             continue
-        try:
-            ahead = keras.Model(network.input, layer.input)
-        except (AttributeError, ValueError):
-            sentence = "is called more than once or not at all: not looked at alone"
-            found.append(Finding(layer.name, "note", sentence))
-            continue
-        if not isinstance(layer.input, keras.KerasTensor):
-            continue  # joins tensors, with nothing of its own
-        x = ahead(_input(network), training=True)
+        if isinstance(network, keras.Sequential):  # calls its layers by two ways
+            # One by one: a Sequential has its own precision, whatever theirs.
+            x = tf.cast(_input(network), layer.compute_dtype)
+            for earlier in network.layers[:position]:
+                training = {"training": True} if earlier._call_has_training_arg else {}
+                x = earlier(x, **training)
+        else:
+            try:
+                ahead = keras.Model(network.input, layer.input)
+            except (AttributeError, ValueError):
+                sentence = "is called more than once or not at all: not looked at alone"
+                found.append(Finding(layer.name, "note", sentence))
+                continue
+            if not isinstance(layer.input, keras.KerasTensor):
+                continue  # joins tensors, with nothing of its own
+            x = ahead(_input(network), training=True)
         if getattr(layer, "seed_generator", None) is not None:
             sentence = "draws at random while training: not looked at alone"
             found.append(Finding(layer.name, "note", sentence))
@@ -407,6 +414,7 @@ def _measure(path, steps):
     """Milliseconds of a meta-step of four tasks, and the peak memory of the process."""
     learner = keras.models.load_model(path)
     learner.inner_steps = steps
+    learner.compile("sgd")  # whose steps random layers draw by
     episode, query_y = random_episode(learner, tasks=4)
     run = tf.function(lambda: learner.meta_gradient(episode, query_y)[:2])
     run()

@@ -118,7 +118,14 @@ def test_compiled_layers_are_compared():
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    smooth_network = km.networks.mlp((4,), 3, (8,), "tanh")
+    smooth_network = keras.Sequential(
+        [
+            keras.Input([4]),
+            keras.layers.Dense(8, "tanh"),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(3, name="head"),
+        ]
+    )
     smooth_network.save(tmp_path / "network.keras")
     assert cli.main(["check", str(tmp_path / "network.keras"), "--learner=ANIL"]) == 0
     said = capsys.readouterr().out
