@@ -422,7 +422,7 @@ class ClassPool:
                 of five symbols out of five, uniformly drawn (Santoro et al., 2016).
 
         Returns:
-            A `tf.data.Dataset` of `({"support_x": [S, ...], "support_y": [S],
+            A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],
             "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries, images
             float32 and labels int32 in [0, N); strings are `[S, 5]` and `[Q, 5]`, in
             [0, 5).

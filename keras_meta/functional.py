@@ -79,7 +79,7 @@ def split(network, positions):
     """Cuts a network before the first layer with a weight at `positions`.
 
     Returns:
-        `(ahead, rest)`, two `Stage`s one after the other: what comes before neither
+        `(ahead, rest)`, each a `Stage`, one after the other: what comes before neither
         changes with those weights nor is random. `ahead` is None where the network has
         no such part, or no one place to cut it.
     """

@@ -57,9 +57,9 @@ class TaskFamily:
                 depends on (seed, i // block). Then `.batch(block)` has one S a batch.
 
         Returns:
-            A `tf.data.Dataset` of `({"support_x": [S, d_x], "support_y": [S, d_y],
-            "query_x": [Q, d_x]}, query_y [Q, d_y])`, all float32; if tasks are
-            classifications, y is int32 labels, `[S]` and `[Q]`.
+            A `tf.data.Dataset` of pairs: `({"support_x": [S, d_x], "support_y":
+            [S, d_y], "query_x": [Q, d_x]}, query_y [Q, d_y])`, all float32; if tasks
+            are classifications, y is int32 labels, `[S]` and `[Q]`.
 
         Raises:
             ValueError: shots or start below 0, queries or block below 1, or no
