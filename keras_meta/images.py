@@ -99,7 +99,8 @@ class ImagePreprocess:
 
     def scale(self, images):
         """uint8 `[..., height, width, channels]` -> float32 in `[0, 1]`."""
-        scaled = tf.cast(images, tf.float32) / 255.0
+        # A product: a graph makes one of a quotient by a constant, which differs.
+        scaled = tf.cast(images, tf.float32) * (1 / 255)
         return 1.0 - scaled if self.invert else scaled
 
     def __call__(self, images):
