@@ -38,10 +38,9 @@ def _is_finite(nest):
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floating])
 
 
-def _finite(name, nest, finite=None):
-    """A nest, and the check that it is finite, which may be known already."""
-    finite = _is_finite(nest) if finite is None else finite
-    return nest, (finite, f"expected finite values in {name}, got NaN or infinity.")
+def _finite(name, finite):
+    """The check that what is called so is finite."""
+    return finite, f"expected finite values in {name}, got NaN or infinity."
 
 
 def _with_finite(function, *args):
@@ -178,7 +177,7 @@ class Learner(keras.Model):
         if training or not (traced or tf.executing_eagerly()):
             return self.adapt_tasks(support_x, support_y, training)
         state, finite = self._traced_adapt(support_x, support_y)
-        return required(*_finite("what was learned of support_x", state, finite))
+        return required(state, _finite("what was learned of support_x", finite))
 
     def infer(self, state, query_x, training=False, traced=False):
         """Answers Q queries of each task.
@@ -205,7 +204,7 @@ class Learner(keras.Model):
         if training or not (traced or tf.executing_eagerly()):
             return self.infer_tasks(state, query_x, training)
         outputs, finite = self._traced_infer(state, query_x)
-        return required(*_finite("the answers to query_x", outputs, finite))
+        return required(outputs, _finite("the answers to query_x", finite))
 
     def with_classes(self, classes):
         """A learner of other many classes with what this one has learned.
@@ -318,7 +317,8 @@ class Learner(keras.Model):
                 f"expected {name} to be floating point, got uint8: pass images "
                 "through learner.preprocess first."
             )
-        return required(*_finite(name, tf.cast(x, spec.dtype)))
+        x = tf.cast(x, spec.dtype)
+        return required(x, _finite(name, _is_finite(x)))
 
     def _checked_support(self, support_x, support_y):
         """Both, once all is known to be right."""
@@ -348,7 +348,7 @@ class Learner(keras.Model):
             ),
         ]
         if not self.classification:
-            checks.append(_finite("support_y", y)[1])
+            checks.append(_finite("support_y", _is_finite(y)))
             return required((support_x, y), *checks)
         inside = tf.reduce_all((y >= 0) & (y < self.output_size))
         checks.append(

@@ -43,7 +43,7 @@ def run(arguments):
 def _learn_images(arguments):
     out = arguments.out
     support, queries = _folders(arguments.queries, arguments.support)
-    classes = _classes(support)
+    classes = class_folders(support)
     wanted = arguments.model and console.trained_card(arguments.model)
     _choose(wanted, len(classes), 1)  # a task for no model is told before the wait
     km = console.start()
@@ -105,7 +105,22 @@ def table(files, names, probabilities):
     return made
 
 
-def _classes(support):
+def points_table(x, mean, scale):
+    """A row for each x asked about: y, and two standard deviations if they are known.
+
+    Args:
+        x: `[Q]`.
+        mean: `[Q]` or longer, of which the first are those of x.
+        scale: likewise, or None.
+    """
+    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
+    for place, value in enumerate(x):
+        width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
+        made.add_row(f"{value:g}", f"{mean[place]:.4g}", *width)
+    return made
+
+
+def class_folders(support):
     """The sub-folders of a folder of examples."""
     if not support.is_dir():
         raise ValueError(f"expected a folder of classes, found none at {support}.")
@@ -130,7 +145,7 @@ def read_folders(support, queries):
     """
     from keras_meta import episodes
 
-    classes = _classes(support)
+    classes = class_folders(support)
     examples = [episodes.image_files(folder) for folder in classes]
     for folder, files in zip(classes, examples, strict=True):
         if not files:
@@ -273,14 +288,10 @@ def _learn_points(arguments):
             f"expected points like those of {card.data}: learning these diverged."
         ) from error
 
-    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
-    for place, x in enumerate(asked):
-        width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
-        made.add_row(f"{x:g}", f"{mean[place]:.4g}", *width)
     say = console.console()
     points = f"{len(known)} point{'s' * (len(known) > 1)}"
     say.print(f"{card.name} learned a curve from {points}", style="bold")
-    say.print(made)
+    say.print(points_table(asked, mean, scale))
     if scale is not None:
         say.print("± and the band are two standard deviations of a new point.")
     say.print(f"It knows {card.data}; {units_note(card.name)}.")

@@ -1,19 +1,19 @@
 """A page for each entry: its pictures, what it is for, and how to make it anew."""
 
 import inspect
-import itertools
 import re
 
 import numpy as np
+import tensorflow as tf
 
 import zoo
+from keras_meta import episodes, plots
 from zoo import console, recipes, scores, training
 
 SEED = 0
 TASKS = 100  # of a curve
 STEPS = (0, 1, 2, 3, 5, 10, 20, 50)
 DRAWN_QUERIES = 4  # of each class in a picture
-KNOWN_PIXELS = (10, 100, 300)
 
 # By what an example is, and to follow "learns".
 FOR = {
@@ -127,13 +127,9 @@ def pictured(learner, card):
         yield _episode(learner, card)
     elif card.inputs == "curves":
         yield _fit(learner, card)
-    elif card.inputs == "pixels":
-        yield _completion(learner, card)
     if hasattr(learner, "evaluation_steps"):
         yield _adaptation(learner, card)
     if hasattr(learner, "scales"):
-        from keras_meta import plots
-
         yield "Scales that it learned, by layer", plots.scales(learner)
     if hasattr(learner, "sequence"):
         yield _presentations(learner, card)
@@ -148,13 +144,9 @@ def _tests(learner, card, queries=None):
 
 
 def _episode(learner, card):
-    from keras_meta import plots
-
     batch, query_y = next(iter(_tests(learner, card, DRAWN_QUERIES).batch(1)))
     state = learner.adapt(batch["support_x"], batch["support_y"])
     logits = learner.infer(state, batch["query_x"])[0, :, : card.ways]
-    logits = logits.numpy().astype("float64")
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
     support_x, query_x = batch["support_x"][0].numpy(), batch["query_x"][0].numpy()
     if learner.preprocess.invert:
         support_x, query_x = 1 - support_x, 1 - query_x
@@ -162,15 +154,13 @@ def _episode(learner, card):
         support_x,
         batch["support_y"][0],
         query_x,
-        shares / shares.sum(-1, keepdims=True),
+        tf.nn.softmax(logits).numpy(),
         query_y=query_y[0],
     )
     return "Episode of unseen classes, and its answers", figure
 
 
 def _fit(learner, card):
-    from keras_meta import episodes, plots
-
     task = recipes.recipe(card.name).task
     seed = episodes.fold_seed(SEED + recipes.PART_SEEDS["test"], 0)
     x, y = (v.numpy() for v in task.family(None).sample(seed, 300))
@@ -182,45 +172,7 @@ def _fit(learner, card):
     return "Fit of an unseen curve", figure
 
 
-def _completion(learner, card):
-    import matplotlib.figure
-
-    height, width, _ = learner.preprocess.shape
-    columns = ("truth", "known", "mean", "scale")
-    figure = matplotlib.figure.Figure((5, 4), dpi=120, layout="constrained")
-    grid = figure.subplots(len(KNOWN_PIXELS), len(columns))
-    task = recipes.recipe(card.name).task
-    for row, known in zip(grid, KNOWN_PIXELS, strict=True):
-        data = task.test_episodes(
-            learner.preprocess,
-            card.test_classes,
-            None,
-            known,
-            height * width - known,
-            SEED,
-        )
-        batch, query_y = next(iter(data.batch(1)))
-        x = np.concatenate([batch["support_x"], batch["query_x"]], 1)
-        y = np.concatenate([batch["support_y"], query_y], 1)[0, :, 0]
-        state = learner.adapt(batch["support_x"], batch["support_y"])
-        mean, scale = (v[0, :, 0].numpy() for v in learner.infer(state, x))
-        places = np.rint(x[0] * [height - 1, width - 1]).astype(int)
-        hidden = np.where(np.arange(len(y)) < known, y, np.nan)
-        for axes, values in zip(row, (y, hidden, mean, scale), strict=True):
-            canvas = np.full([height, width], np.nan)
-            canvas[tuple(places.T)] = values
-            axes.set_facecolor("lightsteelblue")
-            axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"{known} pixels", fontsize=8)
-    for axes, title in zip(grid[0], columns, strict=True):
-        axes.set_title(title, fontsize=8)
-    return "Completion of unseen drawings", figure
-
-
 def _adaptation(learner, card):
-    from keras_meta import plots
-
     data, metric = _tests(learner, card), recipes.recipe(card.name).task.metric
     usual = learner.evaluation_steps
     steps = sorted({*STEPS, usual or learner.inner_steps})
@@ -237,24 +189,12 @@ def _adaptation(learner, card):
 
 
 def _presentations(learner, card):
-    from keras_meta import metrics, plots
-
     count = TASKS if card.ways else 10 * TASKS  # images take longer
     batches = _tests(learner, card, 1).take(count).batch(scores.BATCH)
     if learner.classification and card.ways:
-        title, name = (
-            "Presentations: accuracy by how often a class was seen",
-            "accuracy",
-        )
-        pairs = [
-            [metrics.PresentationAccuracy(k + 1, interval) for interval in (0, 1)]
-            for k in range(card.shots)
-        ]
-        for episode, _ in batches:
-            answers = learner.sequence(episode["support_x"], episode["support_y"])
-            for metric in itertools.chain(*pairs):
-                metric.update_state(episode["support_y"], answers)
-        means, widths = np.array([[float(m.result()) for m in p] for p in pairs]).T
+        title = "Presentations: accuracy by how often a class was seen"
+        name = "accuracy"
+        means, widths = scores.by_presentation(learner, batches, card.shots)
     else:
         title, name = "Examples: error by how many were seen before", "error"
         wrong = []

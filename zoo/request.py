@@ -34,7 +34,8 @@ def run(arguments):
         return _points(arguments)
     inputs, names, files = _images(arguments.support, arguments.query)
     outputs = _send(arguments, "serving_images", inputs)
-    _print_classes(files, names, outputs["probabilities"][0])
+    made = learn.table(files, names, outputs["probabilities"][0])
+    console.console().print(made)
 
 
 def _points(arguments):
@@ -57,7 +58,7 @@ def _points(arguments):
         return outputs["mean"][0, :, 0], None if scale is None else scale[0, :, 0]
 
     mean, scale = learn.in_units(arguments.model, known, asked, predict)
-    _print_points(asked, mean, scale)
+    console.console().print(learn.points_table(asked, mean, scale))
     print(f"Of {arguments.model}: {learn.units_note(arguments.model)}.")
 
 
@@ -65,8 +66,7 @@ def _images(support, queries):
     """The request, the names of classes and the files asked about."""
     if queries is None:
         raise ValueError("expected --query DIR, a folder of images to classify.")
-    if not support.is_dir():
-        raise ValueError(f"expected a folder of classes, found none at {support}.")
+    learn.class_folders(support)  # a mistake is told before the wait
     console.start()  # before anything else brings TensorFlow in
     classes, examples, asked = learn.read_folders(support, queries)
     from keras_meta import episodes
@@ -208,15 +208,3 @@ def _local(directory, model, body):
             return session.run(fetch, feed)
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(f"the model answered: {_said(error.message)}") from error
-
-
-def _print_points(x, mean, scale):
-    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
-    for place, value in enumerate(x):
-        width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
-        made.add_row(f"{value:g}", f"{mean[place]:.4g}", *width)
-    console.console().print(made)
-
-
-def _print_classes(files, names, probabilities):
-    console.console().print(learn.table(files, names, probabilities))

@@ -133,6 +133,30 @@ def measure(learner, name, data, episodes, metric, temperature=None, **asked):
     }
 
 
+def by_presentation(learner, batches, presentations):
+    """A sequence learner's accuracy when a class is seen for the 1st, 2nd, ... time.
+
+    Args:
+        learner: a `SequenceLearner` of classes.
+        batches: of episodes; their support sets are what it reads.
+        presentations: how many.
+
+    Returns:
+        Means and half-widths of the 95% intervals, shares, `[2, presentations]`.
+    """
+    from keras_meta import metrics
+
+    found = [
+        [metrics.PresentationAccuracy(k + 1, interval) for k in range(presentations)]
+        for interval in (False, True)
+    ]
+    for episode, _ in batches:
+        answers = learner.sequence(episode["support_x"], episode["support_y"])
+        for metric in sum(found, []):
+            metric.update_state(episode["support_y"], answers)
+    return np.array([[metric.result() for metric in row] for row in found])
+
+
 def summary(tasks):
     """Mean over tasks, and half the width of its 95% interval."""
     from keras_meta import metrics

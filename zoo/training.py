@@ -65,7 +65,6 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
         epochs=-(-steps // every),
         steps_per_epoch=every,
         callbacks=[run],
-        shuffle=False,
         verbose=1 if sys.stdout.isatty() else 0,
     )
     if run.stop_signal:

@@ -23,8 +23,7 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from keras_meta import metrics
-from zoo import recipes
+from zoo import recipes, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/presentations", "Folder of the table and the picture.")
@@ -59,16 +58,9 @@ def scored(name):
     data = task.test_episodes(
         learner.preprocess, card.test_classes, card.ways, card.shots, 1, FLAGS.seed
     )
-    found = [
-        [metrics.PresentationAccuracy(k + 1, interval) for k in range(card.shots)]
-        for interval in (False, True)
-    ]
     batches = data.take(FLAGS.tasks).batch(BATCH).as_numpy_iterator()
-    for episode, _ in rich.progress.track(batches, name, -(-FLAGS.tasks // BATCH)):
-        answers = learner.sequence(episode["support_x"], episode["support_y"])
-        for metric in sum(found, []):
-            metric.update_state(episode["support_y"], answers)
-    return 100 * np.array([[metric.result() for metric in row] for row in found])
+    batches = rich.progress.track(batches, name, -(-FLAGS.tasks // BATCH))
+    return 100 * scores.by_presentation(learner, batches, card.shots)
 
 
 def show(found):
