@@ -39,6 +39,19 @@ def stream(draw, seed, start):
     )
 
 
+def seeded_map(dataset, function, seed, start):
+    """The dataset of `function(fold_seed(seed, i), *element)`, from element `start` on.
+
+    Such as a random augmentation of the episodes of a stream that begins at `start`.
+    """
+    indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+    return tf.data.Dataset.zip(indices, dataset).map(
+        lambda index, element: function(fold_seed(seed, index), *element),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
 def read_tfds(name, split, prepare=None, data_dir=None, label_key=None):
     """`(images, labels, names)` of a TFDS data set, in its order.
 

@@ -1,6 +1,7 @@
 """From a picture of any size to what a network eats."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -117,3 +118,69 @@ class ImagePreprocess:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def affine(images, angle, zoom, shift, shear=0.0):
+    """Turns, scales, shears and moves each image about its centre, bilinearly.
+
+    Args:
+        images: `[n, H, W, C]`; what comes in from outside is zero.
+        angle: in radians, counter-clockwise, `[n]`.
+        zoom: above 1 enlarges, `[n]`.
+        shift: rightwards and downwards, as shares of width and height, `[n, 2]`.
+        shear: of columns by rows, `[n]` or a number.
+
+    Returns:
+        Images of the same shape, float32.
+    """
+    images = tf.cast(tf.convert_to_tensor(images), tf.float32)
+    height, width = images.shape[1:3]
+    # From a place (x, y) in the new image, about its centre, to a place in the old.
+    cosine, sine = tf.cos(angle) / zoom, tf.sin(angle) / zoom
+    a, b = cosine, shear * cosine - sine
+    c, d = sine, shear * sine + cosine
+    centre = tf.constant([(width - 1) / 2, (height - 1) / 2])
+    moved = centre + shift * tf.constant([width, height], tf.float32)
+    x0 = centre[0] - a * moved[:, 0] - b * moved[:, 1]
+    y0 = centre[1] - c * moved[:, 0] - d * moved[:, 1]
+    zero = tf.zeros_like(x0)
+    return tf.ensure_shape(
+        tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=tf.stack([a, b, x0, c, d, y0, zero, zero], axis=1),
+            output_shape=[height, width],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="CONSTANT",
+        ),
+        images.shape,
+    )
+
+
+def random_affine(images, seed, degrees=180.0, zoom=(0.8, 1.2), shift=0.2, shear=0.0):
+    """Each image turned, scaled, sheared and moved by uniformly random amounts.
+
+    Args:
+        images: `[n, H, W, C]`, dark where there is nothing.
+        seed: `[2]`; the same seed gives the same images.
+        degrees: the most that an image is turned, either way.
+        zoom: `(low, high)`.
+        shift: the most that it is moved, as a share of its size.
+        shear: the most that it is sheared.
+
+    Returns:
+        float32 `[n, H, W, C]`.
+    """
+    seeds = tf.unstack(tf.random.split(seed, 4))
+    count = tf.shape(images)[0]
+
+    def draw(seed, low, high, *shape):
+        return tf.random.stateless_uniform([count, *shape], seed, low, high)
+
+    return affine(
+        images,
+        draw(seeds[0], -np.radians(degrees), np.radians(degrees)),
+        draw(seeds[1], *map(float, zoom)),
+        draw(seeds[2], -float(shift), float(shift), 2),
+        draw(seeds[3], -float(shear), float(shear)),
+    )

@@ -1,5 +1,7 @@
 """Image preprocessing against NumPy, and its resizing against Pillow's."""
 
+import math
+
 import keras
 import numpy as np
 import PIL.Image
@@ -155,3 +157,55 @@ def test_arguments_are_checked(arguments, expected):
     with pytest.raises(ValueError) as info:
         images.ImagePreprocess(**arguments)
     assert str(info.value) == expected
+
+
+def test_affine_is_bilinear_about_the_centre():
+    rng = np.random.RandomState(0)
+    x = rng.rand(4, 9, 12, 2).astype("float32")
+    angle, zoom = rng.uniform(-3, 3, 4), rng.uniform(0.7, 1.4, 4)
+    shift, shear = rng.uniform(-0.3, 0.3, [4, 2]), rng.uniform(-0.3, 0.3, 4)
+    expected = np.zeros_like(x)
+    size, centre = np.array([12, 9]), np.array([11, 8]) / 2
+    for i in range(4):
+        cosine, sine = np.cos(angle[i]), np.sin(angle[i])
+        # From a place about the centre of the new image to one of the old.
+        turn = np.array([[cosine, -sine], [sine, cosine]])
+        back = turn @ [[1, shear[i]], [0, 1]] / zoom[i]
+        for row in range(9):
+            for column in range(12):
+                place = np.array([column, row]) - centre - shift[i] * size
+                u, v = back @ place + centre
+                for a in (math.floor(u), math.floor(u) + 1):
+                    for b in (math.floor(v), math.floor(v) + 1):
+                        if 0 <= a < 12 and 0 <= b < 9:
+                            weight = (1 - abs(u - a)) * (1 - abs(v - b))
+                            expected[i, row, column] += weight * x[i, b, a]
+    given = [v.astype("float32") for v in (angle, zoom, shift, shear)]
+    np.testing.assert_allclose(images.affine(x, *given), expected, atol=2e-6)
+
+
+def test_random_affine_draws_from_its_ranges():
+    dot = np.zeros([500, 41, 41, 1], "float32")
+    dot[:, 20, 30] = 1.0  # ten to the right of the centre
+
+    def places(dot=dot, **ranges):
+        none = {"degrees": 0, "zoom": (1, 1), "shift": 0.0}
+        x = images.random_affine(dot, [1, 2], **{**none, **ranges})[..., 0].numpy()
+        mass = x.sum((1, 2))
+        grid = np.arange(41) - 20
+        return x.sum(1) @ grid / mass, x.sum(2) @ grid / mass
+
+    x, y = places()
+    assert (x == 10).all() and (y == 0).all()
+    x, y = places(degrees=90)
+    angles = np.degrees(np.arctan2(-y, x))
+    np.testing.assert_allclose(np.hypot(x, y), 10, atol=0.5)
+    assert angles.min() < -80 and angles.max() > 80 and abs(angles.mean()) < 10
+    x, y = places(zoom=(0.5, 1.5))
+    assert 4.5 < x.min() < 6 and 14 < x.max() < 15.5 and (abs(y) < 0.1).all()
+    x, y = places(shift=0.1)
+    assert x.min() > 5.8 and x.max() < 14.2 and y.std() > 2 and x.std() > 2
+    assert abs(np.corrcoef(x, y)[0, 1]) < 0.2
+    x, y = places(dot.swapaxes(1, 2), shear=0.5)
+    np.testing.assert_allclose(y, 10, atol=1e-5)
+    assert -5.1 < x.min() < -4.5 and 4.5 < x.max() < 5.1

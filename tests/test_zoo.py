@@ -109,6 +109,50 @@ def test_a_card_is_what_was_written(models):
     assert [card.name for card in zoo.list_models()] == ["maml.tiny"]
 
 
+def alphabets(preprocess, ids):
+    """Five alphabets of three characters, whose images hold what they are of."""
+    images = np.repeat(np.arange(15, dtype="uint8"), 4)[:, None, None, None]
+    names = {i: f"Old_{i // 3}_{i % 3}" for i in range(15)}
+    images = np.broadcast_to(images, [60, 6, 6, 1])
+    return km.ClassPool.from_arrays(images, np.repeat(np.arange(15), 4), names=names)
+
+
+def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
+    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    pools = source.pools(None)
+    train, validation = (set(pools[p].class_ids // 3) for p in ("train", "validation"))
+    assert len(train) == 3 and len(validation) == 2 and not train & validation
+    assert len(pools["train"]) == 9
+    task = recipes.Classification(source, ways=3, queries=1, test_queries=2)
+    data = task.episodes(None, seed=0)["validation"]().take(20)
+    seen = {
+        tuple({round(255 * float(v)) // 3 for v in x["support_x"][:, 0, 0, 0]})
+        for x, _ in data.as_numpy_iterator()
+    }
+    assert seen == {(alphabet,) for alphabet in validation}
+    wrong = dataclasses.replace(source, sizes=(3, 1, 659))
+    with pytest.raises(ValueError, match=r"expected 3 \+ 1 alphabets, found 5"):
+        wrong.pools(None)
+
+
+def test_augmented_episodes_are_replayed():
+    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    still = {"degrees": 0, "zoom": (1, 1), "shift": 0.0}
+    drawn = []
+    for augment in (None, still, {"degrees": 10}):
+        task = recipes.Classification(source, ways=3, queries=1, augment=augment)
+        data = task.episodes(None, seed=0)["train"]().take(4)
+        drawn.append([x for x, _ in data.as_numpy_iterator()])
+    plain, unmoved, moved = drawn
+    for key in plain[0]:
+        np.testing.assert_array_equal(plain[3][key], unmoved[3][key])
+    assert (plain[3]["support_x"] != moved[3]["support_x"]).any()
+    task = recipes.Classification(source, ways=3, queries=1, augment={"degrees": 10})
+    again = next(task.episodes(None, seed=0)["train"](3).as_numpy_iterator())[0]
+    np.testing.assert_array_equal(again["query_x"], moved[3]["query_x"])
+    assert (moved[3]["query_x"] != moved[2]["query_x"]).any()
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipe_makes_a_learner_for_its_task(name):
     recipe = recipes.recipe(name)

@@ -24,7 +24,7 @@ from absl import app, flags
 import keras_meta as km
 import zoo
 from keras_meta import functional
-from zoo import cards, pages, recipes, scores, training
+from zoo import cards, lake, pages, recipes, scores, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("episodes", 1000, "Tasks for each figure.")
@@ -77,6 +77,29 @@ Against MAML on the same tasks with the same normalization: the mean difference 
 95% interval over tasks. One that leaves out zero is told apart by these tasks.
 
 """
+LAKE = """
+## Within an alphabet
+
+Error in percent at twenty characters of one of Omniglot's evaluation alphabets, one
+drawing of each by one person to learn from, one of each by another person to name, each
+by itself: `python tools/evaluate.py --model=NAME --protocol=lake` draws such tasks.
+Those of the literature are means over Lake's twenty published ones, which `keras-meta
+evaluate NAME --lake-runs DIR` scores where a user has them.
+
+"""
+LAKE_PUBLISHED = [
+    ("people", "life", 4.5, "Lake et al., 2015"),
+    ("Bayesian program learning", "30 alphabets", 3.3, "Lake et al., 2015"),
+    (
+        "Bayesian program learning",
+        "`small1`, `small2`",
+        "4.3, 4.0",
+        "Lake et al., 2019",
+    ),
+    ("Siamese network", "30 alphabets", 8.0, "Koch et al., 2015"),
+    ("convolutional network", "30 alphabets", 13.5, "Lake et al., 2015"),
+    ("the same", "`small1`, `small2`", "24.0, 22.3", "Lake et al., 2019"),
+]
 
 
 def settings(learner, card, task):
@@ -97,9 +120,8 @@ def score(name):
     learner = zoo.load(name)
     calibrated = learner.classification and not learner.label_shape
     temperature = scores.temperature(name) if calibrated else None
-    figures, tasks = [], {}
-    for normalization, shots in settings(learner, card, task):
-        found = scores.evaluate(
+    every = [
+        scores.evaluate(
             name,
             FLAGS.episodes,
             shots=shots,
@@ -107,7 +129,14 @@ def score(name):
             normalization=normalization,
             temperature=temperature,
         )
-        print(f"{name}: {normalization}, {shots} shots: {scores.sentence(found)}")
+        for normalization, shots in settings(learner, card, task)
+    ]
+    if isinstance(task.source, recipes.Alphabets):
+        found = lake.evaluate(name, FLAGS.episodes, FLAGS.seed)
+        every.append({**found, "protocol": "lake"})
+    figures, tasks = [], {}
+    for found in every:
+        print(f"{name}: {scores.protocol(found)}: {scores.sentence(found)}")
         tasks[key(found)] = found.pop("tasks").astype("float32")
         figures.append(
             {
@@ -131,6 +160,11 @@ def key(figure):
     return " ".join(str(figure[name]) for name in asked)
 
 
+def sources(found):
+    """The data sets of cards, in the order that the tables number them."""
+    return list(dict.fromkeys(card.data for card in found))
+
+
 def table(*columns):
     return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
 
@@ -150,17 +184,16 @@ def results(found):
     )
     for card in found:
         for figure in card.figures:
-            ways, shots = figure["ways"], figure["shots"]
-            published = PUBLISHED.get(card.name.partition("-")[0], {}).get(shots, "")
+            published = PUBLISHED.get(card.name.partition("-")[0], {})
             calibration = percent(figure["calibration"])
             if calibration:
                 tempered = percent(figure["tempered"])
                 calibration += f" → {tempered} at T = {figure['temperature']:.2f}"
             text += line(
                 f"[`{card.name}`](models/{card.name}/README.md)",
-                f"{ways} ways, {shots} shots" if ways else f"{shots} points",
+                scores.protocol(figure),
                 scores.sentence(figure),
-                published,
+                published.get(figure["shots"], ""),
                 figure["normalization"],
                 calibration,
                 f"{figure['episodes']}, seed {figure['seed']}",
@@ -184,7 +217,7 @@ def training_table(found):
         *("model", "parameters", "file, MB", *names),
         *("meta-steps", "hours", "from", "data"),
     )
-    places = list(dict.fromkeys(card.data for card in found))
+    places = sources(found)
     for card in found:
         learner = keras.models.load_model(card.weights, compile=False)
         text += line(
@@ -216,7 +249,8 @@ def paired(found):
         if not likest or len(each) < 2:
             continue
         ways, shots, *_, normalization = name.split()
-        task = f"{ways} ways, {shots} shots" if ways != "None" else f"{shots} points"
+        ways = None if ways == "None" else ways
+        task = scores.protocol({"ways": ways, "shots": shots})
         # Of two MAMLs, that which was trained with this normalization.
         inductive = [m for m in likest if m.endswith("-inductive")]
         base = inductive if normalization == "inductive" and inductive else likest
@@ -228,6 +262,22 @@ def paired(found):
             if metric == "accuracy":
                 said = f"{100 * mean:+.2f} ± {100 * interval:.2f} points"
             text += line(f"`{model}`", task, normalization, f"`{base[0]}`", said)
+    return text
+
+
+def within_alphabets(found):
+    """Errors on Lake's protocol, beside those that the literature has."""
+    text = LAKE + table("who", "trained on", "error", "source")
+    for who, data, error, source in LAKE_PUBLISHED:
+        text += line(who, data, error, source)
+    for card in found:
+        for figure in card.figures:
+            if figure.get("protocol") == "lake":
+                error = f"{100 - 100 * figure['mean']:.1f} ± "
+                error += f"{100 * figure['interval']:.1f}"
+                data = f"{sources(found).index(card.data) + 1} (above)"
+                tasks = f"{figure['episodes']} tasks, seed {figure['seed']}"
+                text += line(f"`{card.name}`", data, error, tasks)
     return text
 
 
@@ -252,7 +302,8 @@ def main(_):
     text = HEADER + results(scored) + TRAINING + training_table(every)
     text += "\nRecipes without trained weights yet: "
     text += (", ".join(f"`{name}`" for name in untrained) or "none") + ".\n"
-    (folder / "README.md").write_text(text + PAIRED + paired(scored))
+    text += PAIRED + paired(scored) + within_alphabets(every)
+    (folder / "README.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import rich.progress
 
 import zoo
-from zoo import scores
+from zoo import recipes, scores
 
 WAYS = 20
 DRAWERS = 20
@@ -29,8 +29,7 @@ def checked_card(name):
     card = zoo.card(name)
     if card.inputs != "images" or card.ways < WAYS:
         raise ValueError(f"expected a model of {WAYS} classes of images, got {name}.")
-    evaluation = range(964, 1623)  # TFDS labels of the evaluation alphabets
-    if not set(evaluation) <= set(card.test_classes):
+    if not set(recipes.EVALUATION) <= set(card.test_classes):
         raise ValueError(
             f"expected a model that has seen nothing of the evaluation alphabets; "
             f"{name} has trained on some of their characters."

@@ -66,9 +66,8 @@ def page(learner, card, pictures):
         lines += [f"![{title}]({file})", "", f"*{title}.*", ""]
     lines += ["## Measured", "", "On classes or tasks it has never seen:", ""]
     for figure in card.figures:
-        ways = f"{figure['ways']} ways, " if figure["ways"] else ""
         lines.append(
-            f"- {scores.sentence(figure)} ({ways}{figure['shots']} shots, "
+            f"- {scores.sentence(figure)} ({scores.protocol(figure)}, "
             f"{figure['normalization']}; 95% interval over {figure['episodes']} tasks, "
             f"seed {figure['seed']})"
         )

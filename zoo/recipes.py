@@ -50,6 +50,7 @@ PROTONET_PAPER = (
 
 # Episode streams of one recipe must not overlap, whatever its seed.
 PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
+AUGMENTATION_SEED = 3_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +87,59 @@ class Source:
         pool = self.pools(preprocess)["test"]
         return pool and [int(i) for i in pool.class_ids]
 
+    def groups(self, pool):
+        """`{label id: group}` of classes that share validation tasks; None: all do."""
+        return None
 
-def _tfds(name):
+
+@dataclasses.dataclass(frozen=True)
+class Alphabets(Source):
+    """Whole alphabets to train and to validate, the evaluation alphabets to test.
+
+    Sizes are numbers of training and validation alphabets and of test characters.
+    Validation tasks are each of one alphabet, as Lake's tests are.
+    """
+
+    def pools(self, preprocess):
+        import numpy as np
+
+        pool = self.load(preprocess, None)
+        groups = self.groups(pool)
+        order = np.random.RandomState(0).permutation(sorted(set(groups.values())))
+        train, validation = self.sizes[:2]
+        parts = {"validation": order[:validation], "train": order[validation:]}
+        if len(order) != train + validation:
+            raise ValueError(
+                f"expected {train} + {validation} alphabets, found {len(order)}."
+            )
+        pools = {
+            part: pool.select([i for i in groups if groups[i] in alphabets])
+            for part, alphabets in parts.items()
+        }
+        if self.rotations:
+            pools["train"] = pools["train"].with_rotations()
+        return pools
+
+    def test_classes(self, preprocess):
+        return list(EVALUATION)
+
+    def groups(self, pool):
+        """`{label id: alphabet}`."""
+        ids = map(int, pool.class_ids)
+        return {i: pool.names[i].rpartition("_")[0] for i in ids}
+
+
+# TFDS labels of the characters of Omniglot's twenty evaluation alphabets.
+EVALUATION = range(964, 1623)
+
+
+def _tfds(name, split="train+test"):
     def load(preprocess, ids):
         import keras_meta as km
 
-        pool = km.ClassPool.from_tfds(name, "train+test", preprocess)
-        return pool if ids is None else pool.select(ids)
+        if ids is None:
+            return km.ClassPool.from_tfds(name, split, preprocess)
+        return km.ClassPool.from_tfds(name, "train+test", preprocess).select(ids)
 
     return load
 
@@ -118,6 +165,23 @@ GLYPHS = Source(
     (1000, 100, 200),
     _glyphs,
 )
+
+
+def _lake(split, *sizes):
+    train, validation = sizes
+    return Alphabets(
+        f"Omniglot (TFDS omniglot, {split}): {train} alphabets to train, {validation} "
+        "to validate, drawn with seed 0; the twenty evaluation alphabets to test; "
+        "quarter turns as new classes while training",
+        "MIT, Brenden Lake",
+        (*sizes, len(EVALUATION)),
+        _tfds("omniglot", split),
+    )
+
+
+BACKGROUND = _lake("train", 27, 3)
+SMALL1 = _lake("small1", 4, 1)
+SMALL2 = _lake("small2", 4, 1)
 CIFAR100 = Source(
     "CIFAR-100 (TFDS cifar100, train+test): 64 classes to train, 16 to validate, 20 to "
     "test, drawn with seed 0",
@@ -143,6 +207,8 @@ class Classification:
     curriculum: tuple[int, int] | None = None
     test_queries: int = 15
     labels: str = "onehot"
+    # Of `keras_meta.images.random_affine`, for each image while training.
+    augment: dict | None = None
     metric = "accuracy"
 
     @property
@@ -151,16 +217,19 @@ class Classification:
 
     def episodes(self, preprocess, seed):
         """`{part: start -> endless dataset}` for "train" and "validation"."""
+        from keras_meta import episodes
+
         pools = self.source.pools(preprocess)
 
-        def of(part, ways, shots, queries):
+        def of(part, ways, shots, queries, groups=None):
             return lambda start=0: pools[part].episodes(
                 ways,
                 shots,
                 queries,
                 seed + PART_SEEDS[part],
                 start,
-                labels=self.labels,
+                groups,
+                self.labels,
             )
 
         ways = self.training_ways or self.ways
@@ -173,10 +242,29 @@ class Classification:
                 later = rest(max(start, count))
                 return first(start).take(max(count - start, 0)).concatenate(later)
 
-        return {
-            "train": train,
-            "validation": of("validation", self.ways, self.shots, self.test_queries),
+        if self.augment:
+            plain = train
+
+            def train(start=0):
+                return episodes.seeded_map(
+                    plain(start), self._augmented, seed + AUGMENTATION_SEED, start
+                )
+
+        asked = self.ways, self.shots, self.test_queries
+        groups = self.source.groups(pools["validation"])
+        return {"train": train, "validation": of("validation", *asked, groups)}
+
+    def _augmented(self, seed, episode, query_y):
+        import tensorflow as tf
+
+        from keras_meta import images
+
+        seeds = tf.unstack(tf.random.split(seed, 2))
+        changed = {
+            key: images.random_affine(episode[key], each, **self.augment)
+            for key, each in zip(("support_x", "query_x"), seeds, strict=True)
         }
+        return {**episode, **changed}, query_y
 
     def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
         """The endless dataset of episodes of unseen classes."""
@@ -191,9 +279,11 @@ class Classification:
         if self.curriculum:
             shots += "{} shots in the first {} tasks, ".format(*self.curriculum)
         strings = ", labels of five characters" if self.labels == "strings" else ""
+        augment = ", images changed at random while training" if self.augment else ""
         return (
             f"{self.ways}-way {self.shots}-shot, {ways}{shots}{self.queries} queries a "
-            f"class while training, {self.test_queries} queries in tests{strings}"
+            f"class while training{augment}, {self.test_queries} queries in tests"
+            f"{strings}"
         )
 
 
@@ -456,6 +546,12 @@ OMNIGLOT_5W5S_5W1S = Classification(OMNIGLOT, training_shots=5)
 # As Snell et al. train: from more ways than are asked for.
 OMNIGLOT_60W_5W1S = Classification(OMNIGLOT, training_ways=60)
 OMNIGLOT_60W_20W1S = Classification(OMNIGLOT, ways=20, training_ways=60)
+# Drawings of other people, and by a slip of the hand.
+DRAWN_ANEW = {"degrees": 15, "zoom": (0.8, 1.2), "shift": 0.1, "shear": 0.3}
+LAKE, LAKE_SMALL1, LAKE_SMALL2 = (
+    Classification(source, ways=20, training_ways=60, augment=DRAWN_ANEW)
+    for source in (BACKGROUND, SMALL1, SMALL2)
+)
 # Sequences of ten presentations of each class.
 OMNIGLOT_5W = Classification(
     OMNIGLOT, shots=10, queries=1, test_queries=5, curriculum=(3, 16_000)
@@ -648,7 +744,8 @@ RECIPES = {
         _drawn("MAML", 20, inner_rate=0.5, inner_steps=5, evaluation_steps=5),
         OMNIGLOT_20W1S,
         MAML_PAPER,
-        steps=1_000,
+        steps=4_000,
+        tasks=8,
         warm_start="anil.omniglot_20w1s",
     ),
     "sigma_maml.omniglot_20w1s": Recipe(
@@ -662,7 +759,8 @@ RECIPES = {
         ),
         OMNIGLOT_20W1S,
         SHRINKAGE_PAPER,
-        steps=300,
+        steps=600,
+        tasks=8,
         warm_start="maml.omniglot_20w1s",
     ),
     "maml.glyphs_5w1s-inductive": Recipe(
@@ -699,6 +797,21 @@ RECIPES = {
         warm_start="protonet.omniglot_20w1s",
         intra_op=2,
     ),
+    **{
+        name: Recipe(
+            _embedding("ProtoNet", outputs=60),
+            task,
+            PROTONET_PAPER,
+            steps=15_000,
+            tasks=1,
+            intra_op=2,
+        )
+        for name, task in (
+            ("protonet.lake", LAKE),
+            ("protonet.lake-small1", LAKE_SMALL1),
+            ("protonet.lake-small2", LAKE_SMALL2),
+        )
+    },
     "cnp.omniglot_20w1s": Recipe(
         _class_process(20),
         OMNIGLOT_20W1S,

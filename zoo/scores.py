@@ -183,6 +183,15 @@ def temperature(name, tasks=200):
     return float(choices[np.argmin(losses)])
 
 
+def protocol(figure):
+    """What a figure's tasks were, such as `5 ways, 1 shots`."""
+    shots = figure["shots"]
+    words = (
+        f"{figure['ways']} ways, {shots} shots" if figure["ways"] else f"{shots} points"
+    )
+    return f"{words}, Lake's" if figure.get("protocol") == "lake" else words
+
+
 def sentence(score):
     """A score in words, such as `98.50% ± 0.12%`."""
     if score["metric"] == "accuracy":

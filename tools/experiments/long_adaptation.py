@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from absl import app, flags
 
 import keras_meta as km
-from keras_meta import plots
+from keras_meta import images, plots
 from zoo import training
 
 FLAGS = flags.FLAGS
@@ -81,29 +81,12 @@ def parts():
     return found
 
 
-def augmented(episode, query_y, seed):
+def augmented(seed, episode, query_y):
     """Copies of the support examples, each turned, moved and scaled at random."""
-    seeds = tf.unstack(tf.random.split(seed, 4))
-    count, side = COPIES * WAYS * SHOTS, PREPARE.shape[0]
+    seeds = tf.unstack(tf.random.split(seed, 2))
+    count = COPIES * WAYS * SHOTS
     which = tf.argsort(tf.random.stateless_uniform([count], seeds[0])) % (WAYS * SHOTS)
-    angle = tf.random.stateless_uniform([count], seeds[1], maxval=2 * np.pi)
-    zoom = 1 / tf.random.stateless_uniform([count], seeds[2], 0.8, 1.2)
-    shift = side * tf.random.stateless_uniform([count, 2], seeds[3], -0.2, 0.2)
-    # From a place in the new image, about its centre, to a place in the old.
-    cosine, sine = zoom * tf.cos(angle), zoom * tf.sin(angle)
-    middle = (side - 1) / 2
-    x0 = middle - cosine * (middle + shift[:, 0]) + sine * (middle + shift[:, 1])
-    y0 = middle - sine * (middle + shift[:, 0]) - cosine * (middle + shift[:, 1])
-    zero = tf.zeros_like(angle)
-    x = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.gather(episode["support_x"], which),
-        transforms=tf.stack([cosine, -sine, x0, sine, cosine, y0, zero, zero], 1),
-        output_shape=[side, side],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
-    x = tf.ensure_shape(x, [count, *PREPARE.shape])
+    x = images.random_affine(tf.gather(episode["support_x"], which), seeds[1])
     y = tf.gather(episode["support_y"], which)
     return {**episode, "support_x": x, "support_y": y}, query_y
 
@@ -113,11 +96,7 @@ def episodes(pool, groups, setting, seed, start=0):
     plain = pool.episodes(WAYS, SHOTS, QUERIES, seed, start, groups)
     if setting == "plain":
         return plain
-    indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
-    return tf.data.Dataset.zip(indices, plain).map(
-        lambda i, e: augmented(*e, km.episodes.fold_seed(seed + 1_000_000, i)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    return km.episodes.seeded_map(plain, augmented, seed + 1_000_000, start)
 
 
 def make(method, seed):
