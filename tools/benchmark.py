@@ -46,6 +46,7 @@ INNER_RATE, RATE = 0.1, 1e-4
 FEATURES = 64
 PEAK_SIZE = 2048
 LOSSES = 3  # losses of the first steps, which all sides must agree on
+TOGETHER = 10  # steps of `fit` in one call of a graph (`steps_per_execution`)
 
 
 def episode(tasks, shots=1):
@@ -342,28 +343,47 @@ def built(kind, steps=1):
     return learner
 
 
-def our_step(kind, path, threads, steps=1):
-    """A step of `fit` on batches that are there already."""
+def our_steps(kind, path, threads, inside=1, steps=1):
+    """Steps of `fit` on batches that are there already, with `inside` threads an op."""
     import tensorflow as tf
 
     import keras_meta as km
 
-    km.runtime.configure(1, threads)
+    km.runtime.configure(inside, threads)
     learner = built(kind, steps)
     weights, batch, query_y = loaded(path)
     for variable, value in zip(learner.trainable_variables, weights, strict=True):
         variable.assign(value)
     data = iter(tf.data.Dataset.from_tensors((batch, query_y)).repeat())
-    learner.make_train_function()
+    functions = {}
+    for learner.steps_per_execution in (1, TOGETHER):
+        learner.train_function = None
+        learner.make_train_function()
+        functions[learner.steps_per_execution] = learner.train_function
 
-    def step():
-        learner.reset_metrics()
-        return float(learner.train_function(data)["loss"])
+    def take(count):
+        for _ in range(count // TOGETHER):
+            functions[TOGETHER](data)
+        for _ in range(count % TOGETHER):
+            learner.reset_metrics()
+            loss = functions[1](data)["loss"]
+        return float(loss) if count % TOGETHER else None
 
-    return step
+    return take
 
 
-def torch_step(kind, path, threads, **settings):
+def in_turn(step):
+    """Takes steps one by one."""
+
+    def take(count):
+        for _ in range(count):
+            loss = step()
+        return loss
+
+    return take
+
+
+def torch_steps(kind, path, threads, **settings):
     """A step of a PyTorch peer."""
     import peers_torch
 
@@ -381,10 +401,10 @@ def torch_step(kind, path, threads, **settings):
             "y": np.concatenate([batch["support_y"], query_y], 1),
             "classes": WAYS,
         }
-    return peers_torch.CASES[kind](weights=weights, rate=RATE, **case)
+    return in_turn(peers_torch.CASES[kind](weights=weights, rate=RATE, **case))
 
 
-def jax_step(kind, path, threads, steps):
+def jax_steps(kind, path, threads, steps):
     """A step of a JAX peer."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     if threads == 1:
@@ -393,30 +413,31 @@ def jax_step(kind, path, threads, steps):
     import peers_jax
 
     weights, batch, query_y = loaded(path)
-    return peers_jax.CASES[kind](weights, batch, query_y, steps, INNER_RATE, RATE)
+    return in_turn(
+        peers_jax.CASES[kind](weights, batch, query_y, steps, INNER_RATE, RATE)
+    )
 
 
-def peak_step(threads):
+def peak_steps(threads):
     """A product of two matrices: what this machine can do at most."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     matrix = tf.random.stateless_normal([PEAK_SIZE, PEAK_SIZE], [0, 0])
     product = tf.function(lambda: tf.matmul(matrix, matrix)[0, 0])
-    return lambda: float(product())
+    return in_turn(lambda: float(product()))
 
 
-SIDES = {"ours": our_step, "torch": torch_step, "jax": jax_step, "peak": peak_step}
+SIDES = {"ours": our_steps, "torch": torch_steps, "jax": jax_steps, "peak": peak_steps}
 
 
 def side(case):
     """For the tool itself: takes as many steps as each line of input says."""
-    step = SIDES[case.pop("side")](**case)
-    print(json.dumps([step() for _ in range(LOSSES)]), flush=True)
+    take = SIDES[case.pop("side")](**case)
+    print(json.dumps([take(1) for _ in range(LOSSES)]), flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
-        for _ in range(int(line)):
-            step()
+        take(int(line))
         print(json.dumps(time.perf_counter() - began), flush=True)
 
 
@@ -454,7 +475,12 @@ def race(cases, rounds, seconds):
             running[name].stdin.flush()
             return heard(name) / steps
 
-        steps = {name: max(round(seconds / turn(name, 1)), 1) for name in cases}
+        steps = {
+            name: max(TOGETHER * round(seconds / turn(name, 1) / TOGETHER), 1)
+            for name in cases
+        }
+        for name in cases:
+            turn(name, steps[name])  # what is traced only then
         for _ in rich.progress.track(range(rounds), "measuring"):
             for name in cases:
                 times[name].append(turn(name, steps[name]))
@@ -473,14 +499,21 @@ def thread_settings():
     return dict.fromkeys((1, len(os.sched_getaffinity(0))))
 
 
-def against(kind, peers, **settings):
-    """`{name: seconds of a step}` of ours first, of peers in all thread settings."""
+def against(kind, peers, inside=(1,), **settings):
+    """`{name: seconds of a step}` of ours first, of peers in all thread settings.
+
+    Ours has as many threads as there are cores, with `inside` of them in an op.
+    """
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/case.npz"
         prepare = {"kind": kind, "path": path, **settings}
         in_process({"measure": "prepared", **prepare})
-        cases = {"keras-meta": {"side": "ours", "threads": cores, **prepare}}
+        cases = {}
+        for each in inside:
+            name = "keras-meta" + f", {each} in an op" * (len(inside) > 1)
+            case = {"side": "ours", "threads": cores, "inside": each, **prepare}
+            cases[name] = case
         for package, peer in peers:
             for threads in thread_settings():
                 name = f"{package} {peer}, {threads} thread{'s' * (threads > 1)}"
@@ -523,9 +556,9 @@ def recurrent():
     """LSTM, MANN and CNP against the same in PyTorch."""
     rows = []
     for kind in ("lstm", "mann", "cnp"):
-        found = against(kind, [("torch", kind)])
+        found = against(kind, [("torch", kind)], inside=thread_settings())
         del found["peak"]
-        ours = found["keras-meta"]
+        ours = min(found[name] for name in found if name.startswith("keras-meta"))
         rows += [
             {
                 "learner": kind,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 import keras_meta  # noqa: F401  registers the learners with Keras
 
+TOGETHER = 10  # meta-steps that are taken in one call, for the small ones' sake
 STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
@@ -57,6 +59,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     if done >= steps:
         print(f"{done} of {steps} meta-steps are done")
         return
+    learner.steps_per_execution = math.gcd(every, TOGETHER)
     begins = f"going on from meta-step {done}" if done else "starting"
     print(f"{begins}: to meta-step {steps}, writing to {directory}", flush=True)
     learner.fit(
