@@ -311,18 +311,21 @@ def _batch_norms(network):
     ]
 
 
-def make_twice_differentiable(network):
-    """Gives a network's batch normalization its right second derivative.
+def mend_batch_norm(network):
+    """Gives a network's batch normalization its right second derivative, and speed.
 
     `tf.nn.moments`, which Keras uses, stops the gradient from the variance to the mean.
     That is right once, where the term is zero, and wrong twice, where it is not: about
-    1% of MAML's meta-gradient. The layers of this network get moments without it.
+    1% of MAML's meta-gradient. The layers of this network get moments without it, and
+    normalize a batch with one op, right twice too, in place of many that each read it.
     """
     for layer in _batch_norms(network):
-        moments = layer._moments
-        if isinstance(moments, functools.partial):
+        if isinstance(layer.call, functools.partial):
             continue  # done before: one network may serve several learners
-        layer._moments = functools.partial(_moments, moments, layer._reduction_axes)
+        layer._moments = functools.partial(
+            _moments, layer._moments, layer._reduction_axes
+        )
+        layer.call = functools.partial(_normalized, layer, layer.call)
 
 
 def _moments(masked_moments, axes, inputs, mask):
@@ -331,6 +334,32 @@ def _moments(masked_moments, axes, inputs, mask):
     mean = tf.reduce_mean(inputs, axes, keepdims=True)
     variance = tf.reduce_mean(tf.square(inputs - mean), axes)
     return tf.squeeze(mean, axes), variance
+
+
+def _normalized(layer, call, inputs, training=None, mask=None):
+    """`BatchNormalization.call`, by the fused op where it does the same."""
+    fused = training and layer.trainable and mask is None and not layer.renorm
+    fused = fused and inputs.dtype == tf.float32 and not layer.synchronized
+    if not fused or layer.axis not in (-1, inputs.shape.rank - 1):
+        return call(inputs, training=training, mask=mask)
+    mean, variance = layer._moments(inputs, None)
+    for moving, value in (
+        (layer.moving_mean, mean),
+        (layer.moving_variance, variance),
+    ):
+        moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+    size = [inputs.shape[-1]]
+    four = inputs.shape.rank == 4
+    normalized = tf.raw_ops.FusedBatchNormV3(
+        x=inputs if four else tf.reshape(inputs, [-1, 1, 1, *size]),
+        scale=layer.gamma.value if layer.scale else tf.ones(size),
+        offset=layer.beta.value if layer.center else tf.zeros(size),
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    return normalized.y if four else tf.reshape(normalized.y, tf.shape(inputs))
 
 
 def batch_norm_slots(network):

@@ -335,7 +335,7 @@ def test_the_second_derivative_of_batch_normalization(times):
 
     stock, mended = network(), network()
     for _ in range(times):
-        functional.make_twice_differentiable(mended)
+        functional.mend_batch_norm(mended)
     first, second, statistics = slope(mended, x)
     plain, _, expected = slope(stock, x)
     np.testing.assert_allclose(first, plain, rtol=1e-12)
@@ -347,6 +347,49 @@ def test_the_second_derivative_of_batch_normalization(times):
     change = (ahead - behind) / (2 * width)
     # Central differences are off by width^2 times the third derivative.
     np.testing.assert_allclose(second, change, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("shape", [[7, 3], [4, 3, 2, 3]])
+def test_fused_batch_normalization_is_the_exact_one(shape, scale):
+    """One op in float32 against float64, which takes moments apart."""
+    rng = np.random.RandomState(0)
+    x, upstream, direction = rng.normal(1.0, 0.1, [3, *shape])
+
+    def found(dtype):
+        layer = keras.layers.BatchNormalization(
+            momentum=0.5, scale=scale, center=scale, dtype=dtype
+        )
+        network = keras.Sequential([keras.Input(shape[1:], dtype=dtype), layer])
+        functional.mend_batch_norm(network)
+        for variable in layer.trainable_variables:
+            variable.assign([0.5, 1.0, 2.0])
+        weights = functional.values(network.trainable_variables)
+        statistics = functional.values(network.non_trainable_variables)
+
+        @tf.function
+        def slopes(point):
+            with tf.GradientTape() as outer:
+                outer.watch(point)
+                with tf.GradientTape() as tape:
+                    tape.watch([point, *weights])
+                    y, moved, _ = functional.apply(
+                        network, weights, statistics, point, training=True
+                    )
+                    total = tf.reduce_sum(tf.constant(upstream, dtype) * y)
+                first = tape.gradient(total, [point, *weights])
+                along = tf.reduce_sum(first[0] * tf.constant(direction, dtype))
+            return [y, *moved, *first, outer.gradient(along, point)]
+
+        point = tf.constant(x, dtype)
+        graph = slopes.get_concrete_function(point).graph
+        kinds = {operation.type for operation in graph.get_operations()}
+        return "FusedBatchNormV3" in kinds, slopes(point)
+
+    (fused, found_values), (other, expected) = found("float32"), found("float64")
+    assert fused and not other
+    for one, exact in zip(found_values, expected, strict=True):
+        np.testing.assert_allclose(one, exact, rtol=1e-4, atol=1e-4)
 
 
 # Steps and solvers.

@@ -58,6 +58,8 @@ def start(recipe, steps, seed):
             else zoo.load(origin)
         )
         new = training.transfer(trained, learner)
+        if recipe.adjust:
+            recipe.adjust(learner)
         print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))
     settings = {
         "name": recipe.optimizer,

@@ -95,6 +95,7 @@ class CNP(learner.Learner):
                 f"expected min_scale to be between 0 and 1, got {min_scale}."
             )
         super().__init__(loss, shape, outputs, preprocess, **kwargs)
+        functional.mend_batch_norm(encoder)
         self.encoder = encoder
         self.decoder = decoder
         self.aggregate = aggregate

@@ -104,7 +104,7 @@ class GradientLearner(learner.Learner):
         self.vectorize = (
             functional.vectorizes(network) if vectorize is None else vectorize
         )
-        functional.make_twice_differentiable(network)
+        functional.mend_batch_norm(network)
         self._norm_slots = functional.batch_norm_slots(network)
         self._seed_slots = functional.seed_slots(network)
         if normalization == "transductive" and self._seed_slots:

@@ -42,6 +42,7 @@ class ProtoNet(learner.Learner):
             preprocess,
             **kwargs,
         )
+        functional.mend_batch_norm(network)
         self.network = network
         self.built = True
 
