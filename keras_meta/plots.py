@@ -316,3 +316,47 @@ def curves(found, xlabel, ylabel, log=False):
     if len(found) > 1:
         axes.legend(fontsize=8)
     return figure
+
+
+def placed(x, values, shape):
+    """An image of values at some of its pixels.
+
+    Args:
+        x: rows and columns `[n, 2]`, each scaled to [0, 1], as `tasks.completion` has
+            them.
+        values: of the pixels, `[n]`.
+        shape: `(H, W)` of the image.
+
+    Returns:
+        `[H, W]`, NaN where no value is known.
+    """
+    image = np.full(shape, np.nan)
+    spans = np.array(shape) - 1
+    image[tuple(np.rint(np.asarray(x) * spans).astype(int).T)] = values
+    return image
+
+
+def images(rows, titles):
+    """Grey images in labelled rows: 0 is white, 1 is black, what is unknown is blue.
+
+    Args:
+        rows: `[(label, images)]`, as many images `[H, W]` in each as there are titles,
+            NaN where they are unknown.
+        titles: of the columns.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure = matplotlib.figure.Figure(
+        (1.3 * len(titles), 1.15 * len(rows) + 0.4), layout="constrained"
+    )
+    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=7)
+    for (label, row), panels in zip(rows, grid, strict=True):
+        panels[0].set_ylabel(label, fontsize=8)
+        for axes, image in zip(panels, row, strict=True):
+            axes.set_facecolor("lightsteelblue")
+            axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+    return figure

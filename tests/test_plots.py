@@ -161,3 +161,18 @@ def test_scales_are_drawn_by_module():
     assert axes.yaxis_inverted()  # the first module on top
     with pytest.raises(ValueError, match="learns scales .* got MAML"):
         plots.scales(km.MAML(km.networks.mlp(), "mse"))
+
+
+def test_pixels_are_placed_and_the_unknown_is_blue():
+    x = [[0.0, 0.0], [0.5, 1.0], [1.0, 0.0]]
+    image = plots.placed(x, [0.1, 0.2, 0.3], (3, 2))
+    np.testing.assert_array_equal(image, [[0.1, np.nan], [np.nan, 0.2], [0.3, np.nan]])
+    figure = plots.images([("three", [image, image]), ("all", [image * 0] * 2)], "ab")
+    assert_legible(figure)
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["three", "", "all", ""]
+    for axes in figure.axes:
+        assert axes.images[0].norm.vmin == 0 and axes.images[0].norm.vmax == 1
+        blue = matplotlib.colors.to_rgb("lightsteelblue")
+        assert matplotlib.colors.to_rgb(axes.get_facecolor()) == blue
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array().data, image)

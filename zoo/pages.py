@@ -14,6 +14,7 @@ SEED = 0
 TASKS = 100  # of a curve
 STEPS = (0, 1, 2, 3, 5, 10, 20, 50)
 DRAWN_QUERIES = 4  # of each class in a picture
+DRAWN_IMAGES, KNOWN_PIXELS = 2, (10, 100, 300)
 
 # By what an example is, and to follow "learns".
 FOR = {
@@ -126,6 +127,8 @@ def pictured(learner, card):
         yield _episode(learner, card)
     elif card.inputs == "curves":
         yield _fit(learner, card)
+    elif card.inputs == "pixels":
+        yield _completions(learner, card)
     if hasattr(learner, "evaluation_steps"):
         yield _adaptation(learner, card)
     if hasattr(learner, "scales"):
@@ -169,6 +172,28 @@ def _fit(learner, card):
     mean, scale = outputs if isinstance(outputs, tuple) else (outputs, None)
     figure = plots.fit(x[known], y[known], x[order], mean, scale, truth=y[order])
     return "Fit of an unseen curve", figure
+
+
+def _completions(learner, card):
+    family = recipes.recipe(card.name).task.family
+    family = family(
+        recipes.recipe(card.name).task.source.load(
+            learner.preprocess, card.test_classes
+        )
+    )
+    height, width, _ = learner.preprocess.shape
+    rows = []
+    for place in range(DRAWN_IMAGES):
+        seed = episodes.fold_seed(SEED + recipes.PART_SEEDS["test"], place)
+        x, y = (v.numpy() for v in family.sample(seed, height * width))
+        for known in KNOWN_PIXELS:
+            state = learner.adapt(x[None, :known], y[None, :known])
+            found = [v[0].numpy() for v in learner.infer(state, x[None])]
+            row = [(x[:known], y[:known]), *((x, v) for v in (*found, y))]
+            images = [plots.placed(x, v[:, 0], (height, width)) for x, v in row]
+            rows.append((f"{known} pixels", images))
+    titles = ["known", "mean", "scale", "truth"]
+    return "Completions of unseen characters", plots.images(rows, titles)
 
 
 def _adaptation(learner, card):

@@ -16,7 +16,6 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-import matplotlib.figure
 import numpy as np
 import rich.console
 import rich.table
@@ -24,7 +23,7 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from keras_meta import metrics, tasks
+from keras_meta import metrics, plots, tasks
 from zoo import recipes
 
 FLAGS = flags.FLAGS
@@ -136,46 +135,23 @@ def show(found):
 
 def draw(models, tests, path):
     """Characters in groups of rows; truth, what is known, then each predictor."""
-    names = ["truth", "known", *models[KNOWN[0]]]
-    rows = [(task, known) for task in range(DRAWN) for known in KNOWN]
-    figure = matplotlib.figure.Figure(
-        (1.3 * (len(names) + 2), 1.15 * len(rows)), layout="constrained"
-    )
-    columns = [*names[:3], "its scale", *names[3:], "its scale"]
-    grid = figure.subplots(len(rows), len(columns))
-    for axes, title in zip(grid[0], columns, strict=True):
-        axes.set_title(title.replace(".", ".\n").replace(" ", "\n"), fontsize=7)
-    for (task, known), panels in zip(rows, grid, strict=True):
-        episode, y = tests[known][0]
-        episode = {key: value[task : task + 1] for key, value in episode.items()}
-        x, targets = (
-            np.concatenate([a, b], 1)[0]
-            for a, b in (
-                (episode["support_x"], episode["query_x"]),
-                (episode["support_y"], y[task : task + 1]),
-            )
-        )
-        places = tuple(np.rint(x * (SIDE - 1)).astype(int).T)
-
-        def image(values, places=places):
-            canvas = np.full([SIDE, SIDE], np.nan)
-            canvas[places] = values
-            return canvas
-
-        hidden = np.where(np.arange(len(x)) < known, targets[:, 0], np.nan)
-        pictures = [image(targets[:, 0]), image(hidden)]
-        for predict in models[known].values():
-            mean, scale = predict(episode["support_x"], episode["support_y"], x[None])
-            pictures.append(image(mean[0, :, 0]))
-            if scale is not None:
-                pictures.append(image(scale[0, :, 0]))
-        for axes, picture in zip(panels, pictures, strict=True):
-            axes.set_facecolor("lightsteelblue")
-            axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
-            axes.set_xticks([])
-            axes.set_yticks([])
-        panels[0].set_ylabel(str(known), fontsize=8)
-    figure.savefig(path, dpi=120)
+    names = list(models[KNOWN[0]])
+    titles = ["truth", "known", names[0], "its scale", *names[1:], "its scale"]
+    rows = []
+    for task in range(DRAWN):
+        for known in KNOWN:
+            episode, y = tests[known][0]
+            episode = {key: value[task : task + 1] for key, value in episode.items()}
+            x = np.concatenate([episode["support_x"], episode["query_x"]], 1)
+            truth = np.concatenate([episode["support_y"], y[task : task + 1]], 1)
+            row = [(x, truth), (x[:, :known], truth[:, :known])]
+            for predict in models[known].values():
+                found = predict(episode["support_x"], episode["support_y"], x)
+                row += [(x, values) for values in found if values is not None]
+            shown = [plots.placed(x[0], v[0, :, 0], (SIDE, SIDE)) for x, v in row]
+            rows.append((str(known), shown))
+    titles = [title.replace(".", ".\n").replace(" ", "\n") for title in titles]
+    plots.images(rows, titles).savefig(path, dpi=120)
 
 
 def main(_):
