@@ -15,7 +15,7 @@ import pytest
 
 import keras_meta as km
 import zoo
-from zoo import cards, recipes, scores, training
+from zoo import cards, published, recipes, scores, training
 
 NAMES = [card.name for card in zoo.list_models()]
 
@@ -25,6 +25,7 @@ def test_committed_entry(name):
     card = zoo.card(name)
     assert card.weights.stat().st_size < 5e6
     assert card.figures, "an entry is published with its figures"
+    assert name in published.REASONS or not published.below(card)
     recipe = recipes.recipe(name)
     learner = zoo.load(name)
     assert learner.optimizer is not None

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import zoo
 from keras_meta import episodes, plots
-from zoo import console, recipes, scores, training
+from zoo import console, published, recipes, scores, training
 
 SEED = 0
 TASKS = 100  # of a curve
@@ -67,11 +67,15 @@ def page(learner, card, pictures):
         lines += [f"![{title}]({file})", "", f"*{title}.*", ""]
     lines += ["## Measured", "", "On classes or tasks it has never seen:", ""]
     for figure in card.figures:
+        there = published.of(card.name, figure["shots"])
+        there = f"; published: {there}%" if there else ""
         lines.append(
             f"- {scores.sentence(figure)} ({scores.protocol(figure)}, "
             f"{figure['normalization']}; 95% interval over {figure['episodes']} tasks, "
-            f"seed {figure['seed']})"
+            f"seed {figure['seed']}{there})"
         )
+    if published.below(card):
+        lines += ["", f"Below the paper's: {published.REASONS[card.name]}"]
     lines += ["", "It is not for:", "", f"- {OTHERWISE[card.inputs]}"]
     if card.normalization == "transductive":
         lines.append(f"- {TRANSDUCTIVE}")
