@@ -6,6 +6,7 @@
     python tools/benchmark.py --what=serving     # a request against a call in process
     python tools/benchmark.py --what=training    # MAML against PyTorch and JAX
     python tools/benchmark.py --what=recurrent   # LSTM, MANN, CNP against PyTorch
+    python tools/benchmark.py --what=profile     # where a step of theirs goes
     python tools/benchmark.py --what=growth      # with tasks, steps, shots and width
     python tools/benchmark.py --what=pipeline    # do episodes keep up with training?
     python tools/benchmark.py --what=pool        # memory of a pool larger than memory
@@ -575,6 +576,97 @@ def recurrent():
     return title, rows
 
 
+# Kinds of operations, by a part of their names; the first that fits.
+KINDS = {
+    "convolutions": ("Conv2D",),
+    "batch normalization": ("BatchNorm",),
+    "matrix products": ("MatMul",),
+    "loops and their stacks": (
+        *("TensorList", "Enter", "Exit", "Switch", "Merge", "NextIteration"),
+        *("LoopCond", "While"),
+    ),
+}
+
+
+def profile_case(kind, repeats):
+    """Milliseconds and calls of kinds of operations in a step, on one thread."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    import keras_meta as km
+
+    km.runtime.configure(1, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/case.npz"
+        prepared(kind, path)
+        learner = built(kind)
+        _, batch, query_y = loaded(path)
+        data = iter(tf.data.Dataset.from_tensors((batch, query_y)).repeat())
+        learner.steps_per_execution = TOGETHER
+        learner.make_train_function()
+        learner.train_function(data)
+        times = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            learner.train_function(data)
+            times.append((time.perf_counter() - began) / TOGETHER)
+        tf.profiler.experimental.start(folder)
+        learner.train_function(data)
+        tf.profiler.experimental.stop()
+        (trace,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(trace.read_bytes())
+        matrix = tf.random.stateless_normal([PEAK_SIZE, PEAK_SIZE], [0, 0])
+        peaks = []
+        for _ in range(5):
+            began = time.perf_counter()
+            tf.matmul(matrix, matrix)
+            peaks.append(2 * PEAK_SIZE**3 / (time.perf_counter() - began))
+    found = {}
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            # Of an operation: its name in the graph, a colon, its type.
+            name = plane.event_metadata[event.metadata_id].name.partition(":")[2]
+            if not name.lstrip("_").isidentifier():
+                continue
+            fits = (k for k, parts in KINDS.items() if any(p in name for p in parts))
+            group = found.setdefault(next(fits, "all others"), [0, 0.0])
+            group[0] += 1 / TOGETHER
+            group[1] += event.duration_ps / 1e9 / TOGETHER
+    whole = 1000 * statistics.median(times)
+    return {"ms": whole, "kinds": found, "peak": statistics.median(peaks)}
+
+
+def profile():
+    """Where the time of a meta-training step goes."""
+    image = in_process({"measure": "conv4_flops"})
+    rows = []
+    for kind in ("maml", "lstm", "cnp"):
+        found = in_process({"measure": "profile", "kind": kind, "repeats": 9})
+        whole, kinds = found["ms"], found["kinds"]
+        spent = sum(ms for _, ms in kinds.values())
+        kinds["between operations"] = ["", max(whole - spent, 0.0)]
+        rows += [
+            {
+                "learner": kind,
+                "operations": name,
+                "calls a step": calls and round(calls),
+                "ms a step": round(ms, 2),
+                "share": f"{ms / max(whole, spent):.0%}",
+            }
+            for name, (calls, ms) in sorted(kinds.items(), key=lambda k: -k[1][1])
+        ]
+        if kind == "maml":
+            flops = TASKS * maml_flops(image, 1)
+            pace = flops / (kinds["convolutions"][1] / 1000) / found["peak"]
+            whole = flops / (whole / 1000) / found["peak"]
+            title = (
+                "Meta-training steps on one thread. MAML's convolutions run at "
+                f"{pace:.0%} of what products of matrices reach there "
+                f"({found['peak'] / 1e9:.0f} GFLOP/s), its step at {whole:.0%}"
+            )
+    return title, rows
+
+
 def growth_case(tasks, steps, shots, filters):
     """Seconds of a meta-training step, and this process's peak memory in MB."""
     import tensorflow as tf
@@ -801,6 +893,7 @@ CASES = {
     "adaptation": adaptation_case,
     "conv4_flops": conv4_flops,
     "prepared": prepared,
+    "profile": profile_case,
     "memory": memory_case,
     "freezing": freezing_case,
     "cnp": cnp_case,
@@ -813,6 +906,7 @@ TABLES = {
     "serving": serving,
     "training": training,
     "recurrent": recurrent,
+    "profile": profile,
     "growth": growth,
     "pipeline": pipeline,
     "pool": pool,
