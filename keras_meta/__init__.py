@@ -1,5 +1,7 @@
 """keras-meta: few-shot meta-learning for TensorFlow and Keras."""
 
+import importlib
+
 from keras_meta import metrics as metrics
 from keras_meta import networks as networks
 from keras_meta import runtime as runtime
@@ -22,3 +24,9 @@ from keras_meta.learners.reptile import Reptile as Reptile
 from keras_meta.learners.shrinkage import SigmaIMAML as SigmaIMAML
 from keras_meta.learners.shrinkage import SigmaMAML as SigmaMAML
 from keras_meta.learners.shrinkage import SigmaReptile as SigmaReptile
+
+
+def __getattr__(name):
+    if name == "plots":  # with Matplotlib, which not everybody waits for
+        return importlib.import_module("keras_meta.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,11 @@ def finetune(learner, x, y, optimizer=None):
         x: support examples `[S, ...]`, as for `learner.adapt` without T.
         y: their labels `[S]` or targets `[S, d_y]`.
         optimizer: the learner's inner step by default, so that an epoch over all of x
-            in one batch is one more of them; for a shrinkage learner that is
-            `priors.ProximalSGD`, and any other optimizer finds the prior in the loss.
+            in one batch is one more of them. For a shrinkage learner that is
+            `priors.ProximalSGD`, which is stable for every scale. Any other optimizer
+            finds the prior in the loss, as a penalty of curvature `1 / (S sigma^2)`:
+            freeze modules of small scale first (`learner.freeze_below`), or take a
+            rate below `S sigma^2`.
 
     Returns:
         A compiled `keras.Model` from `[B, ...]` to the logits `[B, n]` of the n classes
@@ -31,6 +34,7 @@ def finetune(learner, x, y, optimizer=None):
     model.compile(
         optimizer=optimizer,
         loss=learner.support_loss,
-        metrics=["accuracy"] if learner.classification else None,
+        # The loss has the prior in it, if there is one.
+        metrics=["accuracy" if learner.classification else "mse"],
     )
     return model

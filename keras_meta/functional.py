@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import numbers
 
 import keras
 import tensorflow as tf
@@ -10,6 +11,12 @@ import tensorflow as tf
 # Tasks under way at once in `map_tasks`: enough to keep every core of a small machine
 # busy, few enough that memory does not grow with the number of tasks.
 PARALLEL_TASKS = 8
+
+
+def check_positive(name, value):
+    """Raises a ValueError unless `value` is a finite number above 0."""
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"expected {name} to be a number above 0, got {value!r}.")
 
 
 def values(variables):

@@ -1,6 +1,8 @@
 """Learner: a Keras model whose input is a dataset."""
 
+import contextlib
 import functools
+import re
 
 import keras
 import tensorflow as tf
@@ -30,6 +32,18 @@ def required(tensors, *checks):
             raise ValueError(sentence)
     with tf.control_dependencies(assertions):
         return tf.nest.map_structure(tf.identity, tensors) if assertions else tensors
+
+
+@contextlib.contextmanager
+def _in_a_sentence():
+    """Raises what a graph's check found as `required` does outside of graphs."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(r"\[(expected .*?\.)\]", error.message, re.DOTALL)
+        if not found:
+            raise
+        raise ValueError(found[1]) from None
 
 
 def _is_finite(nest):
@@ -277,6 +291,8 @@ class Learner(keras.Model):
         """Traces anew at the next call, because what was traced has changed."""
         self.__dict__.pop("_traced_adapt", None)
         self.__dict__.pop("_traced_infer", None)
+        # Keras' own, of `fit`, `evaluate` and `predict`.
+        self.train_function = self.test_function = self.predict_function = None
 
     def x_spec(self, name):
         """TensorSpec of examples `[T, S or Q, ...]`, T, S and Q free."""
@@ -383,7 +399,18 @@ class Learner(keras.Model):
         """Meta-trains: Keras' `fit` on batches of episodes."""
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # or Keras warns that it can't
-        return super().fit(x, *args, **kwargs)
+        with _in_a_sentence():
+            return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """Keras' `evaluate` on batches of episodes."""
+        with _in_a_sentence():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        """Keras' `predict` on batches of episodes: the answers to their queries."""
+        with _in_a_sentence():
+            return super().predict(*args, **kwargs)
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """Keras' `compile`, with this learner's loss and metrics as the defaults.

@@ -24,14 +24,16 @@ def module_names(variables, modules="layer"):
         return [path.rpartition("/")[0] or path for path in paths]
     if modules == "weight":
         return paths
-    if callable(modules):
-        return [str(modules(path)) for path in paths]
-    if isinstance(modules, list | tuple) and len(modules) == len(paths):
-        return list(modules)
-    raise ValueError(
-        "expected modules to be 'layer', 'weight', a function from a variable's path "
-        f"to a name, or {len(paths)} names, got {modules!r}."
-    )
+    names = list(map(modules, paths)) if callable(modules) else modules
+    if not isinstance(names, list | tuple) or len(names) != len(paths):
+        raise ValueError(
+            "expected modules to be 'layer', 'weight', a function from a variable's "
+            f"path to a name, or {len(paths)} names, got {modules!r}."
+        )
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"expected names of modules, strings, got {name!r}.")
+    return list(names)
 
 
 def module_priors(names, start, log_variances):

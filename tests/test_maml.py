@@ -280,7 +280,7 @@ def test_published_networks_have_the_published_sizes():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"inner_rate": 0}, "inner_rate to be above 0"),
+        ({"inner_rate": 0}, "inner_rate to be a number above 0"),
         ({"inner_steps": -1}, "inner_steps to be an integer >= 0"),
         ({"evaluation_steps": 1.5}, "evaluation_steps to be an integer >= 0"),
         ({"normalization": "batch"}, "normalization to be one of"),
@@ -298,3 +298,14 @@ def test_the_network_is_checked():
     inputs = keras.Input([4, 4, 1])
     with pytest.raises(ValueError, match=r"shape \[B, N\]"):
         km.MAML(keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)))
+
+
+def test_keras_own_methods_say_it_in_a_sentence():
+    episode, query_y = smooth.episode()
+    learner = km.MAML(smooth.network())
+    learner.compile("sgd")
+    bad = {**episode, "support_x": np.full_like(episode["support_x"], np.nan)}
+    data = tf.data.Dataset.from_tensors((bad, query_y))
+    for method in (learner.fit, learner.evaluate, learner.predict):
+        with pytest.raises(ValueError, match=r"^expected finite values in support_x"):
+            method(data, verbose=0)

@@ -1,5 +1,7 @@
 """The shrinkage learners: limits, the proximal step, exact gradients, closed forms."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -251,6 +253,37 @@ def test_frozen_modules_stay_and_cost_no_state(tmp_path):
     learner.freeze_below(10.0)
     np.testing.assert_allclose(adapted(learner, episode), [])
     assert np.isfinite(learner(episode)).all()
+    # What was frozen stays so, whatever its scale; it can be thawed.
+    assert learner.freeze_below(1e-9) == ["conv", "norm", "head"]
+    learner.frozen = []
+    np.testing.assert_allclose(learner(episode), nearly, rtol=1e-9)
+    for wrong in (["tail"], "head"):
+        with pytest.raises(ValueError, match="frozen to be a list of modules"):
+            learner.frozen = wrong
+    for wrong in (0, -1.0, math.nan, "a"):
+        with pytest.raises(ValueError, match="scale to be a number above 0"):
+            learner.freeze_below(wrong)
+
+
+def test_keras_own_methods_see_what_is_frozen():
+    episode, query_y = smooth.episode()
+    data = tf.data.Dataset.from_tensors((episode, query_y))
+    learner = km.SigmaMAML(smooth.network(), **SETTINGS)
+    learner.compile(keras.optimizers.SGD(0.0))
+
+    def seen(learner):
+        trained = learner.fit(data, verbose=0).history["loss"]
+        tested = learner.evaluate(data, verbose=0, return_dict=True)["loss"]
+        return trained[0], tested, learner.predict(data, verbose=0)
+
+    before = seen(learner)
+    learner.freeze_below(10.0)
+    other = km.SigmaMAML(smooth.network(), frozen=learner.frozen, **SETTINGS)
+    other.set_weights(learner.get_weights())
+    other.compile(keras.optimizers.SGD(0.0))
+    for had, has, expected in zip(before, seen(learner), seen(other), strict=True):
+        np.testing.assert_array_equal(has, expected)
+        assert np.abs(has - had).max() > 1e-4
 
 
 # The one-dimensional Gaussian: theta ~ N(0, sigma^2), y ~ N(theta, 1), phi = 0 known.
@@ -352,9 +385,12 @@ def test_joint_map_collapses_where_the_closed_form_says(true_variance):
     [
         ({"modules": "block"}, "modules to be 'layer', 'weight'"),
         ({"modules": ["a"]}, "or 6 names"),
-        ({"initial_scale": 0.0}, "initial_scale to be above 0"),
-        ({"scale_rate": -1}, "scale_rate to be above 0"),
-        ({"frozen": ["tail"]}, r"modules \(conv, norm, head\), got tail"),
+        ({"modules": lambda path: None}, "names of modules, strings, got None"),
+        ({"initial_scale": 0.0}, "initial_scale to be a number above 0"),
+        ({"initial_scale": math.inf}, "initial_scale to be a number above 0"),
+        ({"initial_scale": "big"}, "initial_scale to be a number above 0, got 'big'"),
+        ({"scale_rate": -1}, "scale_rate to be a number above 0"),
+        ({"frozen": ["tail"]}, r"modules \(conv, norm, head\), got \['tail'\]"),
     ],
 )
 def test_arguments_are_checked(arguments, sentence):

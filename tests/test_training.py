@@ -1,6 +1,7 @@
 """Parts of meta-training; `test_zoo` runs the whole."""
 
 import numpy as np
+import tensorflow as tf
 
 import keras_meta as km
 from zoo import training
@@ -22,3 +23,24 @@ def test_a_warm_start_copies_what_the_learners_share():
     for a, b in pairs:
         np.testing.assert_array_equal(a, b)
     assert all((rate.numpy() == np.float32(0.3)).all() for rate in other.rates)
+
+
+def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
+    learner = km.MAML(km.networks.mlp(), "mse")
+    learner.compile("sgd")
+    run = training.Run(tmp_path, None, "mse", 20)
+    run.set_model(learner)
+    run.set_params({"steps": 20})
+    run.on_train_begin()
+
+    @tf.function
+    def traced():
+        run._stop(2, None)
+        return tf.constant(1)
+
+    try:
+        traced()
+    finally:
+        run.on_train_end()
+    assert run.stop_signal
+    assert "stopping at the next checkpoint" in capsys.readouterr().out

@@ -268,7 +268,7 @@ def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
         return learner
 
     def interrupt(self, batch, logs=None):
-        if batch == 2:
+        if batch == 9:  # the last of those taken together
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training.Run, "on_train_batch_end", interrupt)
@@ -279,19 +279,22 @@ def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
             lambda start: family.episodes(start=start),
             family.episodes(seed=1).take(4).batch(2),
             tmp_path,
-            {"steps": 20},
+            {"steps": 40},
             2,
-            5,
+            20,
             "mse",
         )
-    assert "stopping at the next checkpoint, 2 meta-steps" in capsys.readouterr().out
+    assert "stopping at the next checkpoint, 10 meta-steps" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is before
     learner = keras.models.load_model(tmp_path / "last.keras")
-    assert int(learner.optimizer.iterations) == 5
+    assert int(learner.optimizer.iterations) == 20
 
 
 def test_a_run_is_not_resumed_as_another(tmp_path):
     settings = {"recipe": "maml.tiny", "steps": 10, "seed": 0}
     (tmp_path / "run.json").write_text(json.dumps(settings | {"steps": 20}))
     with pytest.raises(ValueError, match="it holds one of .*'steps': 20"):
+        training.fit(None, None, None, tmp_path, settings, 1, 1, "mse")
+    (tmp_path / "run.json").write_text(json.dumps(settings | {"tasks": 2}))
+    with pytest.raises(ValueError, match="'tasks': 1.* it holds one of .*'tasks': 2"):
         training.fit(None, None, None, tmp_path, settings, 1, 1, "mse")

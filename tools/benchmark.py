@@ -358,7 +358,7 @@ def our_steps(kind, path, threads, inside=1, steps=1):
     data = iter(tf.data.Dataset.from_tensors((batch, query_y)).repeat())
     functions = {}
     for learner.steps_per_execution in (1, TOGETHER):
-        learner.train_function = None
+        learner.forget_traces()
         learner.make_train_function()
         functions[learner.steps_per_execution] = learner.train_function
 

@@ -46,9 +46,9 @@ best. Published figures are those of the entry's paper.
 TRAINING = """
 ## Cost
 
-Milliseconds to learn one task and to answer one query, on two cores, measured side
-by side in one run of `tools/benchmark.py --what=adaptation --csv=zoo/adaptation.csv`,
-as are the peaks of memory of a process with TensorFlow and nothing else.
+Milliseconds to learn one task and to answer one query, on two cores, and the peaks of
+memory of a process with TensorFlow and nothing else: side by side in one run of
+`tools/benchmark.py --what=adaptation --csv=zoo/adaptation.csv`, for entries of then.
 Meta-steps: the one whose weights are kept, best on validation tasks, of those taken.
 Hours: on two cores; those of the entry that training began from come on top.
 `python tools/train.py --recipe=NAME` trains an entry anew.

@@ -107,12 +107,27 @@ def page(learner, card, pictures):
         f"- Paper: {card.paper}",
         f"- Data: {card.data}; seed {card.seed}",
         f"- Protocol: {card.protocol}",
+        *inner_loop(learner),
         f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores, from "
         f"{origin(card)}; the best on validation tasks is kept, meta-step {card.kept}",
         f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def inner_loop(learner):
+    """How a gradient learner adapts, a line for its page."""
+    if not hasattr(learner, "inner_steps"):
+        return
+    steps, later = learner.inner_steps, learner.evaluation_steps
+    batch = learner.inner_batch
+    yield (
+        f"- Adapts in {steps} inner step{'s' * (steps != 1)} at a rate of "
+        f"{learner.inner_rate:g} while training"
+        + (f", on batches of {batch}" if batch else "")
+        + (f"; in {later} when asked" if later not in (None, steps) else "")
+    )
 
 
 def shape(spec):

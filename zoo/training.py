@@ -34,7 +34,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
         validation: a finite dataset of batches of episodes.
         directory: a `pathlib.Path`; see `Run` for what is written there.
         settings: what the run is of, a dict with at least "steps", the meta-steps in
-            all; a run is not resumed with other settings.
+            all; a run is not resumed with other settings, nor with other `tasks`.
         tasks: tasks in a meta-step.
         every: meta-steps between checkpoints and validations.
         metric: the validation metric that the best weights are chosen by.
@@ -45,6 +45,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     """
     directory.mkdir(parents=True, exist_ok=True)
     record = directory / "run.json"
+    settings = {**settings, "tasks": tasks}
     if not record.exists():
         replace(record, lambda draft: draft.write_text(json.dumps(settings)))
     begun = json.loads(record.read_text())
@@ -94,7 +95,8 @@ class Run(keras.callbacks.Callback):
 
     @property
     def step(self):
-        return int(self.model.optimizer.iterations.numpy())
+        with tf.init_scope():  # a signal may come while a graph is traced
+            return int(self.model.optimizer.iterations.numpy())
 
     def resume(self):
         """The learner of the newest readable checkpoint, or None."""
@@ -140,7 +142,7 @@ class Run(keras.callbacks.Callback):
         if self.stop_signal:
             sys.exit(STOPPED)
         self.stop_signal = True
-        left = self.params["steps"] - self.step % self.params["steps"]
+        left = -self.step % self.params["steps"]
         pace = (time.time() - self.began) / max(self.step - self.first_step, 1)
         print(
             f"\nstopping at the next checkpoint, {left} meta-steps ahead (about "

@@ -79,8 +79,7 @@ class GradientLearner(learner.Learner):
             raise ValueError(
                 f"expected inner_batch to be an integer >= 1, got {inner_batch}."
             )
-        if not inner_rate > 0:
-            raise ValueError(f"expected inner_rate to be above 0, got {inner_rate}.")
+        functional.check_positive("inner_rate", inner_rate)
         if normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"expected normalization to be one of {', '.join(NORMALIZATIONS)}, got "

@@ -159,10 +159,7 @@ class IMAML(Implicit):
         **kwargs,
     ):
         super().__init__(network, loss, **kwargs)
-        if not regularization > 0:
-            raise ValueError(
-                f"expected regularization to be above 0, got {regularization}."
-            )
+        functional.check_positive("regularization", regularization)
         self.regularization = regularization
 
     def log_precisions(self, meta, examples):

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_meta import priors
+from keras_meta import functional, priors
 from keras_meta.learners import gradient, imaml
 
 # Log precision of a weight that does not adapt while others of its layer do.
@@ -56,23 +56,13 @@ class Shrinkage(gradient.GradientLearner):
         **kwargs,
     ):
         super().__init__(network, loss, **kwargs)
-        if not initial_scale > 0:
-            raise ValueError(
-                f"expected initial_scale to be above 0, got {initial_scale}."
-            )
-        if not scale_rate > 0:
-            raise ValueError(f"expected scale_rate to be above 0, got {scale_rate}.")
+        functional.check_positive("initial_scale", initial_scale)
+        functional.check_positive("scale_rate", scale_rate)
         self.module_names = priors.module_names(network.trainable_variables, modules)
         self.modules = list(dict.fromkeys(self.module_names))
         self.initial_scale = initial_scale
         self.scale_rate = scale_rate
-        self.frozen = list(frozen)
-        unknown = sorted(set(self.frozen) - set(self.modules))
-        if unknown:
-            raise ValueError(
-                f"expected frozen to name modules ({', '.join(self.modules)}), got "
-                f"{', '.join(unknown)}."
-            )
+        self.frozen = frozen
         self.scaled_log_variances = self.add_weight(
             shape=[len(self.modules)],
             initializer=keras.initializers.Constant(
@@ -86,15 +76,38 @@ class Shrinkage(gradient.GradientLearner):
         scales = tf.exp(self.scale_rate * self.scaled_log_variances.value / 2)
         return dict(zip(self.modules, map(float, scales), strict=True))
 
+    @property
+    def frozen(self):
+        """Names of the modules that do not adapt; set it to freeze and to thaw.
+
+        Raises:
+            ValueError: set to anything but a list of names of modules.
+        """
+        return list(self._frozen)
+
+    @frozen.setter
+    def frozen(self, names):
+        unknown = [names] if isinstance(names, str) else set(names) - set(self.modules)
+        if unknown:
+            raise ValueError(
+                f"expected frozen to be a list of modules ({', '.join(self.modules)}), "
+                f"got {names!r}."
+            )
+        self._frozen = list(names)
+        self.forget_traces()
+
     def freeze_below(self, scale):
-        """Adapts no more the modules whose sigma is below `scale`; they cost nothing.
+        """Freezes the modules whose sigma is below `scale` too: they cost nothing.
 
         Returns:
             The names of all frozen modules.
+
+        Raises:
+            ValueError: `scale` is no number above 0.
         """
-        scales = self.scales()
-        self.frozen = [m for m in self.modules if scales[m] < scale]
-        self.forget_traces()
+        functional.check_positive("scale", scale)
+        scales, frozen = self.scales(), self.frozen
+        self.frozen = [m for m in self.modules if m in frozen or scales[m] < scale]
         return self.frozen
 
     @property
@@ -102,7 +115,7 @@ class Shrinkage(gradient.GradientLearner):
         return [
             position
             for position, name in enumerate(self.module_names)
-            if name not in self.frozen
+            if name not in self._frozen
         ]
 
     def meta_variables(self):

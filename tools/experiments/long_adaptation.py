@@ -31,7 +31,7 @@ from zoo import training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/long", "Folder of the runs.")
-flags.DEFINE_list("methods", None, "Methods to train; all by default.")
+flags.DEFINE_list("methods", None, "Methods to train, by their names in the table.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and training tasks.")
 flags.DEFINE_list("settings", ["plain", "augmented"], "Of plain and augmented.")
 flags.DEFINE_integer("meta_steps", 200, "Meta-steps of each run.")
@@ -142,7 +142,7 @@ def run(setting, method, seed, data, out):
             max(FLAGS.meta_steps // 4, 1),
             "accuracy",
         )
-        learner = keras.models.load_model(folder / "best.keras")
+        learner = keras.models.load_model(folder / "best.keras", compile=False)
         tests = episodes(*data["test"], setting, 20_000).take(FLAGS.test_tasks)
         rows = curve(learner, tests.batch(5))
         scales = learner.scales() if hasattr(learner, "scales") else {}
@@ -230,7 +230,13 @@ def main(_):
         f"batches of {BATCH}; accuracy over {FLAGS.test_tasks} tasks (seed 20000) of "
         f"each of {len(FLAGS.seeds)} training seeds, 95% intervals, inductive"
     )
-    for title in ("setting", "method", "best (at step)", f"at {STEPS}", "at 200"):
+    for title in (
+        "setting",
+        "method",
+        "best here (at step)",
+        f"at {STEPS}",
+        "at 200",
+    ):
         table.add_column(title)
     for (setting, method), runs in results.items():
         mean, width = summary(runs)

@@ -31,7 +31,7 @@ from zoo import training
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "1", ["1", "2"], "1: linear; 2: spiral.")
 flags.DEFINE_string("out", None, "Folder of the runs; runs/shrinkage<n> by default.")
-flags.DEFINE_list("methods", None, "Methods to train; all by default.")
+flags.DEFINE_list("methods", None, "Methods to train, by their names in the table.")
 flags.DEFINE_integer("meta_steps", None, "Meta-steps, in place of the experiment's.")
 flags.DEFINE_integer("tasks", 100, "Tasks in a meta-step.")
 flags.DEFINE_integer("test_tasks", 5000, "Tasks that each method is scored on.")
@@ -279,7 +279,7 @@ def curve(learner, experiment):
     longest = math.log10(experiment.steps)
     for steps in sorted({0, *np.logspace(0, longest, 12).round().astype(int)}):
         learner.evaluation_steps = int(steps)
-        learner.test_function = None  # traced with other steps
+        learner.forget_traces()
         found = learner.evaluate(tests, verbose=0, return_dict=True)
         rows.append((int(steps), found["nll"], found["nll_95"]))
     return rows
@@ -331,7 +331,7 @@ def main(_):
             min(100, meta_steps()),
             "nll",
         )
-        learner = keras.models.load_model(folder / "best.keras")
+        learner = keras.models.load_model(folder / "best.keras", compile=False)
         learner.compile(
             metrics=[
                 Risk(experiment.xi),
@@ -346,7 +346,12 @@ def main(_):
         title=f"Experiment {FLAGS.experiment}: expected NLL, {FLAGS.test_tasks} test "
         f"tasks (seed {TEST_SEED}), training seed {FLAGS.seed}, 95% intervals"
     )
-    for title in ("method", "best (at step)", f"at {experiment.steps}", "scales"):
+    for title in (
+        "method",
+        "best here (at step)",
+        f"at {experiment.steps}",
+        "scales",
+    ):
         table.add_column(title)
     for method, rows in curves.items():
         step, best, width = min(rows, key=lambda row: row[1])
