@@ -319,8 +319,8 @@ def loaded(path):
     return weights, found, query_y
 
 
-def built(kind, steps=1):
-    """The learner of a case."""
+def built(kind, steps=1, unroll=False):
+    """The learner of a case; sequences in a loop of the graph, or written out."""
     import keras
 
     import keras_meta as km
@@ -339,19 +339,19 @@ def built(kind, steps=1):
         learner = km.CNP(encoder, km.networks.mlp((129,), 2, (128, 128)))
     else:
         make = {"lstm": km.LSTMLearner, "mann": km.MANN}[kind]
-        learner = make(example_shape=[FEATURES], outputs=WAYS, units=200)
+        learner = make(example_shape=[FEATURES], outputs=WAYS, units=200, unroll=unroll)
     learner.compile(keras.optimizers.Adam(RATE))
     return learner
 
 
-def our_steps(kind, path, threads, inside=1, steps=1):
+def our_steps(kind, path, threads, inside=1, **settings):
     """Steps of `fit` on batches that are there already, with `inside` threads an op."""
     import tensorflow as tf
 
     import keras_meta as km
 
     km.runtime.configure(inside, threads)
-    learner = built(kind, steps)
+    learner = built(kind, **settings)
     weights, batch, query_y = loaded(path)
     for variable, value in zip(learner.trainable_variables, weights, strict=True):
         variable.assign(value)
@@ -500,10 +500,11 @@ def thread_settings():
     return dict.fromkeys((1, len(os.sched_getaffinity(0))))
 
 
-def against(kind, peers, inside=(1,), **settings):
+def against(kind, peers, forms, **settings):
     """`{name: seconds of a step}` of ours first, of peers in all thread settings.
 
-    Ours has as many threads as there are cores, with `inside` of them in an op.
+    Ours has as many threads as there are cores, and is as each of `forms` says:
+    `{name: arguments of our_steps}`.
     """
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -511,10 +512,8 @@ def against(kind, peers, inside=(1,), **settings):
         prepare = {"kind": kind, "path": path, **settings}
         in_process({"measure": "prepared", **prepare})
         cases = {}
-        for each in inside:
-            name = "keras-meta" + f", {each} in an op" * (len(inside) > 1)
-            case = {"side": "ours", "threads": cores, "inside": each, **prepare}
-            cases[name] = case
+        for name, form in forms.items():
+            cases[name] = {"side": "ours", "threads": cores, **form, **prepare}
         for package, peer in peers:
             for threads in thread_settings():
                 name = f"{package} {peer}, {threads} thread{'s' * (threads > 1)}"
@@ -531,7 +530,7 @@ def training():
     peers += [("jax", f"maml {form}") for form in ("unrolled", "vmap", "map")]
     rows = []
     for steps in (1, 5):
-        found = against("maml", peers, steps=steps)
+        found = against("maml", peers, {"keras-meta": {}}, steps=steps)
         peak = 2 * PEAK_SIZE**3 / found.pop("peak")
         flops = maml_flops(image, steps)
         ours = found["keras-meta"]
@@ -556,8 +555,14 @@ def training():
 def recurrent():
     """LSTM, MANN and CNP against the same in PyTorch."""
     rows = []
+    forms = {
+        f"keras-meta, {threads} in an op": {"inside": threads}
+        for threads in thread_settings()
+    }
+    unrolled = {"keras-meta, written out": {"unroll": True}}
     for kind in ("lstm", "mann", "cnp"):
-        found = against(kind, [("torch", kind)], inside=thread_settings())
+        each = {**forms, **unrolled} if kind == "lstm" else forms
+        found = against(kind, [("torch", kind)], each)
         del found["peak"]
         ours = min(found[name] for name in found if name.startswith("keras-meta"))
         rows += [
