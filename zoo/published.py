@@ -18,8 +18,8 @@ FIGURES = {
 
 FIVE_SHOTS = "Five shots are asked of weights trained with one; the paper trained anew."
 REASONS = {
-    "anil.omniglot_20w1s": "Eleven validations say that it has come to rest (92.2% of "
-    "validation tasks from meta-step 2250 on). From the encoder of the prototypical "
+    "anil.omniglot_20w1s": "It has come to rest: 92.2% of validation tasks at each of "
+    "its last four validations. From the encoder of the prototypical "
     "network, in place of MAML's, it was behind by 8 points after 500 meta-steps.",
     "imaml.omniglot_5w1s": "From MAML's weights, whose figure it stays below: the pull "
     "of lambda = 2 leaves the head's answers unsure (see its temperature). Without "
