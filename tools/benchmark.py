@@ -357,18 +357,20 @@ def our_steps(kind, path, threads, inside=1, **settings):
         variable.assign(value)
     data = iter(tf.data.Dataset.from_tensors((batch, query_y)).repeat())
     functions = {}
-    for learner.steps_per_execution in (1, TOGETHER):
+    for size in (TOGETHER, 1):
         learner.forget_traces()
         learner.make_train_function()
-        functions[learner.steps_per_execution] = learner.train_function
+        functions[size] = learner.train_function
 
     def take(count):
-        for _ in range(count // TOGETHER):
-            functions[TOGETHER](data)
-        for _ in range(count % TOGETHER):
-            learner.reset_metrics()
-            loss = functions[1](data)["loss"]
-        return float(loss) if count % TOGETHER else None
+        loss = None
+        for size, function in functions.items():
+            learner.steps_per_execution = size  # is read when a function is traced
+            for _ in range(count // size):
+                learner.reset_metrics()
+                loss = function(data)["loss"]
+            count %= size
+        return float(loss)
 
     return take
 
