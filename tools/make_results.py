@@ -110,23 +110,25 @@ def score(name):
     learner = zoo.load(name)
     calibrated = learner.classification and not learner.label_shape
     temperature = scores.temperature(name) if calibrated else None
-    every = [
-        scores.evaluate(
-            name,
-            FLAGS.episodes,
-            shots=shots,
-            seed=FLAGS.seed,
-            normalization=normalization,
-            temperature=temperature,
-        )
-        for normalization, shots in settings(learner, card, task)
-    ]
-    if isinstance(task.source, recipes.Alphabets):
-        found = lake.evaluate(name, FLAGS.episodes, FLAGS.seed)
-        every.append({**found, "protocol": "lake"})
+
+    def found_in_turn():
+        for normalization, shots in settings(learner, card, task):
+            yield scores.evaluate(
+                name,
+                FLAGS.episodes,
+                shots=shots,
+                seed=FLAGS.seed,
+                normalization=normalization,
+                temperature=temperature,
+            )
+        if isinstance(task.source, recipes.Alphabets):
+            found = lake.evaluate(name, FLAGS.episodes, FLAGS.seed)
+            yield {**found, "protocol": "lake"}
+
     figures, tasks = [], {}
-    for found in every:
-        print(f"{name}: {scores.protocol(found)}: {scores.sentence(found)}")
+    for found in found_in_turn():
+        asked = f"{found['normalization']}, {scores.protocol(found)}"
+        print(f"{name}: {asked}: {scores.sentence(found)}", flush=True)
         tasks[key(found)] = found.pop("tasks").astype("float32")
         figures.append(
             {

@@ -194,12 +194,8 @@ def _fit(learner, card):
 
 
 def _completions(learner, card):
-    family = recipes.recipe(card.name).task.family
-    family = family(
-        recipes.recipe(card.name).task.source.load(
-            learner.preprocess, card.test_classes
-        )
-    )
+    task = recipes.recipe(card.name).task
+    family = task.family(task.source.load(learner.preprocess, card.test_classes))
     height, width, _ = learner.preprocess.shape
     rows = []
     for place in range(DRAWN_IMAGES):

@@ -490,6 +490,19 @@ def _embedding(kind, **settings):
     return learner
 
 
+def _prototypes(task, steps=15_000, warm_start=None):
+    """The recipe of a prototypical network, whose one task a step is large."""
+    return Recipe(
+        _embedding("ProtoNet", outputs=60),
+        task,
+        PROTONET_PAPER,
+        steps=steps,
+        tasks=1,
+        warm_start=warm_start,
+        intra_op=2,
+    )
+
+
 def _reader(kind, **settings):
     """Makes sequence learners that read the features of an encoder trained before.
 
@@ -801,38 +814,13 @@ RECIPES = {
         tasks=25,
         warm_start="maml.sinusoid",
     ),
-    "protonet.omniglot_20w1s": Recipe(
-        _embedding("ProtoNet", outputs=60),
-        OMNIGLOT_60W_20W1S,
-        PROTONET_PAPER,
-        steps=15_000,
-        tasks=1,
-        intra_op=2,
+    "protonet.omniglot_20w1s": _prototypes(OMNIGLOT_60W_20W1S),
+    "protonet.omniglot_5w1s": _prototypes(
+        OMNIGLOT_60W_5W1S, steps=3_000, warm_start="protonet.omniglot_20w1s"
     ),
-    "protonet.omniglot_5w1s": Recipe(
-        _embedding("ProtoNet", outputs=60),
-        OMNIGLOT_60W_5W1S,
-        PROTONET_PAPER,
-        steps=3_000,
-        tasks=1,
-        warm_start="protonet.omniglot_20w1s",
-        intra_op=2,
-    ),
-    **{
-        name: Recipe(
-            _embedding("ProtoNet", outputs=60),
-            task,
-            PROTONET_PAPER,
-            steps=15_000,
-            tasks=1,
-            intra_op=2,
-        )
-        for name, task in (
-            ("protonet.lake", LAKE),
-            ("protonet.lake-small1", LAKE_SMALL1),
-            ("protonet.lake-small2", LAKE_SMALL2),
-        )
-    },
+    "protonet.lake": _prototypes(LAKE),
+    "protonet.lake-small1": _prototypes(LAKE_SMALL1),
+    "protonet.lake-small2": _prototypes(LAKE_SMALL2),
     "cnp.omniglot_20w1s": Recipe(
         _class_process(20),
         OMNIGLOT_20W1S,
