@@ -387,6 +387,28 @@ class ClassPool:
         turned = [self._table + [0, 0, 0, turns] for turns in range(4)]
         return self._with_table(np.concatenate(turned))
 
+    def encoded(self, encode):
+        """The pool with `encode(x)` in place of each example x, computed once.
+
+        Such as the features of a network that is not to be trained. The turns of a
+        class are encoded too.
+
+        Args:
+            encode: `[n, ...] -> [n, ...]`, such as a Keras model.
+        """
+        encode = tf.function(encode, reduce_retracing=True)
+        found = [
+            encode(self._scaled(tf.image.rot90(x, turns) if turns else x))
+            for x, turns in (
+                (self._at(tf.range(first, first + count)), turns)
+                for _, first, count, turns in self._table
+            )
+        ]
+        table = self._table.copy()
+        table[:, 1] = np.cumsum(table[:, 2]) - table[:, 2]
+        table[:, 3] = 0
+        return ClassPool(tf.concat(found, axis=0), table, self.names, None)
+
     def images_of(self, class_id):
         """All unrotated images of a class, as episodes give them, `[n, ...]`."""
         row = self.select([class_id])._table[0]

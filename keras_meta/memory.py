@@ -92,18 +92,20 @@ class LRUACell(keras.layers.Layer):
         self.feed_reads = feed_reads
         self.output_hidden = output_hidden
         if controller == "lstm":
-            self.inner = keras.layers.LSTMCell(units, dtype=self.dtype_policy)
+            self.inner = keras.layers.LSTMCell(
+                units, dtype=self.dtype_policy, name="controller"
+            )
             inner_sizes = [units, units]
         else:
             self.inner = keras.layers.Dense(
-                units, activation="relu", dtype=self.dtype_policy
+                units, activation="relu", dtype=self.dtype_policy, name="controller"
             )
             inner_sizes = []
         self.key = keras.layers.Dense(
-            heads * width, activation="tanh", dtype=self.dtype_policy
+            heads * width, activation="tanh", dtype=self.dtype_policy, name="key"
         )
         self.gate = keras.layers.Dense(
-            heads, activation="sigmoid", dtype=self.dtype_policy
+            heads, activation="sigmoid", dtype=self.dtype_policy, name="gate"
         )
         read_size = heads * width
         self.state_size = [

@@ -168,6 +168,27 @@ def test_pools_made_from_a_pool_share_its_images():
         assert made._images is pool._images
 
 
+def test_an_encoded_pool_gives_what_the_function_makes_of_the_same_episodes():
+    images, labels = pictures(14), np.repeat([3, 5, 9], [4, 5, 5])
+    pool = ClassPool.from_arrays(images, labels).with_rotations()
+    pool = pool.select([9, 5])
+    kernel = tf.random.stateless_normal([75, 2], [0, 1])
+
+    def encode(x):
+        return tf.reshape(x, [-1, 75]) @ kernel
+
+    encoded = pool.encoded(encode)
+    assert encoded.shape == (2,)
+    np.testing.assert_array_equal(encoded.class_ids, pool.class_ids)
+    settings = {"ways": 3, "shots": 2, "queries": 2, "seed": 1}
+    x, y = drawn(pool.episodes(**settings), 8)
+    features, same = drawn(encoded.episodes(**settings), 8)
+    np.testing.assert_array_equal(same, y)
+    for key in ("support_x", "query_x"):
+        expected = encode(x[key].reshape([-1, 5, 5, 3]))
+        np.testing.assert_allclose(features[key].reshape([-1, 2]), expected, atol=1e-5)
+
+
 def test_names_go_with_the_pool():
     names = {4: "alpha", 6: "beta"}
     pool = ClassPool.from_arrays(pictures(4), [4, 4, 6, 6], names=names)

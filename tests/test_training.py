@@ -1,5 +1,6 @@
 """Parts of meta-training; `test_zoo` runs the whole."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,6 +24,30 @@ def test_a_warm_start_copies_what_the_learners_share():
     for a, b in pairs:
         np.testing.assert_array_equal(a, b)
     assert all((rate.numpy() == np.float32(0.3)).all() for rate in other.rates)
+
+
+def test_a_learner_of_features_is_put_together_again():
+    inputs = keras.Input([6, 6, 1])
+    features = keras.layers.Dense(4)(keras.layers.Flatten()(inputs))
+    standard = keras.layers.BatchNormalization(name="standard")
+    network = keras.Model(inputs, standard(features))
+    network.layers[-2].trainable = False
+    whole = km.MANN(network, outputs=3, rows=8, width=6, units=5)
+    images = np.random.RandomState(0).rand(2, 7, 6, 6, 1).astype("float32")
+    labels = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
+
+    encoder, reader = training.split(whole)
+    features = km.functional.each(encoder, images, False)
+    for variable in reader.variables:
+        variable.assign(variable + 0.1)  # as if trained
+    new = training.transfer(reader, whole)
+    kept = {v.path for v in encoder.variables}
+    assert {path for path in new if "seed" not in path} == kept
+    np.testing.assert_allclose(
+        whole.infer(whole.adapt(images[:, :4], labels), images[:, 4:]),
+        reader.infer(reader.adapt(features[:, :4], labels), features[:, 4:]),
+        atol=1e-5,
+    )
 
 
 def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):

@@ -12,7 +12,6 @@ import csv
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -46,8 +45,8 @@ flags.DEFINE_integer(
 flags.DEFINE_bool("publish", False, "Make the best weights the zoo's when done.")
 
 
-def start(recipe, steps, seed):
-    """The untrained (or warm-started), compiled learner of a recipe."""
+def begin(recipe, seed):
+    """The learner of a recipe, untrained or warm-started."""
     keras.utils.set_random_seed(seed)
     learner = recipe.learner()
     origin = FLAGS.warm_start or recipe.warm_start
@@ -58,9 +57,14 @@ def start(recipe, steps, seed):
             else zoo.load(origin)
         )
         new = training.transfer(trained, learner)
-        if recipe.adjust:
+        if recipe.adjust and origin == recipe.warm_start:
             recipe.adjust(learner)
         print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))
+    return learner
+
+
+def ready(recipe, learner, steps):
+    """The learner, compiled as its recipe says."""
     settings = {
         "name": recipe.optimizer,
         "learning_rate": keras.optimizers.schedules.CosineDecay(recipe.rate, steps),
@@ -76,10 +80,15 @@ def start(recipe, steps, seed):
 def train(name, directory, steps, seed):
     recipe = recipes.recipe(name)
     print(f"{name}: loading data", flush=True)
-    episodes = recipe.task.episodes(recipe.learner().preprocess, seed)
+    preprocess = recipe.learner().preprocess
+    if recipe.encoded:
+        encoder, learner = training.split(begin(recipe, seed))
+        episodes = recipe.task.episodes(preprocess, seed, encoder)
+    else:
+        learner, episodes = None, recipe.task.episodes(preprocess, seed)
     validation = episodes["validation"]().take(FLAGS.validation_tasks)
     training.fit(
-        lambda: start(recipe, steps, seed),
+        lambda: ready(recipe, learner or begin(recipe, seed), steps),
         episodes["train"],
         validation.batch(recipe.tasks).prefetch(2),
         directory,
@@ -94,6 +103,10 @@ def publish(name, directory, seed):
     """Makes a run's best weights the zoo's, with a card that has no figures yet."""
     recipe = recipes.recipe(name)
     learner = keras.models.load_model(directory / "best.keras")
+    if recipe.encoded:
+        trained, learner = learner, begin(recipe, seed)
+        training.transfer(trained, learner)
+        learner.compile()
     with (directory / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
@@ -103,7 +116,7 @@ def publish(name, directory, seed):
         command += f" (warm-started from {recipe.warm_start})"
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(directory / "best.keras", folder / "model.keras")
+    training.save(learner, folder / "model.keras")
     cards.Card(
         name=name,
         paper=paper,

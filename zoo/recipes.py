@@ -215,11 +215,17 @@ class Classification:
     def inputs(self):
         return "images" if self.labels == "onehot" else "images with string labels"
 
-    def episodes(self, preprocess, seed):
-        """`{part: start -> endless dataset}` for "train" and "validation"."""
+    def episodes(self, preprocess, seed, encode=None):
+        """`{part: start -> endless dataset}` for "train" and "validation".
+
+        With `encode`, of what it makes of the images.
+        """
         from keras_meta import episodes
 
         pools = self.source.pools(preprocess)
+        if encode:
+            parts = "train", "validation"
+            pools = {part: pools[part].encoded(encode) for part in parts}
 
         def of(part, ways, shots, queries, groups=None):
             return lambda start=0: pools[part].episodes(
@@ -381,6 +387,8 @@ class Recipe:
         average: momentum of the moving average of the weights that is kept.
         warm_start: the entry whose weights to start from, if any.
         adjust: changes the learner that has been given them, in place.
+        encoded: whether only the last layer of the network is trained, on what those
+            before it give, which is computed once.
         optimizer: the name of the meta-optimizer.
         intra_op: threads inside an op; 2 where all tasks are one batch.
         seed: of the weights and the episodes.
@@ -395,6 +403,7 @@ class Recipe:
     average: float = 0.999
     warm_start: str | None = None
     adjust: collections.abc.Callable | None = None
+    encoded: bool = False
     optimizer: str = "adam"
     intra_op: int = 1
     seed: int = 0
@@ -517,7 +526,9 @@ def _reader(kind, **settings):
 
         encoder = _encoder(64)
         encoder.trainable = False
-        standard = keras.layers.BatchNormalization(center=False, scale=False)
+        standard = keras.layers.BatchNormalization(
+            center=False, scale=False, name="standard"
+        )
         network = keras.Model(encoder.input, standard(encoder.output))
         preprocess = km.ImagePreprocess(28, 28, 1, invert=True)
         return getattr(km, kind)(network, preprocess=preprocess, **settings)
@@ -885,7 +896,7 @@ RECIPES = {
         steps=20_000,
         rate=3e-3,
         warm_start="protonet.omniglot_20w1s",
-        intra_op=2,
+        encoded=True,
     ),
     "lstm.omniglot_15w_strings": Recipe(
         _reader("LSTMLearner", outputs=5, units=256, labels="strings"),
@@ -894,7 +905,7 @@ RECIPES = {
         steps=20_000,
         rate=3e-3,
         warm_start="lstm.omniglot_5w",
-        intra_op=2,
+        encoded=True,
     ),
     "mann.omniglot_5w": Recipe(
         _reader("MANN", outputs=5),
@@ -903,7 +914,7 @@ RECIPES = {
         steps=20_000,
         rate=3e-3,
         warm_start="protonet.omniglot_20w1s",
-        intra_op=2,
+        encoded=True,
     ),
     "mann.omniglot_15w_strings": Recipe(
         _reader("MANN", outputs=5, labels="strings"),
@@ -912,7 +923,7 @@ RECIPES = {
         steps=20_000,
         rate=3e-3,
         warm_start="mann.omniglot_5w",
-        intra_op=2,
+        encoded=True,
     ),
     "maml.cifar100_5w1s": Recipe(
         _coloured, Classification(CIFAR100), MAML_PAPER, steps=30_000

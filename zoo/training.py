@@ -220,6 +220,27 @@ def transfer(trained, learner):
     return new
 
 
+def split(learner):
+    """Parts a learner before the last layer of its network, which all before serve.
+
+    Returns:
+        The encoder, a Keras model of the layers before, and a learner of their outputs
+        that has the weights of the rest; `transfer` brings them back.
+    """
+    *_, last = learner.network.layers
+    features = keras.Input(last.input.shape[1:])
+    rest = keras.Model(features, type(last).from_config(last.get_config())(features))
+    config = learner.get_config()
+    config |= {
+        "network": keras.saving.serialize_keras_object(rest),
+        "example_shape": list(features.shape[1:]),
+        "preprocess": None,
+    }
+    reader = type(learner).from_config(config)
+    transfer(learner, reader)
+    return keras.Model(learner.network.input, last.input), reader
+
+
 def save(learner, path):
     """Saves a learner so that `path` is never half written."""
     replace(path, learner.save)

@@ -106,8 +106,8 @@ class CNP(learner.Learner):
             self.embedding = keras.Sequential(
                 [
                     keras.Input(shape, dtype=self.compute_dtype),
-                    keras.layers.Dense(width, activation="relu", dtype=policy),
-                    keras.layers.Dense(width, dtype=policy),
+                    keras.layers.Dense(width, "relu", dtype=policy, name="embed1"),
+                    keras.layers.Dense(width, dtype=policy, name="embed2"),
                 ]
             )
             self.attention = keras.layers.MultiHeadAttention(
@@ -115,6 +115,7 @@ class CNP(learner.Learner):
                 key_dim=max(width // 8, 1),
                 output_shape=width,
                 dtype=policy,
+                name="attention",
             )
             self.attention.build([None, None, width], [None, None, width])
             self.nothing = self.add_weight(shape=[2, 1, 1, width], name="nothing")

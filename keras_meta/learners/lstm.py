@@ -26,11 +26,14 @@ class LSTMLearner(sequence.SequenceLearner):
     def __init__(self, network=None, *, units=128, **kwargs):
         self.units = [units] if isinstance(units, int) else list(units)
         policy = kwargs.get("dtype")
-        cells = [keras.layers.LSTMCell(size, dtype=policy) for size in self.units]
+        cells = [
+            keras.layers.LSTMCell(size, dtype=policy, name=f"lstm{index + 1}")
+            for index, size in enumerate(self.units)
+        ]
         cell = (
             cells[0]
             if len(cells) == 1
-            else keras.layers.StackedRNNCells(cells, dtype=policy)
+            else keras.layers.StackedRNNCells(cells, dtype=policy, name="cells")
         )
         super().__init__(cell, network, **kwargs)
 

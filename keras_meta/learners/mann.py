@@ -40,7 +40,10 @@ class MANN(sequence.SequenceLearner):
         cell = {name: kwargs.pop(name) for name in CELL if name in kwargs}
         policy = {"dtype": kwargs["dtype"]} if "dtype" in kwargs else {}
         super().__init__(
-            memory.LRUACell(**cell, **policy), network, skip=skip, **kwargs
+            memory.LRUACell(**cell, **policy, name="lrua"),
+            network,
+            skip=skip,
+            **kwargs,
         )
 
     def get_config(self):

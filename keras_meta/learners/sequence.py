@@ -94,8 +94,11 @@ class SequenceLearner(learner.Learner):
             return_state=True,
             unroll=unroll,
             dtype=self.dtype_policy,
+            name="rnn",
         )
-        self.head = keras.layers.Dense(self.answer_size, dtype=self.dtype_policy)
+        self.head = keras.layers.Dense(
+            self.answer_size, dtype=self.dtype_policy, name="answer"
+        )
         self.rnn.build([None, None, self.feature_size + self.answer_size])
         self.head.build([None, cell.output_size + self.feature_size * bool(skip)])
         self.built = True

@@ -23,6 +23,7 @@ import rich.console
 import rich.table
 import tensorflow as tf
 from absl import app, flags
+from matplotlib import ticker
 
 import keras_meta as km
 from keras_meta import episodes, metrics, plots
@@ -300,8 +301,11 @@ def draw(curves, experiment, path):
         axes.annotate(name, (first, risk), fontsize=8, color="grey", va="bottom")
     lowest = min(experiment.floors.values())
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlim(left=first, right=experiment.steps)
-    axes.set_ylim(lowest - 0.1, lowest + 1.0)
+    axes.set_ylim(lowest - 0.15, max(experiment.floors.values()) + 0.5)
     axes.set_xlabel("adaptation steps")
     axes.set_ylabel("expected negative log-likelihood")
     axes.legend(fontsize=8)
