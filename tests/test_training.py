@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import keras_meta as km
@@ -69,3 +70,29 @@ def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
         run.on_train_end()
     assert run.stop_signal
     assert "stopping at the next checkpoint" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
+    family = km.tasks.sinusoid()
+
+    def make():
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [1e-3, 1e30])
+        learner = km.MAML(km.networks.mlp(), "mse")
+        learner.compile(keras.optimizers.SGD(rate, use_ema=True))
+        learner.optimizer.build(learner.trainable_variables)
+        return learner
+
+    with pytest.raises(ValueError, match="finite loss by meta-step 10, got nan: trai"):
+        training.fit(
+            make,
+            lambda start: family.episodes(start=start),
+            family.episodes(seed=1).take(4).batch(2),
+            tmp_path,
+            {"steps": 20},
+            2,
+            5,
+            "mse",
+        )
+    learner = keras.models.load_model(tmp_path / "last.keras")
+    assert int(learner.optimizer.iterations) == 5
+    assert all(np.isfinite(v.numpy()).all() for v in learner.variables)

@@ -88,7 +88,7 @@ LAKE_PUBLISHED = [
     ),
     ("Siamese network", "30 alphabets", 8.0, "Koch et al., 2015"),
     ("convolutional network", "30 alphabets", 13.5, "Lake et al., 2015"),
-    ("the same", "`small1`, `small2`", "24.0, 22.3", "Lake et al., 2019"),
+    ("convolutional network", "`small1`, `small2`", "24.0, 22.3", "Lake et al., 2019"),
 ]
 
 

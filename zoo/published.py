@@ -44,10 +44,10 @@ def of(name, shots):
 
 def below(card):
     """`[(figure, published)]` of an entry, asked as it was trained, that are lower."""
-    return [
-        (figure, of(card.name, figure["shots"]))
-        for figure in card.figures
-        if figure["normalization"] == card.normalization
-        and of(card.name, figure["shots"])
-        and 100 * figure["mean"] < float(of(card.name, figure["shots"]).split()[0])
-    ]
+    found = []
+    for figure in card.figures:
+        there = of(card.name, figure["shots"])
+        as_trained = figure["normalization"] == card.normalization
+        if there and as_trained and 100 * figure["mean"] < float(there.split()[0]):
+            found.append((figure, there))
+    return found

@@ -184,11 +184,11 @@ def temperature(name, tasks=200):
 
 
 def protocol(figure):
-    """What a figure's tasks were, such as `5 ways, 1 shots`."""
+    """What a figure's tasks were, such as `5 ways, 1 shot`."""
     shots = figure["shots"]
-    words = (
-        f"{figure['ways']} ways, {shots} shots" if figure["ways"] else f"{shots} points"
-    )
+    words = f"{shots} points"
+    if figure["ways"]:
+        words = f"{figure['ways']} ways, {shots} shot{'s' * (str(shots) != '1')}"
     return f"{words}, Lake's" if figure.get("protocol") == "lake" else words
 
 

@@ -40,7 +40,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
         metric: the validation metric that the best weights are chosen by.
 
     Raises:
-        ValueError: `directory` holds a run of other settings.
+        ValueError: `directory` holds a run of other settings, or training diverged.
         SystemExit: the run was interrupted.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,11 @@ class Run(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise ValueError(
+                f"expected a finite loss by meta-step {self.step}, got {logs['loss']}: "
+                f"training diverged, {self.directory} holds what was learned before."
+            )
         variables = self.model.trainable_variables
         raw = [v.numpy() for v in variables]
         self.model.optimizer.finalize_variable_values(variables)
