@@ -109,7 +109,8 @@ def page(learner, card, pictures):
         f"- Protocol: {card.protocol}",
         *inner_loop(learner),
         f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores, from "
-        f"{origin(card)}; the best on validation tasks is kept, meta-step {card.kept}",
+        f"{origin(card)}{as_it_was(learner)}; the best on validation tasks is kept, "
+        f"meta-step {card.kept}",
         f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
@@ -138,6 +139,12 @@ def shape(spec):
 def origin(card):
     """What training began from."""
     return card.command.partition("warm-started from ")[2].rstrip(")") or "nothing"
+
+
+def as_it_was(learner):
+    """Of what training began from, what it did not change."""
+    layers = getattr(getattr(learner, "network", None), "layers", ())
+    return "" if all(layer.trainable for layer in layers) else ", its encoder as it was"
 
 
 def pictured(learner, card):
