@@ -192,6 +192,10 @@ CIFAR100 = Source(
 )
 
 
+def _queries(count):
+    return f"{count} quer{'y' if count == 1 else 'ies'}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Classification:
     """N-way K-shot episodes from a source."""
@@ -287,8 +291,8 @@ class Classification:
         strings = ", labels of five characters" if self.labels == "strings" else ""
         augment = ", images changed at random while training" if self.augment else ""
         return (
-            f"{self.ways}-way {self.shots}-shot, {ways}{shots}{self.queries} queries a "
-            f"class while training{augment}, {self.test_queries} queries in tests"
+            f"{self.ways}-way {self.shots}-shot, {ways}{shots}{_queries(self.queries)} "
+            f"a class while training{augment}, {_queries(self.test_queries)} in tests"
             f"{strings}"
         )
 
@@ -341,8 +345,8 @@ class Functions:
     def __str__(self):
         shots = self.training_shots or (self.shots, self.shots)
         return (
-            f"{'-'.join(map(str, dict.fromkeys(shots)))} points and {self.queries} "
-            f"queries while training, {self.shots} points in tests"
+            f"{'-'.join(map(str, dict.fromkeys(shots)))} points and "
+            f"{_queries(self.queries)} while training, {self.shots} points in tests"
         )
 
 
