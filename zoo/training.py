@@ -226,11 +226,11 @@ def transfer(trained, learner):
 
 
 def split(learner):
-    """Parts a learner before the last layer of its network, which all before serve.
+    """Cuts the network of a learner before its last layer.
 
     Returns:
-        The encoder, a Keras model of the layers before, and a learner of their outputs
-        that has the weights of the rest; `transfer` brings them back.
+        The encoder, a Keras model of all layers before, and a learner of its outputs
+        with the weights of the rest; `transfer` brings back what that one learns.
     """
     *_, last = learner.network.layers
     features = keras.Input(last.input.shape[1:])
