@@ -154,6 +154,24 @@ def test_augmented_episodes_are_replayed():
     assert (moved[3]["query_x"] != moved[2]["query_x"]).any()
 
 
+def test_a_curriculum_comes_first_and_is_replayed_from_anywhere():
+    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    stages = (2, 1, 3), (3, 2, 4)
+    task = recipes.Classification(source, 5, 3, 1, test_queries=1, curriculum=stages)
+    train = task.episodes(None, seed=0)["train"]
+
+    def support(start, count):
+        data = train(start).take(count).as_numpy_iterator()
+        return [episode["support_x"].ravel() for episode, _ in data]
+
+    found = support(0, 9)
+    assert [x.size // 36 for x in found] == [2] * 3 + [6] * 4 + [15] * 2
+    for start in range(1, 9):
+        for x, y in zip(support(start, 9 - start), found[start:], strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert "2 ways and 1 shots in 3 tasks at first, 3 ways and" in str(task)
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipe_makes_a_learner_for_its_task(name):
     recipe = recipes.recipe(name)

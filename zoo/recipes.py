@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import itertools
 
 from zoo import cards
 
@@ -207,8 +208,8 @@ class Classification:
     # In place of ways and shots, while training.
     training_ways: int | None = None
     training_shots: int | None = None
-    # `(shots, episodes)`: so few shots in the first of the training episodes.
-    curriculum: tuple[int, int] | None = None
+    # `(ways, shots, tasks)` of what training begins with, one after the other.
+    curriculum: tuple[tuple[int, int, int], ...] = ()
     test_queries: int = 15
     labels: str = "onehot"
     # Of `keras_meta.images.random_affine`, for each image while training.
@@ -242,15 +243,17 @@ class Classification:
                 self.labels,
             )
 
-        ways = self.training_ways or self.ways
-        train = of("train", ways, self.training_shots or self.shots, self.queries)
-        if self.curriculum:
-            shots, count = self.curriculum
-            first, rest = of("train", ways, shots, self.queries), train
+        asked = self.training_ways or self.ways, self.training_shots or self.shots
+        ends = [0, *itertools.accumulate(count for *_, count in self.curriculum)]
 
-            def train(start=0):
-                later = rest(max(start, count))
-                return first(start).take(max(count - start, 0)).concatenate(later)
+        def train(start=0):
+            data = of("train", *asked, self.queries)(max(start, ends[-1]))
+            stages = zip(self.curriculum, ends, ends[1:], strict=False)
+            for (ways, shots, _), first, end in reversed(list(stages)):
+                begin = max(start, first)
+                stage = of("train", ways, shots, self.queries)(begin)
+                data = stage.take(max(end - begin, 0)).concatenate(data)
+            return data
 
         if self.augment:
             plain = train
@@ -260,9 +263,9 @@ class Classification:
                     plain(start), self._augmented, seed + AUGMENTATION_SEED, start
                 )
 
-        asked = self.ways, self.shots, self.test_queries
+        tested = self.ways, self.shots, self.test_queries
         groups = self.source.groups(pools["validation"])
-        return {"train": train, "validation": of("validation", *asked, groups)}
+        return {"train": train, "validation": of("validation", *tested, groups)}
 
     def _augmented(self, seed, episode, query_y):
         import tensorflow as tf
@@ -286,8 +289,8 @@ class Classification:
     def __str__(self):
         ways = f"{self.training_ways} ways, " if self.training_ways else ""
         shots = f"{self.training_shots} shots, " if self.training_shots else ""
-        if self.curriculum:
-            shots += "{} shots in the first {} tasks, ".format(*self.curriculum)
+        for stage in self.curriculum:
+            shots += "{} ways and {} shots in {} tasks at first, ".format(*stage)
         strings = ", labels of five characters" if self.labels == "strings" else ""
         augment = ", images changed at random while training" if self.augment else ""
         return (
@@ -601,7 +604,7 @@ LAKE, LAKE_SMALL1, LAKE_SMALL2 = (
 )
 # Sequences of ten presentations of each class.
 OMNIGLOT_5W = Classification(
-    OMNIGLOT, shots=10, queries=1, test_queries=5, curriculum=(3, 16_000)
+    OMNIGLOT, shots=10, queries=1, test_queries=5, curriculum=((5, 3, 16_000),)
 )
 OMNIGLOT_15W_STRINGS = Classification(
     OMNIGLOT,
@@ -609,7 +612,7 @@ OMNIGLOT_15W_STRINGS = Classification(
     shots=10,
     queries=1,
     training_shots=7,
-    curriculum=(2, 32_000),
+    curriculum=((5, 4, 32_000), (10, 4, 48_000)),
     test_queries=5,
     labels="strings",
 )
