@@ -870,7 +870,7 @@ RECIPES = {
         _process(1, 1, min_scale=0.01, aggregate="attention"),
         GP_RBF,
         ATTENTION_PAPER,
-        steps=100_000,
+        steps=60_000,
         tasks=64,
         rate=5e-4,
     ),
@@ -891,10 +891,10 @@ RECIPES = {
         rate=3e-3,
     ),
     "lstm.semilinear": Recipe(
-        _functional_lstm("mse", 1, 64), SEMILINEAR, LSTM_PAPER, steps=40_000, tasks=64
+        _functional_lstm("mse", 1, 64), SEMILINEAR, LSTM_PAPER, steps=20_000, tasks=64
     ),
     "lstm.quadratic": Recipe(
-        _functional_lstm("mse", 1, 128), QUADRATIC, LSTM_PAPER, steps=60_000, tasks=64
+        _functional_lstm("mse", 1, 128), QUADRATIC, LSTM_PAPER, steps=40_000, tasks=64
     ),
     "lstm.omniglot_5w": Recipe(
         _reader("LSTMLearner", outputs=5, units=256),

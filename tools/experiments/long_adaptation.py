@@ -49,6 +49,7 @@ SHRINKAGE = {"initial_scale": 0.3, "scale_rate": 30.0}
 METHODS = {
     "Reptile": (km.Reptile, {"joint": False}),
     "first-order MAML": (km.FOMAML, {}),
+    "MAML": (km.MAML, {}),
     "iMAML": (km.IMAML, {"regularization": 0.1}),
     "sigma-Reptile": (km.SigmaReptile, SHRINKAGE),
     "sigma-MAML": (km.SigmaMAML, SHRINKAGE),
