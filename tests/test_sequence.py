@@ -70,8 +70,12 @@ CASES = {
     "no skip": {"skip": False},
     "strings": {"labels": "strings", "outputs": 5},
     "mse": {"loss": "mse", "outputs": 2},
+    "scaled": {"loss": "mse", "outputs": 2, "target_mean": 0.5, "target_scale": 0.2},
     "features": {"network": True},
 }
+
+
+SHOWN = {"features": "onehot", "no skip": "onehot", "scaled": "mse"}
 
 
 def made(case):
@@ -85,7 +89,7 @@ def made(case):
 def entered(learner, y):
     """A label as it goes into the cell."""
     if not learner.classification:
-        return np.array(y)
+        return (np.array(y) - learner.target_mean) / learner.target_scale
     return np.concatenate([np.eye(learner.output_size)[i] for i in np.atleast_1d(y)])
 
 
@@ -101,7 +105,7 @@ def loop(learner, data, cell):
         data["support_x"], data["support_y"], data["query_x"], strict=True
     ):
         answers, state = [], None
-        late = np.zeros_like(entered(learner, ys[0]))
+        late = 0 * entered(learner, ys[0])
 
         def step(x, state, late=late):
             feature = x
@@ -112,7 +116,7 @@ def loop(learner, data, cell):
             answer = seen @ kernel + bias
             if learner.labels == "strings":
                 answer = answer.reshape(5, 5)
-            return answer, state
+            return learner.target_mean + learner.target_scale * answer, state
 
         for x, y in zip(xs, ys, strict=True):
             answer, state = step(x, state, late)
@@ -155,7 +159,7 @@ def lstm_cell(learner):
 
 def check(learner, case, cell):
     """Answers and the loss on every time step are the loop's; returns that loss."""
-    data, query_y = episode({"features": "onehot", "no skip": "onehot"}.get(case, case))
+    data, query_y = episode(SHOWN.get(case, case))
 
     def value():
         answers = loop(learner, data, cell(learner))
@@ -241,6 +245,8 @@ def test_unrolled_is_the_same():
         ({"example_shape": None}, "a network or an example_shape"),
         ({"labels": "words"}, "onehot or strings"),
         ({"labels": "strings", "outputs": 3}, "5 outputs"),
+        ({"target_scale": 2.0}, "target_scale 1 for classification, got 0.0 and 2.0"),
+        ({"loss": "mse", "target_scale": 0}, "target_scale to be a number above 0"),
     ],
 )
 def test_what_is_refused(wrong, words):

@@ -37,6 +37,9 @@ class SequenceLearner(learner.Learner):
         skip: whether g sees f(x_t) beside what the cell gives.
         unroll: write the time steps out in the graph, which needs their number to be
             known when traced.
+        target_mean, target_scale: of the family's targets, for regression: they enter
+            as `(y - mean) / scale` and answers leave as `mean + scale g`, so that
+            targets that hardly vary are seen beside x.
         preprocess: an `ImagePreprocess` that the data came through, if any.
         **kwargs: for `keras.Model`.
 
@@ -59,9 +62,12 @@ class SequenceLearner(learner.Learner):
         labels="onehot",
         skip=True,
         unroll=False,
+        target_mean=0.0,
+        target_scale=1.0,
         preprocess=None,
         **kwargs,
     ):
+        functional.check_positive("target_scale", target_scale)
         if network is None and example_shape is None:
             raise ValueError("expected a network or an example_shape, got neither.")
         if network is not None:
@@ -78,6 +84,13 @@ class SequenceLearner(learner.Learner):
                 )
             self.label_shape = (SYMBOLS,)
         super().__init__(loss, example_shape, outputs, preprocess, **kwargs)
+        if self.classification and (target_mean, target_scale) != (0, 1):
+            raise ValueError(
+                "expected target_mean 0 and target_scale 1 for classification, got "
+                f"{target_mean} and {target_scale}."
+            )
+        self.target_mean = target_mean
+        self.target_scale = target_scale
         self.network = network
         self.labels = labels
         self.skip = skip
@@ -115,7 +128,7 @@ class SequenceLearner(learner.Learner):
     def _entered(self, y):
         """Labels as they enter the cell, `[T, S, L]`."""
         if not self.classification:
-            return y
+            return (y - self.target_mean) / self.target_scale
         onehot = tf.one_hot(y, self.output_size, dtype=self.compute_dtype)
         shape = tf.shape(y)
         return tf.reshape(onehot, [shape[0], shape[1], self.answer_size])
@@ -124,6 +137,8 @@ class SequenceLearner(learner.Learner):
         """g, `[T, S, N]` or `[T, S, 5, 5]`."""
         seen = tf.concat([features, outputs], axis=-1) if self.skip else outputs
         answers = self.head(seen)
+        if not self.classification:
+            return self.target_mean + self.target_scale * answers
         if not self.label_shape:
             return answers
         shape = tf.shape(answers)
@@ -208,5 +223,7 @@ class SequenceLearner(learner.Learner):
             labels=self.labels,
             skip=self.skip,
             unroll=self.unroll,
+            target_mean=self.target_mean,
+            target_scale=self.target_scale,
         )
         return config
