@@ -165,7 +165,7 @@ def check(learner, case, cell):
         answers = loop(learner, data, cell(learner))
         labels = np.concatenate([data["support_y"], query_y], 1)
         if not learner.classification:
-            losses = ((answers - labels) ** 2).mean(-1)
+            losses = (((answers - labels) / learner.target_scale) ** 2).mean(-1)
         else:
             chances = answers - np.log(np.exp(answers).sum(-1, keepdims=True))
             losses = -np.take_along_axis(chances, labels[..., None], -1)[..., 0]

@@ -38,8 +38,8 @@ class SequenceLearner(learner.Learner):
         unroll: write the time steps out in the graph, which needs their number to be
             known when traced.
         target_mean, target_scale: of the family's targets, for regression: they enter
-            as `(y - mean) / scale` and answers leave as `mean + scale g`, so that
-            targets that hardly vary are seen beside x.
+            as `(y - mean) / scale`, the loss of meta-training is of such, and answers
+            leave as `mean + scale g`. So targets that hardly vary are seen beside x.
         preprocess: an `ImagePreprocess` that the data came through, if any.
         **kwargs: for `keras.Model`.
 
@@ -125,10 +125,16 @@ class SequenceLearner(learner.Learner):
         shape = tf.shape(x)
         return tf.reshape(x, [shape[0], shape[1], self.feature_size])
 
+    def _standard(self, y):
+        """Targets, or answers, in the units of learning."""
+        if self.classification:
+            return y
+        return (y - self.target_mean) / self.target_scale
+
     def _entered(self, y):
         """Labels as they enter the cell, `[T, S, L]`."""
         if not self.classification:
-            return (y - self.target_mean) / self.target_scale
+            return self._standard(y)
         onehot = tf.one_hot(y, self.output_size, dtype=self.compute_dtype)
         shape = tf.shape(y)
         return tf.reshape(onehot, [shape[0], shape[1], self.answer_size])
@@ -209,8 +215,10 @@ class SequenceLearner(learner.Learner):
         with tf.GradientTape() as tape:
             state, answers = self._read(support_x, support_y, True)
             outputs = self.infer_tasks(state, query_x, True)
-            read = losses.of(self.query_loss, support_y, answers)
-            asked = losses.of(self.query_loss, query_y, outputs)
+            read, asked = (
+                losses.of(self.query_loss, self._standard(y), self._standard(found))
+                for y, found in ((support_y, answers), (query_y, outputs))
+            )
             loss = (steps * read + asked) / (steps + 1)
         return loss, tape.gradient(loss, variables), variables, outputs
 
