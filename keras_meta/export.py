@@ -252,6 +252,7 @@ def _page(name, model, signatures):
         sides=sides,
         signatures="\n".join(lines),
         meaning="\n".join(_meaning(model, signatures)),
+        request=_request(name, signatures),
         inputs=", ".join(f'"{key}": {key}.tolist()' for key in inputs),
         arrays=", ".join(inputs),
         arguments=", ".join(
@@ -291,6 +292,22 @@ def _meaning(model, signatures):
         )
 
 
+def _request(name, signatures):
+    """How the client of keras-meta asks, if it can."""
+    if "serving_images" in signatures:
+        what, rest = "folders of images", "--support examples/ --query asked/"
+    elif "adapt" in signatures and _inputs(signatures["adapt"])[
+        "support_x"
+    ].shape.as_list() == [None, None, 1]:
+        what, rest = "a file of points", "--support points.csv"
+    else:
+        return ""
+    return (
+        f"With keras-meta, from {what}:\n\n"
+        f"    keras-meta request localhost:8501 {name} {rest}\n\n"
+    )
+
+
 def _listed(specs):
     """Names, types and shapes; a state of many tensors in short."""
 
@@ -321,11 +338,7 @@ Served by TensorFlow Serving from this folder's parent:
 {meaning}
 
 ## Asking
-With keras-meta, from folders of images or a file of points:
-
-    keras-meta request localhost:8501 {name} --support examples/ --query asked/
-
-Without it, `{arrays}` being NumPy arrays, by REST:
+{request}`{arrays}` being NumPy arrays, by REST:
 
 ```python
 import json

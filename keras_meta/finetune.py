@@ -1,5 +1,7 @@
 """From a learner and a support set to an ordinary Keras model of one task."""
 
+import tensorflow as tf
+
 
 def finetune(learner, x, y, optimizer=None):
     """An ordinary, compiled `keras.Model` that starts where `adapt` ends.
@@ -20,16 +22,25 @@ def finetune(learner, x, y, optimizer=None):
             rate below `S sigma^2`.
 
     Returns:
-        A compiled `keras.Model` from `[B, ...]` to the logits `[B, n]` of the n classes
-        present in y, or to predictions `[B, d_y]`.
+        A compiled `keras.Model` from `[B, ...]` to predictions `[B, d_y]` (of a `CNP`
+        mean and scale, `[B, d_y, 2]`), or to logits: of a gradient learner `[B, n]` of
+        the n classes present in y, of others `[B, N]`, those of absent classes being
+        out of reach. Its accuracy with string labels is that of single characters.
 
     Raises:
-        ValueError: as `learner.adapt`.
+        ValueError: more or fewer than one task, or as `learner.adapt`.
 
     Example:
         >>> model = km.finetune(learner, x, y)
         >>> model.fit(x, y, epochs=20)
     """
+    sides = ["S", *learner.x_spec("x").shape[2:]]
+    shape = tf.shape(x).numpy().tolist()
+    if len(shape) != len(sides):
+        raise ValueError(
+            f"expected x of one task, of shape [{', '.join(map(str, sides))}], got "
+            f"{shape}."
+        )
     model, optimizer = learner.task_model(x, y, optimizer)
     model.compile(
         optimizer=optimizer,

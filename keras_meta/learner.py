@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from keras_meta import losses, metrics
 
+# Of an episode, by name.
+INPUTS = ("support_x", "support_y", "query_x")
 # Added to the logit of a class that is absent from the support set: its probability is
 # then exactly zero in float32, and nothing turns into NaN as infinity would.
 ABSENT = -1e9
@@ -315,43 +317,77 @@ class Learner(keras.Model):
 
     # Checks, once and at the door.
 
-    def _checked_x(self, name, x):
-        spec = self.x_spec(name)
-        x = tf.convert_to_tensor(x)
-        if not spec.shape.is_compatible_with(x.shape):
+    def _check_episodes(self, episodes):
+        """Raises unless these are batches of episodes, before any is drawn."""
+        if isinstance(episodes, keras.utils.PyDataset) or hasattr(episodes, "__next__"):
+            return  # of which nothing is known before
+        found = getattr(episodes, "element_spec", episodes)
+        episode = found[0] if isinstance(found, tuple) else found
+        if not isinstance(episode, dict) or not set(INPUTS) <= set(episode):
+            got = type(episode).__name__
+            if isinstance(episode, dict):
+                got = f"{{{', '.join(sorted(map(str, episode)))}}}"
             raise ValueError(
-                f"expected {name} of shape [T, {name[0].upper()}, "
-                f"{', '.join(map(str, self.example_shape))}], got {list(x.shape)}"
-                + (
-                    "; learner.preprocess resizes images."
-                    if self.preprocess and x.shape.rank == spec.shape.rank
-                    else "."
-                )
+                "expected batches of episodes, a tf.data.Dataset of ({support_x, "
+                f"support_y, query_x}}, query_y), got {got}; km.finetune makes a model "
+                "of one task."
             )
-        if x.dtype == tf.uint8:
+        if found is episodes:  # arrays
+            found = episode = tf.nest.map_structure(tf.convert_to_tensor, episode)
+        for name in ("support_x", "query_x"):
+            self._check_x(name, episode[name])
+        self._check_y("support_y", episode["support_y"])
+        if isinstance(found, tuple) and len(found) > 1:
+            self._check_y("query_y", found[1])
+
+    def _check_x(self, name, x):
+        """Raises unless an x, or its TensorSpec, has the right shape and kind."""
+        spec = self.x_spec(name)
+        if not spec.shape.is_compatible_with(x.shape):
+            missing = spec.shape.rank - len(x.shape)
+            hint = "."
+            if missing == 1:
+                hint = ": dataset.batch(T), or x[None], makes an axis of tasks."
+            elif self.preprocess and not missing:
+                hint = "; learner.preprocess resizes images."
+            sides = map(str, ["T", name[0].upper(), *self.example_shape])
+            raise ValueError(
+                f"expected {name} of shape [{', '.join(sides)}], got {list(x.shape)}"
+                + hint
+            )
+        if tf.as_dtype(x.dtype) == tf.uint8:
             raise ValueError(
                 f"expected {name} to be floating point, got uint8: pass images "
                 "through learner.preprocess first."
             )
+
+    def _check_y(self, name, y):
+        """Raises unless a y, or its TensorSpec, has the right shape and kind."""
+        spec = self.y_spec(name)
+        if self.classification and not tf.as_dtype(y.dtype).is_integer:
+            raise ValueError(
+                f"expected {name} to be integer labels, got "
+                f"{tf.as_dtype(y.dtype).name}."
+            )
+        if not spec.shape.is_compatible_with(y.shape):
+            sides = map(str, ["T", name[0].upper(), *spec.shape[2:]])
+            raise ValueError(
+                f"expected {name} of shape [{', '.join(sides)}], got {list(y.shape)}."
+            )
+
+    def _checked_x(self, name, x):
+        spec = self.x_spec(name)
+        x = tf.convert_to_tensor(x)
+        self._check_x(name, x)
         x = tf.cast(x, spec.dtype)
         return required(x, _finite(name, _is_finite(x)))
 
     def _checked_support(self, support_x, support_y):
         """Both, once all is known to be right."""
         support_x = self._checked_x("support_x", support_x)
-        spec = self.y_spec("support_y")
         y = tf.convert_to_tensor(support_y)
-        if self.classification and not y.dtype.is_integer:
-            raise ValueError(
-                f"expected support_y to be integer labels, got {y.dtype.name}."
-            )
-        if not spec.shape.is_compatible_with(y.shape):
-            raise ValueError(
-                "expected support_y of shape "
-                f"[{', '.join(map(str, ['T', 'S', *spec.shape[2:]]))}], got "
-                f"{list(y.shape)}."
-            )
-        y = tf.cast(y, spec.dtype)
+        self._check_y("support_y", y)
+        y = tf.cast(y, self.y_spec("support_y").dtype)
         shape = tf.shape(support_x)[:2]
         checks = [
             (
@@ -370,8 +406,7 @@ class Learner(keras.Model):
         checks.append(
             (
                 inside,
-                f"expected labels in [0, {self.output_size}), got one outside "
-                "(with_classes gives a learner of more).",
+                f"expected labels in [0, {self.output_size}), got one outside.",
             )
         )
         if self.gapless:
@@ -380,7 +415,7 @@ class Learner(keras.Model):
             checks.append(
                 (
                     gapless,
-                    "expected each task's labels to be 0..n-1, got one with a gap.",
+                    "expected the labels of a task to be 0..n-1, got one with a gap.",
                 )
             )
         return required((support_x, y), *checks)
@@ -397,20 +432,25 @@ class Learner(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         """Meta-trains: Keras' `fit` on batches of episodes."""
+        self._check_episodes(x)
+        if kwargs.get("validation_data") is not None:
+            self._check_episodes(kwargs["validation_data"])
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # or Keras warns that it can't
         with _in_a_sentence():
             return super().fit(x, *args, **kwargs)
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, x=None, *args, **kwargs):
         """Keras' `evaluate` on batches of episodes."""
+        self._check_episodes(x)
         with _in_a_sentence():
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(x, *args, **kwargs)
 
-    def predict(self, *args, **kwargs):
+    def predict(self, x=None, *args, **kwargs):
         """Keras' `predict` on batches of episodes: the answers to their queries."""
+        self._check_episodes(x)
         with _in_a_sentence():
-            return super().predict(*args, **kwargs)
+            return super().predict(x, *args, **kwargs)
 
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """Keras' `compile`, with this learner's loss and metrics as the defaults.

@@ -431,8 +431,12 @@ def test_curves_of_any_units_for_a_process():
     np.testing.assert_allclose(moved, 10 * mean - 4, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(wider, 10 * scale, rtol=1e-3)
     # In units of its own, it is what the learner says.
-    ends = np.array([[-2.0, 1.0], [2.0, -1.0]])
+    ends = np.array([[-1.6, 1.0], [1.6, -1.0]])
     mean, scale = in_units(ends, np.array([0.5]))
+    # What else is asked changes nothing, be it far away, where the end's answer stands.
+    more = in_units(ends, np.array([0.5, 30.0, 2.0]))
+    np.testing.assert_allclose(np.array(more)[:, 0], np.ravel([mean, scale]), rtol=1e-6)
+    np.testing.assert_allclose(*np.array(more).T[1:], rtol=1e-6)
     learner = process()
     state = learner.adapt(ends[None, :, :1], ends[None, :, 1:])
     expected = learner.infer(state, [[[0.5]]])
@@ -452,7 +456,7 @@ def test_learn_points_with_a_process(monkeypatch, tmp_path, capsys):
         assert cli.main(["learn", "p.csv"]) == 0
     out = capsys.readouterr().out
     assert f"{learn.CURVES} learned a curve from 2 points" in out
-    assert "two standard deviations" in out and "scaled to [-2, 2]" in out
+    assert "two standard deviations" in out and "scaled to [-1.6, 1.6]" in out
     assert "1 of 2 x lie outside the known points" in out
     rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
     assert [row[0] for row in rows] == ["5", "20"] and all(len(r) == 3 for r in rows)

@@ -130,7 +130,7 @@ def test_without_a_server(served, data, capsys):
     assert cli.main(points) == 0
     *_, row, note = capsys.readouterr().out.splitlines()
     assert row.split()[0] == "2" and np.isfinite(float(row.split()[1]))
-    assert "its answers on other curves mean little" in note
+    assert note.startswith(f"For {CURVES}, points were taken as they are")
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc_address"])
@@ -160,6 +160,11 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     fails(capsys, "exported versions", "maml.none", *images, *local)
     fails(capsys, "signature serving_images", CURVES, *images, *local)
     fails(capsys, "[?, ?, 8, 8, 1]", IMAGES, "--support=points.csv", *local)
+    x = np.zeros([2, 1], "float32")
+    tuned = km.finetune(km.MAML(km.networks.mlp(), "mse"), x, x)
+    km.export(tuned, served / "tuned")
+    assert "keras-meta request" not in (served / "tuned" / "README.md").read_text()
+    fails(capsys, "was fine-tuned has learned", "tuned", "--support=points.csv", *local)
     fails(capsys, "--query DIR", IMAGES, "--support", "support", *local)
     fails(capsys, "no --query", CURVES, "--support", "points.csv", *local, "--query=q")
     fails(capsys, "folder of classes", IMAGES, *local, "--support=no", "--query=query")

@@ -245,6 +245,8 @@ def test_unrolled_is_the_same():
         ({"example_shape": None}, "a network or an example_shape"),
         ({"labels": "words"}, "onehot or strings"),
         ({"labels": "strings", "outputs": 3}, "5 outputs"),
+        ({"loss": "gaussian"}, "a loss of predictions alone"),
+        ({"loss": "mse", "labels": "strings"}, "string labels with a loss of classes"),
         ({"target_scale": 2.0}, "target_scale 1 for classification, got 0.0 and 2.0"),
         ({"loss": "mse", "target_scale": 0}, "target_scale to be a number above 0"),
     ],
@@ -252,3 +254,33 @@ def test_unrolled_is_the_same():
 def test_what_is_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         km.LSTMLearner(**{"example_shape": [3], **wrong})
+
+
+def test_what_fit_is_given_is_told_before_anything_is_traced():
+    learner = km.LSTMLearner(example_shape=[2], outputs=2, units=4)
+    learner.compile()
+    episodes = km.tasks.boolean().episodes(3, 2)
+    batches = episodes.batch(2)
+    learner.fit(
+        batches, steps_per_epoch=1, verbose=0
+    )  # what was traced changes nothing
+    floats = batches.map(lambda episode, y: (episode, tf.cast(y, tf.float32)))
+    sides = batches.map(lambda episode, y: (episode, y[..., None]))
+    bare = batches.map(lambda episode, y: ({"query": episode["query_x"]}, y))
+    for given, words in (
+        (episodes, r"support_x of shape \[T, S, 2\], got \[3, 2\]: dataset.batch"),
+        (np.zeros([3, 2]), "support_x, support_y, query_x}, query_y.* got ndarray"),
+        (bare, "got {query}"),
+        (floats, "query_y to be integer labels, got float32"),
+        (sides, r"query_y of shape \[T, Q\], got \[None, 2, 1\]"),
+    ):
+        for call in (learner.fit, learner.evaluate):
+            with pytest.raises(ValueError, match=words):
+                call(given, verbose=0)
+        with pytest.raises(ValueError, match=words):
+            learner.fit(batches, validation_data=given, verbose=0)
+    episode, query_y = next(iter(batches))
+    assert learner.predict(episode, verbose=0).shape == (2, 2, 2)
+    assert learner.evaluate(episode, query_y, verbose=0)
+    with pytest.raises(ValueError, match=r"one task, of shape \[S, 2\], got \[2, 3, 2"):
+        km.finetune(learner, episode["support_x"], episode["support_y"])

@@ -137,7 +137,12 @@ def _parser():
         ("episodes", 2, 1000, "tasks"),
         ("ways", 2, None, "classes of a task (default: as trained)"),
         ("shots", 1, None, "examples of a class, or points (default: as trained)"),
-        ("queries", 1, None, "queries of a class, or points (default: 15, or 100)"),
+        (
+            "queries",
+            1,
+            None,
+            "queries of a class, or points (default: as its recipe tests)",
+        ),
     ):
         kind = functools.partial(_integer, least=least)
         added.add_argument(

@@ -16,6 +16,8 @@ DRAWN_QUERIES = 150
 QUERIES_AT_ONCE = 500
 # For curves whose family is not known.
 CURVES = "cnp.gp_rbf"
+# Of x: the range that models of curves know, and what known points are scaled to.
+END, KNOWN = 2.0, 1.6
 
 
 def run(arguments):
@@ -337,8 +339,11 @@ def _has_units(name):
 def units_note(name):
     """What was done to the points of a curve."""
     if _has_units(name):
-        return "x was scaled to [-2, 2], and y to mean 0 and spread 1, for it"
-    return "its answers on other curves mean little"
+        return (
+            f"the known x were scaled to [-{KNOWN}, {KNOWN}], and y to mean 0 and "
+            "spread 1, for it"
+        )
+    return "points were taken as they are, and curves unlike its own mean little to it"
 
 
 def in_units(name, known, x, predict):
@@ -346,7 +351,9 @@ def in_units(name, known, x, predict):
 
     Args:
         name: of the entry.
-        known: points `[S, 2]`.
+        known: points `[S, 2]`. What a model knows of x is the range [-2, 2]: these
+            fill most of it, and what lies beyond is answered as its end is, so that
+            no answer depends on what else is asked.
         x: to be predicted, `[Q]`.
         predict: `(known, x) -> (mean [Q], scale [Q] or None)`.
 
@@ -355,12 +362,12 @@ def in_units(name, known, x, predict):
     """
     if not _has_units(name):
         return predict(known, x)
-    least, most = min(known[:, 0].min(), x.min()), max(known[:, 0].max(), x.max())
-    half, centre = (most - least) / 4 or 1.0, (least + most) / 2
+    least, most = known[:, 0].min(), known[:, 0].max()
+    unit, centre = (most - least) / (2 * KNOWN) or 1.0, (least + most) / 2
     middle, spread = known[:, 1].mean(), known[:, 1].std() or 1.0
     mean, scale = predict(
-        np.stack([(known[:, 0] - centre) / half, (known[:, 1] - middle) / spread], 1),
-        (x - centre) / half,
+        np.stack([(known[:, 0] - centre) / unit, (known[:, 1] - middle) / spread], 1),
+        np.clip((x - centre) / unit, -END, END),
     )
     return middle + spread * mean, spread * scale
 

@@ -28,7 +28,8 @@ FOR = {
 OTHERWISE = {
     "images": "photographs, or any pictures unlike its data: it has seen nothing else; "
     "`tools/train.py` and the README's own-images tutorial train one on others.",
-    "curves": "curves of another kind, or x outside the range of its data.",
+    "curves": "curves of another kind, x outside the range of its data, or fewer "
+    "points than it was trained with.",
     "points": "functions of another family, or inputs outside the range of its data.",
     "pixels": "drawings of another kind or size.",
 }

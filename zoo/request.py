@@ -59,7 +59,7 @@ def _points(arguments):
 
     mean, scale = learn.in_units(arguments.model, known, asked, predict)
     console.console().print(learn.points_table(asked, mean, scale))
-    print(f"Of {arguments.model}: {learn.units_note(arguments.model)}.")
+    print(f"For {arguments.model}, {learn.units_note(arguments.model)}.")
 
 
 def _images(support, queries):
@@ -167,6 +167,11 @@ def _grpc(address, model, signature, inputs):
     return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
 
 
+def _asked_for(signatures):
+    """The names of signatures that are not TensorFlow's own."""
+    return sorted(name for name in signatures if not name.startswith("__"))
+
+
 def _local(directory, model, body):
     """The outputs as the server would compute them: by the v1 loader and a Session."""
     versions = [
@@ -188,11 +193,17 @@ def _local(directory, model, body):
         if body["signature_name"] not in loaded.signature_def:
             raise ValueError(
                 f"expected {newest} to have the signature {body['signature_name']}, it "
-                f"has {', '.join(sorted(loaded.signature_def))}."
+                f"has {', '.join(_asked_for(loaded.signature_def))}."
             )
         definition = loaded.signature_def[body["signature_name"]]
         feed = {}
         for name, value in body["inputs"].items():
+            if name not in definition.inputs:
+                raise ValueError(
+                    f"expected {model} to learn from {name}, it takes "
+                    f"{', '.join(sorted(definition.inputs))}: a model that was "
+                    "fine-tuned has learned, its page says how to ask it."
+                )
             spec = definition.inputs[name]
             value = np.array(value, tf.as_dtype(spec.dtype).as_numpy_dtype)
             wanted = tf.TensorShape(spec.tensor_shape)

@@ -50,7 +50,7 @@ def evaluate(
         raise ValueError(
             f"expected at most {card.ways} ways for {name}, got {ways}."
             if card.ways
-            else f"expected no ways for {name}, which is for regression."
+            else f"expected no ways for {name}, whose tasks have no classes to choose."
         )
     if episodes < 2:
         raise ValueError(f"expected at least 2 episodes, got {episodes}.")

@@ -46,6 +46,14 @@ class CNP(learner.Learner):
         "values": [T, S + 1, D]}` with attention; S may be zero. Classification:
         `{"representation": [T, N, D], "ways": [T]}`.
 
+    Example:
+        >>> encoder = networks.mlp((2,), 128, (128, 128, 128))  # of x and y to D
+        >>> decoder = networks.mlp((129,), 2, (128, 128))  # of r and x to mu and sigma
+        >>> learner = CNP(encoder, decoder)
+        >>> learner.compile("adam")
+        >>> family = tasks.gaussian_process()
+        >>> learner.fit(family.episodes(9, 9).batch(64), steps_per_epoch=1000)
+
     Raises:
         ValueError: networks whose sizes do not fit together, an argument out of range.
 
@@ -69,7 +77,12 @@ class CNP(learner.Learner):
         functional.require_built(decoder)
         kwargs.setdefault("dtype", encoder.weights[0].dtype)
         width, ahead = encoder.output_shape[-1], decoder.input_shape[-1]
-        classification = losses.is_classification(losses.get(loss, kwargs["dtype"]))
+        found = losses.get(loss, kwargs["dtype"])
+        classification = losses.is_classification(found)
+        if not classification and isinstance(found, keras.losses.MeanSquaredError):
+            raise ValueError(
+                "expected a loss of mean and scale, such as gaussian, got mse."
+            )
         if classification:
             shape, wanted = encoder.input_shape[1:], (2 * width, 1)
         else:

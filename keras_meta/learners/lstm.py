@@ -19,6 +19,11 @@ class LSTMLearner(sequence.SequenceLearner):
         units: of each LSTM layer, an integer or one for each layer.
         **kwargs: see `SequenceLearner`.
 
+    Example:
+        >>> learner = LSTMLearner(example_shape=[2], outputs=2, units=32)
+        >>> learner.compile("adam")
+        >>> learner.fit(tasks.boolean().episodes(15, 1).batch(64), steps_per_epoch=1000)
+
     Reference:
         "Learning to Learn Using Gradient Descent", ICANN 2001.
     """

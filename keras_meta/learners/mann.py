@@ -32,6 +32,15 @@ class MANN(sequence.SequenceLearner):
         skip: whether g sees f(x_t) beside what the cell gives.
         **kwargs: see `LRUACell` and `SequenceLearner`.
 
+    Example:
+        >>> encoder = networks.conv4((28, 28, 1), outputs=64)  # of images to features
+        >>> learner = MANN(encoder, outputs=5)
+        >>> learner.compile("adam")
+        >>> learner.fit(pool.episodes(5, 10, 1).batch(16), steps_per_epoch=1000)
+
+        With `MANN(..., labels="strings")` the episodes are those of
+        `pool.episodes(..., labels="strings")`.
+
     Reference:
         "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016.
     """

@@ -27,6 +27,11 @@ class ProtoNet(learner.Learner):
     State:
         `{"prototypes": [T, N, D], "ways": [T]}`.
 
+    Example:
+        >>> learner = ProtoNet(networks.conv4((28, 28, 1), outputs=64), outputs=20)
+        >>> learner.compile("adam")
+        >>> learner.fit(pool.episodes(ways=20).batch(4), steps_per_epoch=1000)
+
     Reference:
         Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning",
         NeurIPS 2017, arXiv 1703.05175, equations 1 and 2.

@@ -89,6 +89,12 @@ class SequenceLearner(learner.Learner):
                 "expected target_mean 0 and target_scale 1 for classification, got "
                 f"{target_mean} and {target_scale}."
             )
+        if isinstance(self.support_loss, losses.GaussianNLL):
+            raise ValueError("expected a loss of predictions alone, got gaussian.")
+        if labels == "strings" and not self.classification:
+            raise ValueError(
+                f"expected string labels with a loss of classes, got {loss!r}."
+            )
         self.target_mean = target_mean
         self.target_scale = target_scale
         self.network = network
