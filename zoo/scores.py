@@ -196,4 +196,7 @@ def sentence(score):
     """A score in words, such as `98.50% ± 0.12%`."""
     if score["metric"] == "accuracy":
         return f"{100 * score['mean']:.2f}% ± {100 * score['interval']:.2f}%"
-    return f"{score['metric']} {score['mean']:.4f} ± {score['interval']:.4f}"
+    mean, interval = f"{score['mean']:.4f}", f"{score['interval']:.4f}"
+    if abs(score["mean"]) < 1e-3:
+        mean, interval = f"{score['mean']:.2g}", f"{score['interval']:.1g}"
+    return f"{score['metric']} {mean} ± {interval}"
