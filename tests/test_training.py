@@ -96,3 +96,23 @@ def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
     learner = keras.models.load_model(tmp_path / "last.keras")
     assert int(learner.optimizer.iterations) == 5
     assert all(np.isfinite(v.numpy()).all() for v in learner.variables)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: km.LSTMLearner(example_shape=[2], units=[3, 4]),
+        lambda: km.MANN(example_shape=[2], units=3, rows=4, width=2, heads=1),
+        lambda: km.CNP(
+            km.networks.mlp((2,), 8, (8,)),
+            km.networks.mlp((9,), 2, (8,)),
+            aggregate="attention",
+        ),
+    ],
+)
+def test_layers_have_names_that_last(make):
+    learners = make(), make()
+    learners[0](learners[0].example())
+    learners[1](learners[1].example())
+    new = training.transfer(*learners)
+    assert [path for path in new if "seed_generator" not in path] == []

@@ -121,7 +121,8 @@ class CNP(learner.Learner):
                     keras.Input(shape, dtype=self.compute_dtype),
                     keras.layers.Dense(width, "relu", dtype=policy, name="embed1"),
                     keras.layers.Dense(width, dtype=policy, name="embed2"),
-                ]
+                ],
+                name="embedding",
             )
             self.attention = keras.layers.MultiHeadAttention(
                 num_heads=8,
