@@ -397,13 +397,10 @@ class ClassPool:
             encode: `[n, ...] -> [n, ...]`, such as a Keras model.
         """
         encode = tf.function(encode, reduce_retracing=True)
-        found = [
-            encode(self._scaled(tf.image.rot90(x, turns) if turns else x))
-            for x, turns in (
-                (self._at(tf.range(first, first + count)), turns)
-                for _, first, count, turns in self._table
-            )
-        ]
+        found = []
+        for row in self._table:
+            x, turns = self._examples(row), row[3]
+            found.append(encode(tf.image.rot90(x, turns) if turns else x))
         table = self._table.copy()
         table[:, 1] = np.cumsum(table[:, 2]) - table[:, 2]
         table[:, 3] = 0
@@ -411,7 +408,10 @@ class ClassPool:
 
     def images_of(self, class_id):
         """All unrotated images of a class, as episodes give them, `[n, ...]`."""
-        row = self.select([class_id])._table[0]
+        return self._examples(self.select([class_id])._table[0])
+
+    def _examples(self, row):
+        """All examples of a row of the table, unrotated, as episodes give them."""
         return self._scaled(self._at(tf.range(row[1], row[1] + row[2])))
 
     def _at(self, rows):

@@ -294,11 +294,10 @@ def _meaning(model, signatures):
 
 def _request(name, signatures):
     """How the client of keras-meta asks, if it can."""
+    known = _inputs(signatures["serving_default"]).get("support_x")
     if "serving_images" in signatures:
         what, rest = "folders of images", "--support examples/ --query asked/"
-    elif "adapt" in signatures and _inputs(signatures["adapt"])[
-        "support_x"
-    ].shape.as_list() == [None, None, 1]:
+    elif known is not None and known.shape.as_list() == [None, None, 1]:
         what, rest = "a file of points", "--support points.csv"
     else:
         return ""

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_meta.learner import named_shape
+
 
 def finetune(learner, x, y, optimizer=None):
     """An ordinary, compiled `keras.Model` that starts where `adapt` ends.
@@ -34,12 +36,10 @@ def finetune(learner, x, y, optimizer=None):
         >>> model = km.finetune(learner, x, y)
         >>> model.fit(x, y, epochs=20)
     """
-    sides = ["S", *learner.x_spec("x").shape[2:]]
-    shape = tf.shape(x).numpy().tolist()
-    if len(shape) != len(sides):
+    spec, shape = learner.x_spec("x"), tf.shape(x).numpy().tolist()
+    if len(shape) != spec.shape.rank - 1:
         raise ValueError(
-            f"expected x of one task, of shape [{', '.join(map(str, sides))}], got "
-            f"{shape}."
+            f"expected x of one task, of shape {named_shape(spec, 'S')}, got {shape}."
         )
     model, optimizer = learner.task_model(x, y, optimizer)
     model.compile(

@@ -70,6 +70,16 @@ def stacked(outputs):
     return tf.stack(outputs, axis=-1) if isinstance(outputs, tuple) else outputs
 
 
+def named_shape(spec, *axes):
+    """The shape of examples in words: `[T, S, 28, 28, 1]`, if `axes` are T and S.
+
+    Args:
+        spec: their TensorSpec, with two leading axes.
+        *axes: what to call those that are there.
+    """
+    return f"[{', '.join([*axes, *map(str, spec.shape[2:])])}]"
+
+
 class Learner(keras.Model):
     """Learns a task from its support set, and answers its queries.
 
@@ -350,10 +360,9 @@ class Learner(keras.Model):
                 hint = ": dataset.batch(T), or x[None], makes an axis of tasks."
             elif self.preprocess and not missing:
                 hint = "; learner.preprocess resizes images."
-            sides = map(str, ["T", name[0].upper(), *self.example_shape])
+            shape = named_shape(spec, "T", name[0].upper())
             raise ValueError(
-                f"expected {name} of shape [{', '.join(sides)}], got {list(x.shape)}"
-                + hint
+                f"expected {name} of shape {shape}, got {list(x.shape)}{hint}"
             )
         if tf.as_dtype(x.dtype) == tf.uint8:
             raise ValueError(
@@ -370,10 +379,8 @@ class Learner(keras.Model):
                 f"{tf.as_dtype(y.dtype).name}."
             )
         if not spec.shape.is_compatible_with(y.shape):
-            sides = map(str, ["T", name[0].upper(), *spec.shape[2:]])
-            raise ValueError(
-                f"expected {name} of shape [{', '.join(sides)}], got {list(y.shape)}."
-            )
+            shape = named_shape(spec, "T", name[0].upper())
+            raise ValueError(f"expected {name} of shape {shape}, got {list(y.shape)}.")
 
     def _checked_x(self, name, x):
         spec = self.x_spec(name)

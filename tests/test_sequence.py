@@ -261,9 +261,8 @@ def test_what_fit_is_given_is_told_before_anything_is_traced():
     learner.compile()
     episodes = km.tasks.boolean().episodes(3, 2)
     batches = episodes.batch(2)
-    learner.fit(
-        batches, steps_per_epoch=1, verbose=0
-    )  # what was traced changes nothing
+    # What was traced changes nothing.
+    learner.fit(batches, steps_per_epoch=1, verbose=0)
     floats = batches.map(lambda episode, y: (episode, tf.cast(y, tf.float32)))
     sides = batches.map(lambda episode, y: (episode, y[..., None]))
     bare = batches.map(lambda episode, y: ({"query": episode["query_x"]}, y))

@@ -1,5 +1,8 @@
 """Parts of meta-training; `test_zoo` runs the whole."""
 
+import os
+import signal
+
 import keras
 import numpy as np
 import pytest
@@ -72,27 +75,47 @@ def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
     assert "stopping at the next checkpoint" in capsys.readouterr().out
 
 
-def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
+def fit(optimizer, directory, steps, every):
+    """Trains MAML on sinusoids, two tasks a meta-step."""
     family = km.tasks.sinusoid()
 
     def make():
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [1e-3, 1e30])
         learner = km.MAML(km.networks.mlp(), "mse")
-        learner.compile(keras.optimizers.SGD(rate, use_ema=True))
+        learner.compile(optimizer)
         learner.optimizer.build(learner.trainable_variables)
         return learner
 
+    training.fit(
+        make,
+        lambda start: family.episodes(start=start),
+        family.episodes(seed=1).take(4).batch(2),
+        directory,
+        {"steps": steps},
+        2,
+        every,
+        "mse",
+    )
+
+
+def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
+    def interrupt(self, batch, logs=None):
+        if batch == 9:  # the last of those taken together
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training.Run, "on_train_batch_end", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
+        fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
+    assert "stopping at the next checkpoint, 10 meta-steps" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is before
+    learner = keras.models.load_model(tmp_path / "last.keras")
+    assert int(learner.optimizer.iterations) == 20
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [1e-3, 1e30])
     with pytest.raises(ValueError, match="finite loss by meta-step 10, got nan: trai"):
-        training.fit(
-            make,
-            lambda start: family.episodes(start=start),
-            family.episodes(seed=1).take(4).batch(2),
-            tmp_path,
-            {"steps": 20},
-            2,
-            5,
-            "mse",
-        )
+        fit(keras.optimizers.SGD(rate, use_ema=True), tmp_path, 20, 5)
     learner = keras.models.load_model(tmp_path / "last.keras")
     assert int(learner.optimizer.iterations) == 5
     assert all(np.isfinite(v.numpy()).all() for v in learner.variables)

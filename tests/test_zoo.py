@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import json
-import os
 import resource
-import signal
 import subprocess
 import sys
 
@@ -186,6 +184,8 @@ def test_recipe_makes_a_learner_for_its_task(name):
         assert recipe.task.block == recipe.tasks
     kind = name.partition(".")[0].replace("_", "")
     assert kind == type(learner).__name__.lower().removesuffix("learner")
+    reads = name.startswith(("lstm.omniglot", "mann."))
+    assert training.has_fixed_encoder(learner) == reads
     assert recipe.warm_start is None or recipe.warm_start in recipes.RECIPES
 
 
@@ -274,38 +274,6 @@ def test_a_full_disk_is_told_and_nothing_lost(tmp_path):
         assert "Traceback" not in said
     assert begin(stopped).wait() == 0
     same_bits(whole, stopped)
-
-
-def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
-    family = km.tasks.sinusoid()
-
-    def make():
-        learner = km.MAML(km.networks.mlp(), "mse")
-        learner.compile(keras.optimizers.Adam(use_ema=True))
-        learner.optimizer.build(learner.trainable_variables)
-        return learner
-
-    def interrupt(self, batch, logs=None):
-        if batch == 9:  # the last of those taken together
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(training.Run, "on_train_batch_end", interrupt)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
-        training.fit(
-            make,
-            lambda start: family.episodes(start=start),
-            family.episodes(seed=1).take(4).batch(2),
-            tmp_path,
-            {"steps": 40},
-            2,
-            20,
-            "mse",
-        )
-    assert "stopping at the next checkpoint, 10 meta-steps" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGINT) is before
-    learner = keras.models.load_model(tmp_path / "last.keras")
-    assert int(learner.optimizer.iterations) == 20
 
 
 def test_a_run_is_not_resumed_as_another(tmp_path):

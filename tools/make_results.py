@@ -240,8 +240,8 @@ def paired(found):
         if not likest or len(each) < 2:
             continue
         ways, shots, *_, normalization = name.split()
-        ways = None if ways == "None" else ways
-        task = scores.protocol({"ways": ways, "shots": shots})
+        ways = None if ways == "None" else int(ways)
+        task = scores.protocol({"ways": ways, "shots": int(shots)})
         # Of two MAMLs, that which was trained with this normalization.
         inductive = [m for m in likest if m.endswith("-inductive")]
         base = inductive if normalization == "inductive" and inductive else likest

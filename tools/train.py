@@ -80,12 +80,13 @@ def ready(recipe, learner, steps):
 def train(name, directory, steps, seed):
     recipe = recipes.recipe(name)
     print(f"{name}: loading data", flush=True)
-    preprocess = recipe.learner().preprocess
-    if recipe.encoded:
+    learner = recipe.learner()
+    source = learner.preprocess, seed
+    if training.has_fixed_encoder(learner):  # which then runs once over the data
         encoder, learner = training.split(begin(recipe, seed))
-        episodes = recipe.task.episodes(preprocess, seed, encoder)
+        episodes = recipe.task.episodes(*source, encoder)
     else:
-        learner, episodes = None, recipe.task.episodes(preprocess, seed)
+        learner, episodes = None, recipe.task.episodes(*source)
     validation = episodes["validation"]().take(FLAGS.validation_tasks)
     training.fit(
         lambda: ready(recipe, learner or begin(recipe, seed), steps),
@@ -103,7 +104,7 @@ def publish(name, directory, seed):
     """Makes a run's best weights the zoo's, with a card that has no figures yet."""
     recipe = recipes.recipe(name)
     learner = keras.models.load_model(directory / "best.keras")
-    if recipe.encoded:
+    if training.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, begin(recipe, seed)
         training.transfer(trained, learner)
         learner.compile()

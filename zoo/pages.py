@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import zoo
 from keras_meta import episodes, plots
+from keras_meta.learner import named_shape
 from zoo import console, published, recipes, scores, training
 
 SEED = 0
@@ -90,8 +91,9 @@ def page(learner, card, pictures):
         "",
         "km.runtime.configure()",
         f'learner = zoo.load("{card.name}")',
-        f"state = learner.adapt(support_x, support_y)  # {shape(learner.x_spec('x'))}, "
-        + shape(learner.y_spec("y")),
+        f"state = learner.adapt(support_x, support_y)  # "
+        f"{named_shape(learner.x_spec('x'), 'T', 'S')}, "
+        + named_shape(learner.y_spec("y"), "T", "S"),
         "answers = learner.infer(state, query_x)",
         "```",
         "",
@@ -132,11 +134,6 @@ def inner_loop(learner):
     )
 
 
-def shape(spec):
-    """A support set's shape, in words."""
-    return f"[{', '.join(['T', 'S', *map(str, spec.shape[2:])])}]"
-
-
 def origin(card):
     """What training began from."""
     return card.command.partition("warm-started from ")[2].rstrip(")") or "nothing"
@@ -144,8 +141,7 @@ def origin(card):
 
 def as_it_was(learner):
     """Of what training began from, what it did not change."""
-    layers = getattr(getattr(learner, "network", None), "layers", ())
-    return "" if all(layer.trainable for layer in layers) else ", its encoder as it was"
+    return ", its encoder as it was" if training.has_fixed_encoder(learner) else ""
 
 
 def pictured(learner, card):

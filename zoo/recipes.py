@@ -394,8 +394,6 @@ class Recipe:
         average: momentum of the moving average of the weights that is kept.
         warm_start: the entry whose weights to start from, if any.
         adjust: changes the learner that has been given them, in place.
-        encoded: whether only the last layer of the network is trained, on what those
-            before it give, which is computed once.
         optimizer: the name of the meta-optimizer.
         intra_op: threads inside an op; 2 where all tasks are one batch.
         seed: of the weights and the episodes.
@@ -410,7 +408,6 @@ class Recipe:
     average: float = 0.999
     warm_start: str | None = None
     adjust: collections.abc.Callable | None = None
-    encoded: bool = False
     optimizer: str = "adam"
     intra_op: int = 1
     seed: int = 0
@@ -908,7 +905,6 @@ RECIPES = {
         steps=20_000,
         rate=3e-3,
         warm_start="protonet.omniglot_20w1s",
-        encoded=True,
     ),
     "lstm.omniglot_15w_strings": Recipe(
         _reader("LSTMLearner", outputs=5, units=256, labels="strings"),
@@ -917,7 +913,6 @@ RECIPES = {
         steps=16_000,
         rate=3e-3,
         warm_start="lstm.omniglot_5w",
-        encoded=True,
     ),
     "mann.omniglot_5w": Recipe(
         _reader("MANN", outputs=5),
@@ -926,7 +921,6 @@ RECIPES = {
         steps=20_000,
         rate=3e-3,
         warm_start="protonet.omniglot_20w1s",
-        encoded=True,
     ),
     "mann.omniglot_15w_strings": Recipe(
         _reader("MANN", outputs=5, labels="strings"),
@@ -935,7 +929,6 @@ RECIPES = {
         steps=16_000,
         rate=3e-3,
         warm_start="mann.omniglot_5w",
-        encoded=True,
     ),
     "maml.cifar100_5w1s": Recipe(
         _coloured, Classification(CIFAR100), MAML_PAPER, steps=30_000

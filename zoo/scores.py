@@ -188,7 +188,7 @@ def protocol(figure):
     shots = figure["shots"]
     words = f"{shots} points"
     if figure["ways"]:
-        words = f"{figure['ways']} ways, {shots} shot{'s' * (str(shots) != '1')}"
+        words = f"{figure['ways']} ways, {shots} shot{'s' * (shots != 1)}"
     return f"{words}, Lake's" if figure.get("protocol") == "lake" else words
 
 

@@ -225,6 +225,15 @@ def transfer(trained, learner):
     return new
 
 
+def has_fixed_encoder(learner):
+    """Whether no weight before the last layer of the network is to be trained."""
+    network = getattr(learner, "network", None)
+    encoder = (
+        [layer for layer in network.layers[:-1] if layer.weights] if network else []
+    )
+    return bool(encoder) and not any(layer.trainable for layer in encoder)
+
+
 def split(learner):
     """Cuts the network of a learner before its last layer.
 

@@ -79,7 +79,7 @@ class CNP(learner.Learner):
         width, ahead = encoder.output_shape[-1], decoder.input_shape[-1]
         found = losses.get(loss, kwargs["dtype"])
         classification = losses.is_classification(found)
-        if not classification and isinstance(found, keras.losses.MeanSquaredError):
+        if isinstance(found, keras.losses.MeanSquaredError):
             raise ValueError(
                 "expected a loss of mean and scale, such as gaussian, got mse."
             )

@@ -75,16 +75,13 @@ def judged(predict, batches):
     """Squared errors, and NLL where there is a scale, of tasks: `[T, 1 or 2]`."""
     rows = []
     for episode, y in batches:
-        mean, scale = predict(*(episode[k] for k in INPUTS))
+        mean, scale = predict(*(episode[k] for k in km.learner.INPUTS))
         row = [np.square(y - mean)]
         if scale is not None:
             distance = (y - mean) / scale
             row.append(np.log(scale) + distance**2 / 2 + np.log(2 * np.pi) / 2)
         rows.append(np.stack([v.mean((1, 2)) for v in row], 1))
     return np.concatenate(rows)
-
-
-INPUTS = ("support_x", "support_y", "query_x")
 
 
 def drawn(family, known, seed, count):
