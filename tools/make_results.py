@@ -132,7 +132,7 @@ def score(name):
         tasks[key(found)] = found.pop("tasks").astype("float32")
         figures.append(
             {
-                key: round(value, 6) if isinstance(value, float) else value
+                key: float(f"{value:.6g}") if isinstance(value, float) else value
                 for key, value in found.items()
                 if key not in ("model", "seconds")
             }
