@@ -70,6 +70,7 @@ def ready(recipe, learner, steps):
         "learning_rate": keras.optimizers.schedules.CosineDecay(recipe.rate, steps),
         "use_ema": True,
         "ema_momentum": recipe.average,
+        "global_clipnorm": recipe.clip,
     }
     kind = type(keras.optimizers.get(recipe.optimizer))
     learner.compile(kind.from_config(settings))

@@ -26,7 +26,8 @@ class CNP(learner.Learner):
     Meta-training asks the support examples too. With `aggregate="attention"` a query
     has a representation of its own, from the examples whose x are near (Kim et al.,
     2019): multi-head attention of x over x_s with values h(x_s, y_s), and one learned
-    value beside them, which is what there is without examples.
+    value beside them, which is what there is without examples. Meta-training then asks
+    the queries alone: an example would find itself, and copies say nothing of others.
 
     Args:
         encoder: h, a built Keras model: from `[B, d_x + d_y]` (regression) or from
@@ -206,7 +207,8 @@ class CNP(learner.Learner):
         return tfp.distributions.Normal(*self.infer(state, query_x))
 
     def meta_gradient(self, episode, query_y):
-        # Support examples are asked too.
+        if self.aggregate == "attention":
+            return super().meta_gradient(episode, query_y)
         both = tf.concat([episode["query_x"], episode["support_x"]], axis=1)
         support_y = tf.cast(episode["support_y"], query_y.dtype)
         queries = tf.shape(query_y)[1]
