@@ -543,14 +543,12 @@ def _reader(kind, **settings):
 
 
 def _memory(**settings):
-    """The reader with a memory, as its equations have it: it answers from what it read.
+    """Makes readers with a memory that answer from what they read there alone.
 
-    The dot product tells rows apart that the cosine, between -1 and 1, reads as one; and
-    what the controller says by itself leaves the memory unlearned.
+    The dot product tells rows apart that the cosine, between -1 and 1, reads as one;
+    and a controller that may answer by itself leaves the memory unlearned.
     """
-    return _reader(
-        "MANN", outputs=5, similarity="dot", output_hidden=False, **settings
-    )
+    return _reader("MANN", outputs=5, similarity="dot", output_hidden=False, **settings)
 
 
 def _class_process(ways):
