@@ -45,12 +45,18 @@ flags.DEFINE_integer(
 flags.DEFINE_bool("publish", False, "Make the best weights the zoo's when done.")
 
 
+def origin_of(recipe):
+    """Where the weights come from to begin with, or None."""
+    origin = FLAGS.warm_start or recipe.warm_start
+    return None if origin == "none" else origin
+
+
 def begin(recipe, seed):
     """The learner of a recipe, untrained or warm-started."""
     keras.utils.set_random_seed(seed)
     learner = recipe.learner()
-    origin = FLAGS.warm_start or recipe.warm_start
-    if origin and origin != "none":
+    origin = origin_of(recipe)
+    if origin:
         trained = (
             keras.models.load_model(origin)
             if origin.endswith(".keras")
@@ -114,8 +120,8 @@ def publish(name, directory, seed):
     steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
     kept = int(training.best_of(rows, recipe.task.metric)["step"])
     paper, command = recipe.paper, f"python tools/train.py --recipe={name}"
-    if recipe.warm_start and FLAGS.warm_start != "none":
-        command += f" (warm-started from {recipe.warm_start})"
+    if origin_of(recipe):
+        command += f" (warm-started from {origin_of(recipe)})"
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
     training.save(learner, folder / "model.keras")
