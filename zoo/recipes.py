@@ -923,6 +923,7 @@ RECIPES = {
         LSTM_PAPER,
         steps=16_000,
         rate=3e-3,
+        clip=1.0,
         warm_start="protonet.omniglot_20w1s",
     ),
     "mann.omniglot_5w": Recipe(
