@@ -284,3 +284,18 @@ def test_a_run_is_not_resumed_as_another(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(settings | {"tasks": 2}))
     with pytest.raises(ValueError, match="'tasks': 1.* it holds one of .*'tasks': 2"):
         training.fit(None, None, None, tmp_path, settings, 1, 1, "mse")
+
+
+def test_accuracy_by_presentation_keeps_sequences_apart():
+    class Reader:
+        def sequence(self, support_x, support_y):
+            return np.eye(3)[support_x]  # what it was told to say
+
+    labels = np.array([[0, 1, 0, 1, 0, 1], [2, 2, 2, 0, 0, 0]])
+    said = np.array([[0, 0, 0, 1, 1, 1], [2, 0, 2, 0, 2, 0]])
+    batches = [
+        ({"support_x": s[None], "support_y": y[None]}, None)
+        for s, y in zip(said, labels, strict=True)
+    ]
+    found = scores.by_presentation(Reader(), batches, 3)
+    np.testing.assert_array_equal(found, [[0.5, 1, 0.5], [1, 0, 1]])

@@ -237,7 +237,7 @@ def _presentations(learner, card):
     if learner.classification and card.ways:
         title = "Presentations: accuracy by how often a class was seen"
         name = "accuracy"
-        means, widths = scores.by_presentation(learner, batches, card.shots)
+        found = scores.by_presentation(learner, batches, card.shots)
     else:
         title, name = "Examples: error by how many were seen before", "error"
         wrong = []
@@ -249,8 +249,8 @@ def _presentations(learner, card):
             else:
                 wrong.append(np.square(answers - y).mean(-1))
                 name = "squared error"
-        wrong = np.concatenate(wrong).astype("float64")
-        means, widths = np.transpose([scores.summary(each) for each in wrong.T])
+        found = np.concatenate(wrong).astype("float64")
+    means, widths = np.transpose([scores.summary(each) for each in found.T])
     found = {card.name: (np.arange(1, len(means) + 1), means, widths)}
     kind = "presentation of a class" if card.ways else "example"
     title += f", mean of {count} test tasks"

@@ -604,6 +604,7 @@ OMNIGLOT_5W5S_5W1S = Classification(OMNIGLOT, training_shots=5)
 # As Snell et al. train: from more ways than are asked for.
 OMNIGLOT_60W_5W1S = Classification(OMNIGLOT, training_ways=60)
 OMNIGLOT_60W_20W1S = Classification(OMNIGLOT, ways=20, training_ways=60)
+GLYPHS_60W_20W1S = Classification(GLYPHS, ways=20, training_ways=60)
 # Drawings of other people, and by a slip of the hand.
 DRAWN_ANEW = {"degrees": 15, "zoom": (0.8, 1.2), "shift": 0.1, "shear": 0.3}
 LAKE, LAKE_SMALL1, LAKE_SMALL2 = (
@@ -619,8 +620,7 @@ OMNIGLOT_15W_STRINGS = Classification(
     ways=15,
     shots=10,
     queries=1,
-    training_shots=7,
-    curriculum=((5, 4, 64_000), (10, 5, 32_000)),
+    curriculum=((5, 4, 64_000), (10, 5, 32_000), (15, 4, 64_000), (15, 7, 32_000)),
     test_queries=5,
     labels="strings",
 )
@@ -844,9 +844,14 @@ RECIPES = {
     "protonet.omniglot_5w1s": _prototypes(
         OMNIGLOT_60W_5W1S, steps=3_000, warm_start="protonet.omniglot_20w1s"
     ),
-    "protonet.lake": _prototypes(LAKE),
-    "protonet.lake-small1": _prototypes(LAKE_SMALL1),
-    "protonet.lake-small2": _prototypes(LAKE_SMALL2),
+    "protonet.glyphs_20w1s": _prototypes(GLYPHS_60W_20W1S, steps=5_000),
+    "protonet.lake": _prototypes(LAKE, steps=12_000),
+    "protonet.lake-small1": _prototypes(
+        LAKE_SMALL1, steps=4_000, warm_start="protonet.glyphs_20w1s"
+    ),
+    "protonet.lake-small2": _prototypes(
+        LAKE_SMALL2, steps=4_000, warm_start="protonet.glyphs_20w1s"
+    ),
     "cnp.omniglot_20w1s": Recipe(
         _class_process(20),
         OMNIGLOT_20W1S,

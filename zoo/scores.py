@@ -139,22 +139,22 @@ def by_presentation(learner, batches, presentations):
     Args:
         learner: a `SequenceLearner` of classes.
         batches: of episodes; their support sets are what it reads.
-        presentations: how many.
+        presentations: of each class, how many.
 
     Returns:
-        Means and half-widths of the 95% intervals, shares, `[2, presentations]`.
+        Shares of each sequence, `[tasks, presentations]`.
     """
     from keras_meta import metrics
 
-    found = [
-        [metrics.PresentationAccuracy(k + 1, interval) for k in range(presentations)]
-        for interval in (False, True)
-    ]
+    found = []
     for episode, _ in batches:
         answers = learner.sequence(episode["support_x"], episode["support_y"])
-        for metric in sum(found, []):
-            metric.update_state(episode["support_y"], answers)
-    return np.array([[metric.result() for metric in row] for row in found])
+        scores = [
+            metrics.PresentationAccuracy(k + 1).score(episode["support_y"], answers)
+            for k in range(presentations)
+        ]
+        found.append(np.stack(scores, 1))
+    return np.concatenate(found).astype("float64")
 
 
 def summary(tasks):

@@ -3,7 +3,8 @@
     python tools/experiments/presentations.py --out=runs/presentations
 
 Sequence learners read the same sequences of test characters, in uniformly random order;
-each answer comes before its label (Santoro et al., 2016, table 1).
+each answer comes before its label (Santoro et al., 2016, table 1). Two entries of one
+protocol are compared sequence by sequence.
 """
 
 import csv
@@ -60,7 +61,7 @@ def published(found):
 
 
 def scored(name):
-    """Means and half-widths of 95% intervals by presentation, in percent, `[2, K]`."""
+    """Percent right of each sequence by presentation, `[tasks, K]`."""
     learner, card = zoo.load(name), zoo.card(name)
     task = recipes.recipe(name).task
     data = task.test_episodes(
@@ -71,6 +72,22 @@ def scored(name):
     return 100 * scores.by_presentation(learner, batches, card.shots)
 
 
+def summaries(values):
+    """Means and half-widths of 95% intervals by presentation, `[K]` each."""
+    return np.transpose([scores.summary(each) for each in values.T])
+
+
+def differences(found):
+    """`{title: [tasks, K]}` of two entries that read the same sequences, one by one."""
+    pairs = {}
+    for name in found:
+        pairs.setdefault(zoo.card(name).protocol, []).append(name)
+    return {
+        f"{second} minus {first}": found[second] - found[first]
+        for first, second in (pair for pair in pairs.values() if len(pair) == 2)
+    }
+
+
 def show(found):
     table = rich.table.Table(
         title=f"Accuracy (%) by presentation, {FLAGS.tasks} sequences of test "
@@ -79,7 +96,8 @@ def show(found):
     table.add_column("model")
     for k in SHOWN:
         table.add_column(str(k), justify="right")
-    for name, (means, widths) in found.items():
+    for name, values in {**found, **differences(found)}.items():
+        means, widths = summaries(values)
         cells = [f"{means[k - 1]:.1f} ± {widths[k - 1]:.1f}" for k in SHOWN]
         table.add_row(name, *cells)
     for name, means in published(found).items():
@@ -90,7 +108,8 @@ def show(found):
 def draw(found, path):
     figure = matplotlib.figure.Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, (means, widths) in found.items():
+    for name, values in found.items():
+        means, widths = summaries(values)
         k = np.arange(1, len(means) + 1)
         axes.errorbar(k, means, widths, marker="o", markersize=4, label=name)
     for name, means in published(found).items():
@@ -112,8 +131,8 @@ def main(_):
     with (out / "presentations.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "presentation", "accuracy", "accuracy_95"])
-        for name, (means, widths) in found.items():
-            for k, row in enumerate(zip(means, widths, strict=True)):
+        for name, values in found.items():
+            for k, row in enumerate(summaries(values).T):
                 writer.writerow([name, k + 1, *row])
     print(f"wrote {out / 'presentations.csv'} and {out / 'presentations.png'}")
 
