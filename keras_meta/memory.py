@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 CONTROLLERS = ("lstm", "feedforward")
-SIMILARITIES = ("cosine", "dot")
+SIMILARITIES = ("dot", "cosine")
 
 # Added to squared lengths, so that the cosine of a row of zeros is zero.
 EPSILON = 1e-6
@@ -23,10 +23,12 @@ class LRUACell(keras.layers.Layer):
         M_t = M_{t-1}, its least used row zeroed, + sum_i w^w_i k_i^T
         w^r_i = softmax_j K(k_i, M_t(j)),  r_i = w^r_i M_t
         w^u_t = gamma w^u_{t-1} + sum_i (w^r_i + w^w_i)
-        output_t = [h_t; r_1; ...; r_n], or [r_1; ...; r_n]
+        output_t = [r_1; ...; r_n], or [h_t; r_1; ...; r_n]
 
-    K is the dot product or the cosine. A read sees what was written in the same step.
-    The choice of rows takes no gradient. At the start M, w^r, w^u and r are zero.
+    K is the dot product or the cosine, which lies between -1 and 1 and so reads all
+    rows nearly alike: of 128, one that is the key itself has a weight of 0.02. A read
+    sees what was written in the same step. The choice of rows takes no gradient. At the
+    start M, w^r, w^u and r are zero.
 
     Args:
         units: of the controller.
@@ -34,10 +36,11 @@ class LRUACell(keras.layers.Layer):
         width: of a row, and of a key.
         heads: n; each has its own key, gate, read and write.
         controller: "lstm", or "feedforward": one ReLU layer.
-        similarity: K, "cosine" or "dot".
+        similarity: K, "dot" or "cosine".
         decay: gamma, between 0 and 1.
         feed_reads: whether r_{t-1} goes into the controller.
-        output_hidden: whether h_t is part of the output.
+        output_hidden: whether h_t is part of the output. A controller that may answer
+            by itself can leave the memory unlearned.
         **kwargs: for `keras.layers.Layer`.
 
     State:
@@ -59,10 +62,10 @@ class LRUACell(keras.layers.Layer):
         width=40,
         heads=4,
         controller="lstm",
-        similarity="cosine",
+        similarity="dot",
         decay=0.95,
         feed_reads=True,
-        output_hidden=True,
+        output_hidden=False,
         **kwargs,
     ):
         super().__init__(**kwargs)

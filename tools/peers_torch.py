@@ -168,12 +168,10 @@ class MANN(torch.nn.Module):
             memory = memory * (1 - marks[:, 0, :, None])
             memory = memory + write.transpose(1, 2) @ keys
             scores = keys @ memory.transpose(1, 2)
-            scores = scores * torch.rsqrt(keys.square().sum(-1) + 1e-6)[:, :, None]
-            scores = scores * torch.rsqrt(memory.square().sum(-1) + 1e-6)[:, None]
             read_weights = torch.softmax(scores, -1)
             reads = (read_weights @ memory).reshape(tasks, -1)
             usage = 0.95 * usage + (read_weights + write).sum(1)
-            outputs.append(torch.cat([hidden, reads], -1))
+            outputs.append(reads)
         return self.head(torch.stack(outputs))
 
 

@@ -542,15 +542,6 @@ def _reader(kind, **settings):
     return learner
 
 
-def _memory(**settings):
-    """Makes readers with a memory that answer from what they read there alone.
-
-    The dot product tells rows apart that the cosine, between -1 and 1, reads as one;
-    and a controller that may answer by itself leaves the memory unlearned.
-    """
-    return _reader("MANN", outputs=5, similarity="dot", output_hidden=False, **settings)
-
-
 def _class_process(ways):
     def learner():
         import keras_meta as km
@@ -932,7 +923,7 @@ RECIPES = {
         warm_start="protonet.omniglot_20w1s",
     ),
     "mann.omniglot_5w": Recipe(
-        _memory(),
+        _reader("MANN", outputs=5),
         OMNIGLOT_5W,
         MANN_PAPER,
         steps=20_000,
@@ -941,7 +932,7 @@ RECIPES = {
         warm_start="protonet.omniglot_20w1s",
     ),
     "mann.omniglot_15w_strings": Recipe(
-        _memory(labels="strings"),
+        _reader("MANN", outputs=5, labels="strings"),
         OMNIGLOT_15W_STRINGS,
         MANN_PAPER,
         steps=16_000,
