@@ -14,6 +14,7 @@ INPUTS = ("support_x", "support_y", "query_x")
 # Added to the logit of a class that is absent from the support set: its probability is
 # then exactly zero in float32, and nothing turns into NaN as infinity would.
 ABSENT = -1e9
+UNEQUAL_QUERIES = "expected query_x and query_y of equal T and Q, they differ."
 
 
 def required(tensors, *checks):
@@ -349,6 +350,9 @@ class Learner(keras.Model):
         self._check_y("support_y", episode["support_y"])
         if isinstance(found, tuple) and len(found) > 1:
             self._check_y("query_y", found[1])
+            asked, answered = (v.shape[:2] for v in (episode["query_x"], found[1]))
+            if not asked.is_compatible_with(answered):
+                raise ValueError(UNEQUAL_QUERIES)
 
     def _check_x(self, name, x):
         """Raises unless an x, or its TensorSpec, has the right shape and kind."""
@@ -405,18 +409,9 @@ class Learner(keras.Model):
                 tf.reduce_all(shape >= [1, self.least_support]),
                 "expected at least one task and one support example, got none.",
             ),
+            self._is_answer("support_y", y),
         ]
-        if not self.classification:
-            checks.append(_finite("support_y", _is_finite(y)))
-            return required((support_x, y), *checks)
-        inside = tf.reduce_all((y >= 0) & (y < self.output_size))
-        checks.append(
-            (
-                inside,
-                f"expected labels in [0, {self.output_size}), got one outside.",
-            )
-        )
-        if self.gapless:
+        if self.classification and self.gapless:
             present = tf.reduce_max(tf.one_hot(y, self.output_size), axis=1)
             gapless = tf.reduce_all(present[:, :-1] >= present[:, 1:])
             checks.append(
@@ -426,6 +421,23 @@ class Learner(keras.Model):
                 )
             )
         return required((support_x, y), *checks)
+
+    def _checked_data(self, data):
+        """A batch as Keras gives it, once its query_y is known to be right."""
+        episode, query_y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        y = tf.convert_to_tensor(query_y)
+        asked = tf.shape(episode["query_x"])[:2]
+        equal = tf.reduce_all(tf.equal(asked, tf.shape(y)[:2]))
+        checks = (equal, UNEQUAL_QUERIES), self._is_answer("query_y", y)
+        return episode, required(y, *checks)
+
+    def _is_answer(self, name, y):
+        """The check that all of a y are labels of a class, or finite numbers."""
+        if not self.classification:
+            return _finite(name, _is_finite(y))
+        inside = tf.reduce_all((y >= 0) & (y < tf.cast(self.output_size, y.dtype)))
+        labels = f"labels in [0, {self.output_size})"
+        return inside, f"expected {name} to hold {labels}, got one outside."
 
     def masked(self, outputs, classes):
         """Logits `[(T,) Q, N]`, those from `classes [(T)]` on put out of reach."""
@@ -500,7 +512,7 @@ class Learner(keras.Model):
         return found
 
     def train_step(self, data):
-        episode, query_y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        episode, query_y = self._checked_data(data)
         loss, gradients, variables, outputs = self.meta_gradient(episode, query_y)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1:  # the optimizer sums them
@@ -508,6 +520,9 @@ class Learner(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=tf.shape(query_y)[0])
         return self.compute_metrics(episode, query_y, outputs)
+
+    def test_step(self, data):
+        return super().test_step(self._checked_data(data))
 
     # Under `tf.distribute.MultiWorkerMirroredStrategy` Keras 3.15 asks the workers for
     # means that they cannot give: of a first batch, to learn its shapes, and over the

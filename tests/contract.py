@@ -372,9 +372,12 @@ def test_saved_model_round_trip(name, tmp_path):
 @rows
 def test_bad_input(name):
     learner, _ = trained(name)
-    episode, _ = batch(name)
+    episode, query_y = batch(name)
     x, y = episode["support_x"], episode["support_y"]
     state = learner.adapt(x, y)
+
+    def evaluate(query_y):
+        learner.evaluate(tf.data.Dataset.from_tensors((episode, query_y)), verbose=0)
 
     def refused(sentence, call, *args):
         with pytest.raises(ValueError, match=sentence) as caught:
@@ -397,7 +400,9 @@ def test_bad_input(name):
     refused("query_x of shape", learner.infer, state, x[0])
     refused("same number of tasks", learner.infer, state, x[1:])
     refused("NaN", learner.infer, state, x * np.nan)
+    refused("query_x and query_y of equal T and Q", evaluate, query_y[:, 1:])
     if learner.classification:
+        refused(r"query_y to hold labels in \[0, 3\)", evaluate, query_y + 3)
         refused("integer labels", learner.adapt, x, y.astype("float32"))
         refused(r"labels in \[0, 3\)", learner.adapt, x, y + 1)
         refused(r"labels in \[0, 3\)", learner.adapt, x, y - 1)
@@ -405,6 +410,7 @@ def test_bad_input(name):
             refused("gap", learner.adapt, x, np.where(y == 1, 2, y))
     else:
         refused("NaN", learner.adapt, x, y * np.nan)
+        refused("finite values in query_y", evaluate, query_y * np.nan)
 
 
 @rows
