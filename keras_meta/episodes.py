@@ -214,7 +214,8 @@ class ClassPool:
             names: `{label id: name}`.
 
         Raises:
-            ValueError: lengths differ, labels are no integers, examples are not finite.
+            ValueError: lengths differ, labels are no integers, examples are no finite
+                numbers.
         """
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -240,7 +241,10 @@ class ClassPool:
                 f"expected as many examples [n, ...] as labels [n], at least one; got "
                 f"examples of shape {shape} and {len(labels)} labels."
             )
-        if images.dtype != tf.uint8:
+        dtype = tf.as_dtype(images.dtype)
+        if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+            raise ValueError(f"expected examples that are numbers, got {dtype.name}.")
+        if dtype != tf.uint8:
             images = tf.cast(images, tf.float32)
             if not np.isfinite(images).all():
                 raise ValueError("expected finite examples, got NaN or infinity.")

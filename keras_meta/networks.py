@@ -9,14 +9,15 @@ def conv4(
     filters=64,
     momentum=0.0,
     pooling="mean",
+    halving="stride",
     name="conv4",
 ):
-    """Four strided 3x3 convolutions, the Omniglot network of MAML.
+    """Four 3x3 convolutions, the Omniglot network of MAML and its predecessors.
 
-    Each block is convolution (stride 2), batch normalization, ReLU; then the mean over
-    space and a dense layer. With momentum 0 the normalization's stored statistics are
-    always those of the last batch it saw, which the gradient learners read; learners
-    that use them as Keras does want a moving average.
+    Each block is convolution, batch normalization, ReLU, and halves the image; then the
+    mean over space and a dense layer. With momentum 0 the normalization's stored
+    statistics are always those of the last batch it saw, which the gradient learners
+    read; learners that use them as Keras does want a moving average.
 
     Args:
         input_shape: `(H, W, C)` of an image.
@@ -24,6 +25,8 @@ def conv4(
         filters: channels of each block.
         momentum: of the normalization's moving averages.
         pooling: "mean" over space, or "none": all of it goes into the dense layer.
+        halving: by a "stride" of 2, MAML's, or by the maximum of 2x2 places, "max",
+            prototypical networks', which sees four times as many and costs as much.
         name: the model's name.
 
     Returns:
@@ -31,21 +34,35 @@ def conv4(
 
     Reference:
         Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of
-        Deep Networks", 2017, section 5.2 and appendix A.
+        Deep Networks", 2017, section 5.2 and appendix A; Snell, Swersky and Zemel,
+        "Prototypical Networks for Few-shot Learning", 2017, section 3.1.
+
+    Raises:
+        ValueError: another pooling or halving.
     """
+    for argument, value, known in (
+        ("pooling", pooling, ("mean", "none")),
+        ("halving", halving, ("stride", "max")),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"expected {argument} to be {' or '.join(known)}, got {value!r}."
+            )
     inputs = keras.Input(input_shape, name="image")
     x = inputs
     for block in range(1, 5):
         x = keras.layers.Conv2D(
             filters,
             3,
-            strides=2,
+            strides=2 if halving == "stride" else 1,
             padding="same",
             use_bias=False,  # the normalization's own offset follows
             name=f"conv{block}",
         )(x)
         x = keras.layers.BatchNormalization(momentum=momentum, name=f"norm{block}")(x)
         x = keras.layers.ReLU(name=f"relu{block}")(x)
+        if halving == "max":
+            x = keras.layers.MaxPooling2D(name=f"max{block}")(x)
     if pooling == "mean":
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     else:

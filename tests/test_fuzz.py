@@ -60,6 +60,7 @@ whole = strategies.integers(-1, 6) | strategies.sampled_from([10**12, 2.5, "1", 
     asked=strategies.tuples(whole, whole, whole),
     seed=strategies.integers(-(2**40), 2**70),
 )
+@hypothesis.example([1], 0, "U3", [0], (0, 0, 0), 0)
 def test_episodes(counts, first, kind, shape, asked, seed):
     labels = first + np.repeat(np.arange(len(counts)), counts)
     examples = np.zeros([len(labels), *shape]).astype(kind)
@@ -208,6 +209,8 @@ TABLES = [b"x,y\n0,1\n1,2\n2,\n", b"x,y\r\n0.5,1e3\r\n-1,2\r\n", b'y,x\n"1",2\n,
 def test_points(folder):
     @cases(0.1)
     @hypothesis.given(broken(TABLES) | strategies.text(max_size=30).map(str.encode))
+    @hypothesis.example(b'x,y\n",1\n1,2\n2,\n')
+    @hypothesis.example(b'",y\n0')
     def run(content):
         path = folder / "points.csv"
         path.write_bytes(content)
@@ -231,6 +234,7 @@ WORDS = [
 @hypothesis.given(
     strategies.lists(strategies.sampled_from(WORDS) | strategies.text(max_size=5))
 )
+@hypothesis.example(["list", "\x1e0"])
 def test_command(words):
     # What does as it is told takes long, and has tests of its own.
     hypothesis.assume(not (CURVES in words and {"evaluate", "export"} & set(words)))

@@ -275,6 +275,13 @@ def test_published_networks_have_the_published_sizes():
     expected = 9 * 64 + 3 * 9 * 64 * 64 + 4 * 2 * 64 + 64 * 5 + 5
     assert km.networks.conv4().count_params() == expected + 4 * 2 * 64
     assert km.networks.mlp().count_params() == 2 * 40 + 40 * 41 + 41
+    for halving in ("stride", "max"):  # 28, 14, 7, then 4 and 2, or 3 and 1
+        network = km.networks.conv4(halving=halving, pooling="none")
+        places = {"stride": 4, "max": 1}[halving]
+        assert network.get_layer("head").kernel.shape == [64 * places, 5]
+    for wrong in ({"halving": "mean"}, {"pooling": "max"}):
+        with pytest.raises(ValueError, match="expected (halving|pooling) to be"):
+            km.networks.conv4(**wrong)
 
 
 @pytest.mark.parametrize(

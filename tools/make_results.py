@@ -177,7 +177,7 @@ def results(found):
     for card in found:
         for figure in card.figures:
             calibration = percent(figure["calibration"])
-            if calibration:
+            if figure["temperature"]:
                 tempered = percent(figure["tempered"])
                 calibration += f" → {tempered} at T = {figure['temperature']:.2f}"
             text += line(

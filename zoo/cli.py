@@ -87,8 +87,15 @@ def _sentence(error):
     return " ".join(str(error).split())
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, whatever the words it quotes."""
+
+    def error(self, message):
+        super().error(" ".join(message.split()))
+
+
 def _parser():
-    parser = argparse.ArgumentParser("keras-meta", description=DESCRIPTION)
+    parser = Parser("keras-meta", description=DESCRIPTION)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name, run, text, **kwargs):

@@ -384,7 +384,7 @@ def read_points(path):
     if sorted(columns) != ["x", "y"]:
         raise ValueError(
             f"expected {path} to begin with the line x,y, found "
-            f"{','.join(columns) or 'nothing'}."
+            f"{' '.join(','.join(columns).split()) or 'nothing'}."
         )
     known, asked = [], []
     for line, row in rows:
@@ -413,6 +413,6 @@ def _number(text, column, line, path):
         number = np.nan
     if not abs(number) <= float(np.finfo(np.float32).max):
         raise ValueError(
-            f"expected a number for {column} in line {line} of {path}, got '{text}'."
+            f"expected a number for {column} in line {line} of {path}, got {text!r}."
         )
     return number

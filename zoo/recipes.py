@@ -486,29 +486,27 @@ def _sinusoid(kind, **settings):
     return learner
 
 
-def _encoder(features, momentum=0.99):
+def _encoder(features, momentum=0.99, halving="stride"):
     """MAML's network with features for logits, none of its 2x2 places averaged out."""
     import keras_meta as km
 
-    return km.networks.conv4((28, 28, 1), features, momentum=momentum, pooling="none")
+    return km.networks.conv4(
+        (28, 28, 1), features, momentum=momentum, pooling="none", halving=halving
+    )
 
 
-def _embedding(kind, **settings):
-    """Makes learners of drawn characters around an encoder, by name of its argument."""
+def _prototypes(task, steps=15_000, warm_start=None, halving="stride"):
+    """The recipe of a prototypical network, whose one task a step is large."""
 
     def learner():
         import keras_meta as km
 
         preprocess = km.ImagePreprocess(28, 28, 1, invert=True)
-        return getattr(km, kind)(_encoder(64), preprocess=preprocess, **settings)
+        encoder = _encoder(64, halving=halving)
+        return km.ProtoNet(encoder, outputs=60, preprocess=preprocess)
 
-    return learner
-
-
-def _prototypes(task, steps=15_000, warm_start=None):
-    """The recipe of a prototypical network, whose one task a step is large."""
     return Recipe(
-        _embedding("ProtoNet", outputs=60),
+        learner,
         task,
         PROTONET_PAPER,
         steps=steps,
@@ -598,9 +596,17 @@ OMNIGLOT_60W_20W1S = Classification(OMNIGLOT, ways=20, training_ways=60)
 GLYPHS_60W_20W1S = Classification(GLYPHS, ways=20, training_ways=60)
 # Drawings of other people, and by a slip of the hand.
 DRAWN_ANEW = {"degrees": 15, "zoom": (0.8, 1.2), "shift": 0.1, "shear": 0.3}
-LAKE, LAKE_SMALL1, LAKE_SMALL2 = (
+LAKE_SMALL1, LAKE_SMALL2 = (
     Classification(source, ways=20, training_ways=60, augment=DRAWN_ANEW)
-    for source in (BACKGROUND, SMALL1, SMALL2)
+    for source in (SMALL1, SMALL2)
+)
+# Of thirty alphabets: fewer images a step, and more steps of a larger network.
+LAKE = Classification(
+    BACKGROUND,
+    ways=20,
+    queries=1,
+    training_ways=60,
+    augment={"degrees": 10, "zoom": (0.85, 1.15), "shift": 0.07, "shear": 0.2},
 )
 # Sequences of ten presentations of each class.
 OMNIGLOT_5W = Classification(
@@ -836,7 +842,7 @@ RECIPES = {
         OMNIGLOT_60W_5W1S, steps=3_000, warm_start="protonet.omniglot_20w1s"
     ),
     "protonet.glyphs_20w1s": _prototypes(GLYPHS_60W_20W1S, steps=5_000),
-    "protonet.lake": _prototypes(LAKE, steps=12_000),
+    "protonet.lake": _prototypes(LAKE, steps=13_000, halving="max"),
     "protonet.lake-small1": _prototypes(
         LAKE_SMALL1, steps=4_000, warm_start="protonet.glyphs_20w1s"
     ),

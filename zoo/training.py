@@ -60,7 +60,9 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     if done >= steps:
         print(f"{done} of {steps} meta-steps are done")
         return
-    learner.steps_per_execution = math.gcd(every, TOGETHER)
+    # With several workers, TensorFlow cannot run a loop of a learner's in one of steps.
+    alone = tf.distribute.get_strategy().cluster_resolver is None
+    learner.steps_per_execution = math.gcd(every, TOGETHER) if alone else 1
     begins = f"going on from meta-step {done}" if done else "starting"
     print(f"{begins}: to meta-step {steps}, writing to {directory}", flush=True)
     learner.fit(
