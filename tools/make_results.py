@@ -273,6 +273,7 @@ def within_alphabets(found):
     text = LAKE + table("who", "trained on", "error", "source")
     for who, data, error, source in LAKE_PUBLISHED:
         text += line(who, data, error, source)
+    reasons = ""
     for card in found:
         for figure in card.figures:
             if figure.get("protocol") == "lake":
@@ -281,7 +282,9 @@ def within_alphabets(found):
                 data = f"{sources(found).index(card.data) + 1} (above)"
                 tasks = f"{figure['episodes']} tasks, seed {figure['seed']}"
                 text += line(f"`{card.name}`", data, error, tasks)
-    return text
+                why = published.REASONS.get(card.name)
+                reasons += f"\n`{card.name}`: {why}\n" if why else ""
+    return text + reasons
 
 
 def main(_):
