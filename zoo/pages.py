@@ -250,7 +250,7 @@ def _presentations(learner, card):
                 wrong.append(np.square(answers - y).mean(-1))
                 name = "squared error"
         found = np.concatenate(wrong).astype("float64")
-    means, widths = np.transpose([scores.summary(each) for each in found.T])
+    means, widths = scores.summaries(found)
     found = {card.name: (np.arange(1, len(means) + 1), means, widths)}
     kind = "presentation of a class" if card.ways else "example"
     title += f", mean of {count} test tasks"

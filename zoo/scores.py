@@ -165,6 +165,11 @@ def summary(tasks):
     return float(tasks.mean()), float(metrics.Z95 * deviation)
 
 
+def summaries(values):
+    """The `summary` of each column of `[tasks, K]`: means and half-widths, `[2, K]`."""
+    return np.transpose([summary(each) for each in values.T])
+
+
 def temperature(name, tasks=200):
     """What to divide an entry's logits by, for the likelihood of validation tasks.
 

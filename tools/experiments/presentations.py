@@ -72,11 +72,6 @@ def scored(name):
     return 100 * scores.by_presentation(learner, batches, card.shots)
 
 
-def summaries(values):
-    """Means and half-widths of 95% intervals by presentation, `[K]` each."""
-    return np.transpose([scores.summary(each) for each in values.T])
-
-
 def differences(found):
     """`{title: [tasks, K]}` of two entries that read the same sequences, one by one."""
     pairs = {}
@@ -97,7 +92,7 @@ def show(found):
     for k in SHOWN:
         table.add_column(str(k), justify="right")
     for name, values in {**found, **differences(found)}.items():
-        means, widths = summaries(values)
+        means, widths = scores.summaries(values)
         cells = [f"{means[k - 1]:.1f} ± {widths[k - 1]:.1f}" for k in SHOWN]
         table.add_row(name, *cells)
     for name, means in published(found).items():
@@ -109,7 +104,7 @@ def draw(found, path):
     figure = matplotlib.figure.Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, values in found.items():
-        means, widths = summaries(values)
+        means, widths = scores.summaries(values)
         k = np.arange(1, len(means) + 1)
         axes.errorbar(k, means, widths, marker="o", markersize=4, label=name)
     for name, means in published(found).items():
@@ -132,7 +127,7 @@ def main(_):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "presentation", "accuracy", "accuracy_95"])
         for name, values in found.items():
-            for k, row in enumerate(summaries(values).T):
+            for k, row in enumerate(scores.summaries(values).T):
                 writer.writerow([name, k + 1, *row])
     print(f"wrote {out / 'presentations.csv'} and {out / 'presentations.png'}")
 
