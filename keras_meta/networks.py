@@ -2,6 +2,8 @@
 
 import keras
 
+POOLINGS = "mean", "none"
+
 
 def conv4(
     input_shape=(28, 28, 1),
@@ -40,14 +42,8 @@ def conv4(
     Raises:
         ValueError: another pooling or halving.
     """
-    for argument, value, known in (
-        ("pooling", pooling, ("mean", "none")),
-        ("halving", halving, ("stride", "max")),
-    ):
-        if value not in known:
-            raise ValueError(
-                f"expected {argument} to be {' or '.join(known)}, got {value!r}."
-            )
+    _check_choice("pooling", pooling, POOLINGS)
+    _check_choice("halving", halving, ("stride", "max"))
     inputs = keras.Input(input_shape, name="image")
     x = inputs
     for block in range(1, 5):
@@ -63,12 +59,77 @@ def conv4(
         x = keras.layers.ReLU(name=f"relu{block}")(x)
         if halving == "max":
             x = keras.layers.MaxPooling2D(name=f"max{block}")(x)
+    return keras.Model(inputs, _head(x, pooling, outputs), name=name)
+
+
+def resnet12(
+    input_shape=(84, 84, 3),
+    outputs=5,
+    filters=(64, 160, 320, 640),
+    momentum=0.99,
+    pooling="mean",
+    name="resnet12",
+):
+    """Four residual blocks of three 3x3 convolutions, few-shot learning's larger net.
+
+    In a block each convolution is followed by batch normalization and a leaky ReLU of
+    slope 0.1, the last after the sum with the block's input (through a 1x1 convolution
+    and a normalization of its own); then the maximum of 2x2 places, at the edge of
+    those there are.
+
+    Args:
+        input_shape: `(H, W, C)` of an image.
+        outputs: number of logits N.
+        filters: channels of each of the blocks.
+        momentum: of the normalization's moving averages; see `conv4`.
+        pooling: see `conv4`.
+        name: the model's name.
+
+    Returns:
+        A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`.
+
+    Reference:
+        Lee, Maji, Ravichandran and Soatto, "Meta-Learning with Differentiable Convex
+        Optimization", CVPR 2019, section 4.1, without its DropBlock.
+
+    Raises:
+        ValueError: another pooling.
+    """
+    _check_choice("pooling", pooling, POOLINGS)
+
+    def convolved(x, filters, size, name):
+        x = keras.layers.Conv2D(
+            filters, size, padding="same", use_bias=False, name=f"conv{name}"
+        )(x)
+        return keras.layers.BatchNormalization(momentum=momentum, name=f"norm{name}")(x)
+
+    inputs = keras.Input(input_shape, name="image")
+    x = inputs
+    for block, channels in enumerate(filters, start=1):
+        shortcut = convolved(x, channels, 1, f"{block}_shortcut")
+        for part in (1, 2, 3):
+            x = convolved(x, channels, 3, f"{block}_{part}")
+            if part == 3:
+                x = keras.layers.Add(name=f"add{block}")([x, shortcut])
+            x = keras.layers.LeakyReLU(0.1, name=f"relu{block}_{part}")(x)
+        x = keras.layers.MaxPooling2D(padding="same", name=f"max{block}")(x)
+    return keras.Model(inputs, _head(x, pooling, outputs), name=name)
+
+
+def _check_choice(argument, value, known):
+    if value not in known:
+        raise ValueError(
+            f"expected {argument} to be {' or '.join(known)}, got {value!r}."
+        )
+
+
+def _head(x, pooling, outputs):
+    """Logits of a map of features."""
     if pooling == "mean":
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     else:
         x = keras.layers.Flatten(name="flat")(x)
-    logits = keras.layers.Dense(outputs, name="head")(x)
-    return keras.Model(inputs, logits, name=name)
+    return keras.layers.Dense(outputs, name="head")(x)
 
 
 def mlp(input_shape=(1,), outputs=1, units=(40, 40), activation="relu", name="mlp"):

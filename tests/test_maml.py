@@ -279,6 +279,16 @@ def test_published_networks_have_the_published_sizes():
         network = km.networks.conv4(halving=halving, pooling="none")
         places = {"stride": 4, "max": 1}[halving]
         assert network.get_layer("head").kernel.shape == [64 * places, 5]
+    # The 12.4 million weights that are reported for it, without the head.
+    residual = km.networks.resnet12()
+    count, channels = 0, 3
+    for filters in (64, 160, 320, 640):
+        kernels = channels * 9 + filters * 9 * 2 + channels
+        count, channels = count + kernels * filters + 4 * 4 * filters, filters
+    assert residual.count_params() == count + 640 * 5 + 5
+    assert round(count / 1e6, 1) == 12.4
+    flat = km.networks.resnet12((28, 28, 1), filters=(4, 6), pooling="none")
+    assert flat.get_layer("head").kernel.shape == [7 * 7 * 6, 5]
     for wrong in ({"halving": "mean"}, {"pooling": "max"}):
         with pytest.raises(ValueError, match="expected (halving|pooling) to be"):
             km.networks.conv4(**wrong)
