@@ -491,7 +491,7 @@ def _sinusoid(kind, **settings):
     return learner
 
 
-def _encoder(features, momentum=0.99, halving="stride"):
+def _encoder(features=64, momentum=0.99, halving="stride"):
     """MAML's network with features for logits, none of its 2x2 places averaged out."""
     import keras_meta as km
 
@@ -500,15 +500,22 @@ def _encoder(features, momentum=0.99, halving="stride"):
     )
 
 
-def _prototypes(task, steps=15_000, warm_start=None, halving="stride"):
+def _residual_encoder():
+    """A residual network narrow enough for drawings of 28x28."""
+    import keras_meta as km
+
+    return km.networks.resnet12((28, 28, 1), 128, (32, 64, 96, 128), pooling="none")
+
+
+def _prototypes(task, steps=15_000, warm_start=None, encoder=_encoder, **settings):
     """The recipe of a prototypical network, whose one task a step is large."""
 
     def learner():
         import keras_meta as km
 
         preprocess = km.ImagePreprocess(28, 28, 1, invert=True)
-        encoder = _encoder(64, halving=halving)
-        return km.ProtoNet(encoder, outputs=60, preprocess=preprocess)
+        network = encoder(**settings)
+        return km.ProtoNet(network, outputs=60, preprocess=preprocess)
 
     return Recipe(
         learner,
@@ -692,6 +699,13 @@ RECIPES = {
         steps=6_000,
         warm_start="maml.omniglot_5w1s",
     ),
+    "maml.omniglot_5w1s-alphabets": Recipe(
+        _drawn("MAML"),
+        Classification(BACKGROUND),
+        MAML_PAPER,
+        steps=6_000,
+        warm_start="maml.glyphs_5w1s-inductive",
+    ),
     "fomaml.omniglot_5w1s": Recipe(
         # Blind to overshooting, it unlearned the warm start with one step of 0.4.
         _drawn("FOMAML", inner_rate=0.2, inner_steps=2, evaluation_steps=5),
@@ -720,21 +734,21 @@ RECIPES = {
     ),
     "imaml.omniglot_5w1s": Recipe(
         # Damped as by its authors: at a rate of 1e-3 and without, training diverged.
-        # Louder, for a pull so weak against the loss that answers become sure.
+        # Under their lambda of 2 answers stay unsure, and training unlearned the warm
+        # start to make them surer.
         _drawn(
             "IMAML",
-            inner_rate=0.1,
             inner_steps=16,
             evaluation_steps=16,
-            regularization=0.5,
+            regularization=0.1,
             damping=1.0,
         ),
         OMNIGLOT_5W1S,
         IMAML_PAPER,
-        steps=2_000,
-        rate=3e-4,
+        steps=500,
+        rate=1e-4,
+        average=0.99,
         warm_start="maml.omniglot_5w1s",
-        adjust=_louder(3),
     ),
     "meta_sgd.omniglot_5w1s": Recipe(
         _drawn("MetaSGD"),
@@ -765,19 +779,19 @@ RECIPES = {
         warm_start="sigma_maml.omniglot_5w1s",
     ),
     "sigma_imaml.omniglot_5w1s": Recipe(
-        # The scale that makes it iMAML with lambda = 0.5 at five examples, at first.
+        # The scale that makes it iMAML with lambda = 0.1 at five examples, at first.
         _drawn(
             "SigmaIMAML",
-            inner_rate=0.1,
             inner_steps=16,
             evaluation_steps=16,
-            initial_scale=0.4**0.5,
+            initial_scale=2**0.5,
             damping=1.0,
         ),
         OMNIGLOT_5W1S,
         SHRINKAGE_PAPER,
         steps=500,
-        rate=3e-4,
+        rate=1e-4,
+        average=0.99,
         warm_start="imaml.omniglot_5w1s",
     ),
     "sigma_reptile.omniglot_5w1s": Recipe(
@@ -852,6 +866,7 @@ RECIPES = {
     ),
     "protonet.glyphs_20w1s": _prototypes(GLYPHS_60W_20W1S, steps=5_000),
     "protonet.lake": _prototypes(LAKE, steps=13_000, halving="max"),
+    "protonet.lake-resnet12": _prototypes(LAKE, encoder=_residual_encoder),
     "protonet.lake-small1": _prototypes(
         LAKE_SMALL1, steps=4_000, warm_start="protonet.glyphs_20w1s"
     ),
