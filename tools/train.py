@@ -114,7 +114,6 @@ def publish(name, directory, seed):
     if training.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, begin(recipe, seed)
         training.transfer(trained, learner)
-        learner.compile()
     with (directory / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
@@ -124,7 +123,7 @@ def publish(name, directory, seed):
         command += f" (warm-started from {origin_of(recipe)})"
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
-    training.save(learner, folder / "model.keras")
+    training.save(training.fresh(learner), folder / "model.keras")
     cards.Card(
         name=name,
         paper=paper,
