@@ -26,6 +26,8 @@ def test_committed_entry(name):
     assert name in published.REASONS or not published.below(card)
     recipe = recipes.recipe(name)
     learner = zoo.load(name)
+    held = sum(weight.shape.num_elements() for weight in learner.weights)
+    assert card.weights.stat().st_size < 6 * held + 80_000, "and no optimizer's slots"
     assert learner.optimizer is not None
     assert learner.normalization == card.normalization
     assert card.inputs == recipe.task.inputs
