@@ -136,9 +136,6 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
 
     assert seen(data) == {(alphabet,) for alphabet in validation}
     assert max(map(len, seen(task.episodes(None, seed=0)["train"]()))) > 1
-    task = dataclasses.replace(task, within=True)
-    within = seen(task.episodes(None, seed=0)["train"]())
-    assert within == {(alphabet,) for alphabet in train}
     wrong = dataclasses.replace(source, sizes=(3, 1, 659))
     with pytest.raises(ValueError, match=r"expected 3 \+ 1 alphabets, found 5"):
         wrong.pools(None)

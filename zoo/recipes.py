@@ -212,8 +212,6 @@ class Classification:
     curriculum: tuple[tuple[int, int, int], ...] = ()
     test_queries: int = 15
     labels: str = "onehot"
-    # Whether a training task is of one of the source's groups too, such as an alphabet.
-    within: bool = False
     # Of `keras_meta.images.random_affine`, for each image while training.
     augment: dict | None = None
     metric = "accuracy"
@@ -248,14 +246,12 @@ class Classification:
         asked = self.training_ways or self.ways, self.training_shots or self.shots
         ends = [0, *itertools.accumulate(count for *_, count in self.curriculum)]
 
-        within = self.source.groups(pools["train"]) if self.within else None
-
         def train(start=0):
-            data = of("train", *asked, self.queries, within)(max(start, ends[-1]))
+            data = of("train", *asked, self.queries)(max(start, ends[-1]))
             stages = zip(self.curriculum, ends, ends[1:], strict=False)
             for (ways, shots, _), first, end in reversed(list(stages)):
                 begin = max(start, first)
-                stage = of("train", ways, shots, self.queries, within)(begin)
+                stage = of("train", ways, shots, self.queries)(begin)
                 data = stage.take(max(end - begin, 0)).concatenate(data)
             return data
 
@@ -296,12 +292,11 @@ class Classification:
         for stage in self.curriculum:
             shots += "{} ways and {} shots in {} tasks at first, ".format(*stage)
         strings = ", labels of five characters" if self.labels == "strings" else ""
-        within = " of an alphabet" if self.within else ""
         augment = ", images changed at random while training" if self.augment else ""
         return (
             f"{self.ways}-way {self.shots}-shot, {ways}{shots}{_queries(self.queries)} "
-            f"a class{within} while training{augment}, {_queries(self.test_queries)} "
-            f"in tests{strings}"
+            f"a class while training{augment}, {_queries(self.test_queries)} in tests"
+            f"{strings}"
         )
 
 
