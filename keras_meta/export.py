@@ -148,7 +148,6 @@ def _signatures(learner):
         return infer(query_x, **adapt(support_x, support_y))
 
     def images(support_x, support_y, query_x):
-        prepare = learner.preprocess
         return both(prepare(support_x), support_y, prepare(query_x))
 
     leaves = [
@@ -160,7 +159,8 @@ def _signatures(learner):
         "adapt": _function(adapt, support),
         "infer": _function(infer, [*leaves, query]),
     }
-    if learner.preprocess is not None:
+    prepare = _prepare(learner)
+    if prepare is not None:
         pictures = [
             tf.TensorSpec([None] * 5, tf.uint8, name)
             for name in ("support_x", "query_x")
@@ -168,6 +168,14 @@ def _signatures(learner):
         specs = [pictures[0], support[1], pictures[1]]
         found["serving_images"] = _function(images, specs)
     return found
+
+
+def _prepare(model):
+    """What makes x of images; None where x is not an image, but a place in one, say."""
+    prepare = getattr(model, "preprocess", None)
+    if prepare is not None and tuple(model.example_shape) == prepare.shape:
+        return prepare
+    return None
 
 
 def _requests(learner, signatures):
@@ -269,7 +277,7 @@ def _page(name, model, signatures):
 
 def _meaning(model, signatures):
     """What the inputs are, a line each."""
-    prepare = getattr(model, "preprocess", None)
+    prepare = _prepare(model)
     if prepare is not None:
         ink = "1 is black and 0 white" if prepare.invert else "0 is black and 1 white"
         shape = ", ".join(map(str, prepare.shape))

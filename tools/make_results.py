@@ -291,7 +291,10 @@ def main(_):
     everything = [card.name for card in zoo.list_models()]
     wanted = everything if FLAGS.models is None else list(filter(None, FLAGS.models))
     for name in wanted:
-        score(name)
+        try:
+            score(name)
+        except (ValueError, OSError) as error:
+            sys.exit(f"make_results: error: {name}: {error}")
         pages.write(name)
 
     every = zoo.list_models()

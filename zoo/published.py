@@ -34,6 +34,9 @@ REASONS = {
     "maml.omniglot_5w1s-inductive": "It answers each query by itself, the published "
     "figures share statistics among queries: asked so, it reaches them at one shot. "
     + FIVE_SHOTS,
+    "maml.omniglot_5w1s-alphabets": "Its test classes are of whole alphabets that "
+    "training has not seen, and are harder than the published split's, of characters "
+    "from any. " + FIVE_SHOTS,
     "protonet.lake": "It names 84% of three validation alphabets' characters; MAML's "
     "strided network came to 82%, from nothing and from drawn glyphs, which small1 and "
     "small2 began from. Its training tasks, of sixty characters from any alphabets, it "

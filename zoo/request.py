@@ -163,6 +163,13 @@ def _grpc(address, model, signature, inputs):
         try:
             reply = stub.Predict(request, timeout=SECONDS)
         except grpc.RpcError as error:
+            if error.code() in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            ):
+                raise ValueError(
+                    f"expected a server at {address}, got: {error.details()}"
+                ) from error
             raise ValueError(f"{address} answered: {_said(error.details())}") from error
     return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
 
@@ -191,9 +198,12 @@ def _local(directory, model, body):
     with tf.Session(graph=tf.Graph()) as session:
         loaded = tf.saved_model.loader.load(session, ["serve"], str(newest))
         if body["signature_name"] not in loaded.signature_def:
+            cure = ""
+            if body["signature_name"] == "serving_images":
+                cure = ", for want of a learner with preprocess=km.ImagePreprocess(...)"
             raise ValueError(
                 f"expected {newest} to have the signature {body['signature_name']}, it "
-                f"has {', '.join(_asked_for(loaded.signature_def))}."
+                f"has {', '.join(_asked_for(loaded.signature_def))}{cure}."
             )
         definition = loaded.signature_def[body["signature_name"]]
         feed = {}
