@@ -170,7 +170,7 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     fails(capsys, "folder of classes", IMAGES, *local, "--support=no", "--query=query")
     fails(capsys, "found no folder", IMAGES, *local, "--support=support", "--query=no")
     fails(capsys, "expected a server at", "localhost:1", IMAGES, *images)
-    fails(capsys, "answered:", "grpc://localhost:1", IMAGES, *images)
+    fails(capsys, "expected a server at", "grpc://localhost:1", IMAGES, *images)
     for name in "abcdef":  # more classes than it has outputs
         folder = data / "support" / name
         folder.mkdir()
