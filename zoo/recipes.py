@@ -911,14 +911,6 @@ RECIPES = {
         rate=5e-4,
         intra_op=2,
     ),
-    "cnp.completion_omniglot-attention": Recipe(
-        _process(2, 1, preprocess=True, aggregate="attention"),
-        COMPLETION,
-        ATTENTION_PAPER,
-        steps=50_000,
-        rate=1e-3,
-        intra_op=2,
-    ),
     "lstm.boolean": Recipe(
         _functional_lstm("sparse_categorical_crossentropy", 2, 32),
         BOOLEAN,
