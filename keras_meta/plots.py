@@ -2,6 +2,7 @@
 
 import matplotlib.figure
 import matplotlib.patches
+import matplotlib.ticker
 import numpy as np
 from matplotlib.backends import backend_agg
 
@@ -259,6 +260,7 @@ def scales(learner):
         axes.text(value, row, note, va="center", size=8, color=INK)
     axes.set_xscale("log")
     axes.set_xlim(left, max(values) * 10**0.35)
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.set_yticks(range(len(names)), names, size=8)
     axes.invert_yaxis()
     axes.set_xlabel("learned scale σ: how far a module's weights move from their start")
