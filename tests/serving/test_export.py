@@ -27,7 +27,8 @@ NAMES = [
 ]
 served = pytest.mark.parametrize("name", NAMES)
 close = np.testing.assert_allclose
-LIMITS = {"rtol": 1e-4, "atol": 1e-5}
+# Ten inner steps on twenty ways make 3e-4 of how two processes round.
+LIMITS = {"rtol": 1e-3, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
