@@ -92,10 +92,10 @@ def expected(learner, inputs):
     return {"mean": outputs}
 
 
-def agree(found, wanted, more=0.0):
+def agree(found, wanted):
     assert "error" not in found, found["error"]
     for key, value in wanted.items():
-        close(found[key], value, LIMITS["rtol"], LIMITS["atol"] + more)
+        close(found[key], value, **LIMITS)
     if "probabilities" in found:
         classes = np.argmax(found["probabilities"], -1)
         np.testing.assert_array_equal(found["classes"], classes)
@@ -146,8 +146,6 @@ def test_a_plain_session_answers_as_the_learner(name, exported, tmp_path):
     inputs += [{k: v[i : i + 1] for k, v in inputs[1].items()} for i in range(3)]
     requests = [("serving_default", each) for each in inputs]
     wanted = [expected(learner, each) for each in inputs]
-    # Ten steps of twenty ways on noise made 2e-3 of how two processes round.
-    more = 5e-3 * (hasattr(learner, "inner_steps") and learner.output_size == 20)
 
     # Adapt once, ask twice.
     support = {k: inputs[1][k] for k in ("support_x", "support_y")}
@@ -189,7 +187,7 @@ def test_a_plain_session_answers_as_the_learner(name, exported, tmp_path):
         if isinstance(each, str):
             assert each in str(found["error"])
         else:
-            agree(found, each, more)
+            agree(found, each)
 
 
 def warmup(name, directory):
