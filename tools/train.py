@@ -100,11 +100,22 @@ def train(name, directory, steps, seed):
         episodes["train"],
         validation.batch(recipe.tasks).prefetch(2),
         directory,
-        {"recipe": name, "steps": steps, "seed": seed},
+        {"recipe": name, "steps": steps, "seed": seed, "commit": commit()},
         recipe.tasks,
         FLAGS.every,
         recipe.task.metric,
     )
+
+
+def commit():
+    """The commit of the code that trains; None outside a checkout."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip() or None
 
 
 def publish(name, directory, seed):

@@ -702,13 +702,12 @@ RECIPES = {
         warm_start="maml.glyphs_5w1s-inductive",
     ),
     "fomaml.omniglot_5w1s": Recipe(
-        # Blind to overshooting, it unlearned the warm start with one step of 0.4.
-        _drawn("FOMAML", inner_rate=0.2, inner_steps=2, evaluation_steps=5),
+        # Validation after 750 meta-steps: 84.1% with one step of rate 0.4, 82.4% with
+        # two of 0.2, 81.5% with three of 0.1.
+        _drawn("FOMAML"),
         OMNIGLOT_5W1S,
         MAML_PAPER,
-        steps=1_000,
-        rate=1e-4,
-        warm_start="maml.omniglot_5w1s",
+        steps=30_000,
     ),
     "reptile.omniglot_5w1s": Recipe(
         # Adam inside, afresh for each task, unlearned what the warm start knew.
@@ -746,18 +745,17 @@ RECIPES = {
         warm_start="maml.omniglot_5w1s",
     ),
     "meta_sgd.omniglot_5w1s": Recipe(
-        _drawn("MetaSGD"),
+        # One step to train and to test, as published: rates are learned for one.
+        _drawn("MetaSGD", evaluation_steps=1),
         OMNIGLOT_5W1S,
         META_SGD_PAPER,
-        steps=6_000,
-        warm_start="maml.omniglot_5w1s",
+        steps=40_000,
     ),
     "anil.omniglot_5w1s": Recipe(
         _drawn("ANIL", inner_steps=5, evaluation_steps=10),
         OMNIGLOT_5W1S,
         ANIL_PAPER,
-        steps=6_000,
-        warm_start="maml.omniglot_5w1s",
+        steps=25_000,
     ),
     "sigma_maml.omniglot_5w1s": Recipe(
         _drawn("SigmaMAML", initial_scale=2.0),
