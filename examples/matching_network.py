@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import functional
+from keras_meta import network as network_module
 
 ABSENT = -1e9  # added to the similarity to examples of other classes
 
@@ -40,12 +40,13 @@ class MatchingNetwork(km.Learner):
             **kwargs,
         )
         self.network = network
+        self.bound = network_module.Network(network)
         self.scale = scale
         self.built = True
 
     def features(self, x, training):
         """f(x), of length 1."""
-        features = functional.each(self.network, x, training)
+        features = self.bound.each(x, training)
         return tf.math.l2_normalize(features, axis=-1)
 
     def adapt_tasks(self, support_x, support_y, training=False):
@@ -54,7 +55,7 @@ class MatchingNetwork(km.Learner):
     def infer_tasks(self, state, query_x, training=False):
         query = self.features(query_x, training)
         cosines = tf.matmul(query, state["features"], transpose_b=True)  # [T, Q, S]
-        own = tf.one_hot(state["labels"], self.output_size)[:, None]  # [T, 1, S, N]
+        own = tf.one_hot(state["labels"], self.output_size, dtype=cosines.dtype)[:, None]  # [T, 1, S, N]
         return tf.reduce_logsumexp(
             self.scale * cosines[..., None] + ABSENT * (1 - own), axis=2
         )

@@ -1,6 +1,7 @@
 """Whether a network and a learner can be meta-trained: derivatives, graphs, cost."""
 
 import dataclasses
+import inspect
 import json
 import pathlib
 import resource
@@ -13,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import functional
+from keras_meta import batch_norm, keras_private, steps
 from keras_meta import learner as learner_module
+from keras_meta import network as network_module
 from keras_meta.learners import gradient, imaml
 
 # Central differences of gradients in float64, of width 1e-6, are right to about 1e-8.
@@ -106,7 +108,9 @@ def in_dtype(learner, dtype):
         return config
 
     # Layers of the user's own, registered with Keras or not.
-    kinds = {type(each).__name__: type(each) for each in learner._flatten_layers()}
+    kinds = {
+        type(each).__name__: type(each) for each in keras_private.layers_of(learner)
+    }
     with keras.saving.custom_object_scope(kinds):
         copy = type(learner).from_config(convert(learner.get_config()))
     copy(copy.example())
@@ -143,7 +147,7 @@ def _networks(learner):
     """The Keras models that a learner is made of."""
     return [
         layer
-        for layer in learner._flatten_layers(include_self=False, recursive=False)
+        for layer in keras_private.layers_of(learner, recursive=False)
         if isinstance(layer, keras.Model) and layer.layers
     ]
 
@@ -170,8 +174,7 @@ def _layers(network, single, order):
             # One by one: a Sequential has its own precision, whatever theirs.
             x = tf.cast(_input(network), layer.compute_dtype)
             for earlier in network.layers[:position]:
-                training = {"training": True} if earlier._call_has_training_arg else {}
-                x = earlier(x, **training)
+                x = earlier(x, **_training(earlier))
         else:
             try:
                 ahead = keras.Model(network.input, layer.input)
@@ -186,11 +189,17 @@ def _layers(network, single, order):
             sentence = "draws at random while training: not looked at alone"
             found.append(Finding(layer.name, "note", sentence))
             continue
-        found.append(_layer(layer, x, order))
+        found.append(_layer(batch_norm.exact_form(layer), x, order))
         if single is not None:
-            compiled = single.layers[position]
+            compiled = batch_norm.exact_form(single.layers[position])
             found += _compiled(compiled, tf.cast(x, compiled.compute_dtype), order)
     return found
+
+
+def _training(layer):
+    """The argument that runs a layer in training mode, if it has one."""
+    takes = "training" in inspect.signature(layer.call).parameters
+    return {"training": True} if takes else {}
 
 
 def _input(network):
@@ -206,21 +215,20 @@ def _slopes(layer, x, weights, direction, order):
         `(base, along)`, lists of tensors: the sum and its derivative along the
         direction, or its gradient and the derivative of that.
     """
-    statistics = functional.values(layer.non_trainable_variables)
+    statistics = network_module.values(layer.non_trainable_variables)
     point = [x, *weights]
     zero = {"unconnected_gradients": tf.UnconnectedGradients.ZERO}
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(point)
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(point)
-            arguments = {"training": True} if layer._call_has_training_arg else {}
-            outputs, _ = layer.stateless_call(weights, statistics, x, **arguments)
+            outputs, _ = layer.stateless_call(weights, statistics, x, **_training(layer))
             marks = np.random.RandomState(4).normal(size=outputs.shape)
             # Squared, so that the way back depends on what came in.
             value = tf.reduce_sum(tf.cast(marks, outputs.dtype) * outputs**2)
         slope = inner.gradient(value, point, **zero)
     if order == 1:
-        return [value], [functional.inner_product(slope, direction)]
+        return [value], [steps.inner_product(slope, direction)]
     # A second derivative is symmetric, so this is its product with the direction.
     return slope, outer.gradient(slope, point, output_gradients=direction, **zero)
 
@@ -242,8 +250,9 @@ def _error(found, expected):
 
 def _layer(layer, x, order):
     """Finding on a layer in float64."""
-    weights = functional.values(layer.trainable_variables)
-    kind = f"{type(layer).__name__}: its {ORDERS[order]} derivative"
+    weights = network_module.values(layer.trainable_variables)
+    source = getattr(layer, "source", layer)
+    kind = f"{type(source).__name__}: its {ORDERS[order]} derivative"
     errors = []
     for direction in _directions(x, weights):
         try:
@@ -270,7 +279,7 @@ def _layer(layer, x, order):
 
 def _compiled(layer, x, order):
     """Findings on a layer compiled by XLA, in its own precision: what is wrong."""
-    weights = functional.values(layer.trainable_variables)
+    weights = network_module.values(layer.trainable_variables)
     direction = next(_directions(x, weights))
     _, expected = _slopes(layer, x, weights, direction, order)
     run = tf.function(
@@ -323,7 +332,8 @@ def _whole(learner, precise, episode, query_y):
     sentence = f"eager and in a graph the same to {error:.0e}"
     found.append(Finding("meta-gradient", state, sentence))
 
-    if getattr(precise, "_seed_slots", None):
+    bound = getattr(precise, "bound", None)
+    if bound is not None and bound.seeds:
         sentence = "random layers draw otherwise in float32: not compared"
         found.append(Finding("meta-gradient", "note", sentence))
         return [*found, _differences(precise, in_graph, expected, variables)]

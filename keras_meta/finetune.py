@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_meta.learner import named_shape
+from keras_meta.checks import named_shape
 
 
 def finetune(learner, x, y, optimizer=None):
@@ -11,17 +11,21 @@ def finetune(learner, x, y, optimizer=None):
     `fit` it on the same examples (or more) to go on learning the task; save, evaluate
     and predict as with any Keras model. Batch normalization starts from the statistics
     of `x` under the adapted weights, and then follows the batches that `fit` gives it.
+    Weight regularizers of the network's layers act in `fit` as in any Keras model.
 
     Args:
         learner: a `Learner`.
         x: support examples `[S, ...]`, as for `learner.adapt` without T.
         y: their labels `[S]` or targets `[S, d_y]`.
         optimizer: the learner's inner step by default, so that an epoch over all of x
-            in one batch is one more of them. For a shrinkage learner that is
-            `priors.ProximalSGD`, which is stable for every scale. Any other optimizer
-            finds the prior in the loss, as a penalty of curvature `1 / (S sigma^2)`:
-            freeze modules of small scale first (`learner.freeze_below`), or take a
-            rate below `S sigma^2`.
+            in one batch is one more of them: SGD; for Meta-SGD its learned rates
+            (`meta_sgd.RatedSGD`); for Reptile with Adam inside, Adam that goes on with
+            the inner loop's moments; for learners with a prior (sigma-MAML,
+            sigma-iMAML, sigma-Reptile, iMAML) `priors.ProximalSGD`, which is stable for
+            every scale. Any other optimizer finds the prior in the loss, as a penalty
+            of curvature `1 / (S sigma^2)`: freeze modules of small scale first
+            (`learner.freeze_below`), or take a rate below `S sigma^2`. The prior is
+            part of the model and saved with it.
 
     Returns:
         A compiled `keras.Model` from `[B, ...]` to predictions `[B, d_y]` (of a `CNP`

@@ -1,69 +1,27 @@
 """Learner: a Keras model whose input is a dataset."""
 
-import contextlib
 import functools
-import re
 
 import keras
 import tensorflow as tf
 
-from keras_meta import losses, metrics
+from keras_meta import checks, keras_private, losses, settings, trainer
 
-# Of an episode, by name.
-INPUTS = ("support_x", "support_y", "query_x")
 # Added to the logit of a class that is absent from the support set: its probability is
 # then exactly zero in float32, and nothing turns into NaN as infinity would.
 ABSENT = -1e9
-UNEQUAL_QUERIES = "expected query_x and query_y of equal T and Q, they differ."
 
-
-def required(tensors, *checks):
-    """A nest of tensors, of which a graph has nothing until all checks have passed.
-
-    Args:
-        tensors: the nest.
-        *checks: pairs of a condition and the sentence to raise without it, as a
-            ValueError, or in a graph as the run's InvalidArgumentError.
-    """
-    assertions = []
-    for condition, sentence in checks:
-        if tf.is_symbolic_tensor(condition):
-            # Sentence by sentence: a later condition may not even make sense.
-            with tf.control_dependencies(assertions):
-                assertions = [tf.debugging.Assert(condition, [sentence], name="check")]
-        elif not condition:
-            raise ValueError(sentence)
-    with tf.control_dependencies(assertions):
-        return tf.nest.map_structure(tf.identity, tensors) if assertions else tensors
-
-
-@contextlib.contextmanager
-def _in_a_sentence():
-    """Raises what a graph's check found as `required` does outside of graphs."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        found = re.search(r"\[(expected .*?\.)\]", error.message, re.DOTALL)
-        if not found:
-            raise
-        raise ValueError(found[1]) from None
-
-
-def _is_finite(nest):
-    """Whether no tensor of a nest has a NaN or an infinity."""
-    floating = [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floating])
-
-
-def _finite(name, finite):
-    """The check that what is called so is finite."""
-    return finite, f"expected finite values in {name}, got NaN or infinity."
-
-
-def _with_finite(function, *args):
-    """What a function gives, and whether all of it is finite."""
-    outputs = function(*args)
-    return outputs, _is_finite(outputs)
+# Arguments that users of other libraries pass, and what there is in their place.
+ELSEWHERE = {
+    "first_order": "km.FOMAML",
+    "lr": "inner_rate",
+    "learning_rate": "inner_rate",
+    "inner_lr": "inner_rate",
+    "adaptation_steps": "inner_steps",
+    "num_steps": "inner_steps",
+    "steps": "inner_steps",
+    "model": "network",
+}
 
 
 def stacked(outputs):
@@ -71,20 +29,10 @@ def stacked(outputs):
     return tf.stack(outputs, axis=-1) if isinstance(outputs, tuple) else outputs
 
 
-def named_shape(spec, *axes):
-    """The shape of examples in words: `[T, S, 28, 28, 1]`, if `axes` are T and S.
+class Learner(trainer.Trainer):
+    """Learns a task from its support set, and predicts its queries.
 
-    Args:
-        spec: their TensorSpec, with two leading axes.
-        *axes: what to call those that are there.
-    """
-    return f"[{', '.join([*axes, *map(str, spec.shape[2:])])}]"
-
-
-class Learner(keras.Model):
-    """Learns a task from its support set, and answers its queries.
-
-    `adapt` turns support sets into a state and `infer` answers queries from it; both
+    `adapt` turns support sets into a state and `infer` predicts queries from it; both
     are pure functions that keep nothing on `self`, and calling the learner is one after
     the other. So one model serves `fit` (meta-training), `evaluate`, `predict`, saving,
     fine-tuning and serving. Axes: T tasks, S support and Q query examples of each, N
@@ -92,12 +40,20 @@ class Learner(keras.Model):
 
     A subclass gives `adapt_tasks` and `infer_tasks`, and may give `meta_gradient`.
 
+    Trainable flags: a layer with `trainable=False` neither adapts nor meta-trains; set
+    it before `compile`, as in Keras. `learner.trainable = False` leaves the flags of
+    the layers as they are: tasks are learned as before, and nothing meta-trains.
+
+    Regularizers: those of weights act once on the meta-learned weights, in the outer
+    loss; those of activities wherever a layer is run on a support or query set.
+
     Args:
         loss: "sparse_categorical_crossentropy" (targets are labels), "mse", or a
             `keras.losses.Loss`; of the support examples where a learner has an inner
             loss, and of the queries unless `compile` names another.
         example_shape: shape of one example x.
-        outputs: number of classes N, or of target dimensions d_y.
+        outputs: number of classes N, or of target dimensions d_y; None where the
+            support set decides how many classes there are.
         preprocess: an `ImagePreprocess` that the data came through, if any.
         **kwargs: for `keras.Model`.
 
@@ -119,8 +75,17 @@ class Learner(keras.Model):
     # Whether an answer may depend on the other queries: "transductive" if so.
     normalization = "inductive"
 
+    support_loss = settings.Fixed()
+    output_size = settings.Fixed()
+
     def __init__(self, loss, example_shape, outputs, preprocess=None, **kwargs):
-        super().__init__(**kwargs)
+        for name in ELSEWHERE.keys() & kwargs.keys():
+            raise ValueError(
+                f"expected the arguments of {type(self).__name__}, got {name}: use "
+                f"{ELSEWHERE[name]}."
+            )
+        # Layers cast by themselves: to float16 they would cast targets and losses too.
+        super().__init__(autocast=False, **kwargs)
         self.supports_jit = False  # second-order gradients under XLA: DESIGN.md
         self.support_loss = losses.get(loss, self.variable_dtype)
         self.classification = losses.is_classification(self.support_loss)
@@ -140,19 +105,34 @@ class Learner(keras.Model):
         """`infer` without its checks, traceable."""
         raise NotImplementedError
 
-    def meta_gradient(self, episode, query_y):
+    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
         """The loss of a batch of tasks and its gradient.
 
+        Args:
+            episode: as for the call.
+            query_y: labels `[T, Q]` or targets `[T, Q, d_y]`.
+            weights: Keras' `sample_weight`, of tasks `[T]` or of queries `[T, Q]`; None
+                for equal ones.
+            loss_scale: the factor of the gradients, which keeps those of float16 layers
+                from vanishing; a Python number or a scalar tensor.
+
         Returns:
-            `(loss, gradients, variables, outputs)`: the mean loss over tasks and
-            queries, gradients and the variables they belong to, and the answers to
-            the queries.
+            `(loss, gradients, variables, outputs)`: the loss, not scaled; its scaled
+            gradients and the variables they belong to; the answers to the queries of
+            all tasks or the first few.
         """
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             outputs = self(episode, training=True)
-            loss = losses.of(self.query_loss, query_y, outputs)
-        return loss, tape.gradient(loss, variables), variables, outputs
+            loss = losses.of(self.query_loss, query_y, outputs, weights)
+            loss += self.penalty()
+            scaled = loss * tf.cast(loss_scale, loss.dtype)
+        return loss, tape.gradient(scaled, variables), variables, outputs
+
+    def penalty(self):
+        """The sum of all regularizers of the last call, a scalar."""
+        terms = [tf.cast(loss, self.variable_dtype) for loss in self.losses]
+        return tf.add_n(terms) if terms else tf.zeros([], self.variable_dtype)
 
     def task_model(self, x, y, optimizer=None):
         """A Keras model of the one task with support set x `[S, ...]`, y `[S, ...]`.
@@ -163,12 +143,15 @@ class Learner(keras.Model):
             `(model, optimizer)`: what `finetune` compiles; the optimizer is the one
             given, or this learner's own.
         """
+        from keras_meta import task_model
+
         x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
         copy = type(self).from_config(self.get_config())
         copy(self.example())  # so that it has its variables
         copy.set_weights(self.get_weights())
         state = tf.nest.map_structure(lambda v: v[0], self.adapt(x[None], y[None]))
-        return TaskModel(copy, state), optimizer or keras.optimizers.Adam(1e-3)
+        optimizer = optimizer or keras.optimizers.Adam(1e-3)
+        return task_model.TaskModel(copy, state), optimizer
 
     def config_with(self, classes):
         """The config of this learner for another number of classes."""
@@ -188,8 +171,8 @@ class Learner(keras.Model):
             support_y: integer labels `[T, S]`, those present being 0..n-1 with n <= N;
                 or targets `[T, S, d_y]`.
             training: take the settings of meta-training, not of evaluation.
-            traced: inside a graph too, call the one trace for any T and S, as eager
-                calls do, where the graph would have its own.
+            traced: if True, reuses the shape-polymorphic trace inside a `tf.function`
+                too.
 
         Returns:
             The state: a nest of tensors, each with a leading T.
@@ -200,14 +183,15 @@ class Learner(keras.Model):
                 from them diverges (which a surrounding graph is not told, see
                 `traced`).
         """
-        support_x, support_y = self._checked_support(support_x, support_y)
+        support_x, support_y = checks.checked_support(self, support_x, support_y)
         if training or not (traced or tf.executing_eagerly()):
             return self.adapt_tasks(support_x, support_y, training)
-        state, finite = self._traced_adapt(support_x, support_y)
-        return required(state, _finite("what was learned of support_x", finite))
+        state, finite = self._traced_adapt()(support_x, support_y)
+        sentence = checks.finite("what was learned of support_x", finite)
+        return checks.required(state, sentence)
 
     def infer(self, state, query_x, training=False, traced=False):
-        """Answers Q queries of each task.
+        """Predicts Q queries of each task.
 
         Args:
             state: what `adapt` gave for T tasks.
@@ -220,21 +204,28 @@ class Learner(keras.Model):
             scale, each `[T, Q, d_y]`.
 
         Raises:
-            ValueError: wrong rank or shape, another T than the state's, values that
-                are not finite.
+            ValueError: wrong rank or shape, another T than the state's, a state of
+                other settings, values that are not finite.
         """
-        query_x = self._checked_x("query_x", query_x)
+        query_x = checks.checked_x(self, "query_x", query_x)
         tasks = tf.shape(tf.nest.flatten(state)[0])[0]
         same = tf.equal(tasks, tf.shape(query_x)[0])
         sentence = "expected query_x and the state to be of the same number of tasks."
-        state, query_x = required((state, query_x), (same, sentence))
+        state, query_x = checks.required((state, query_x), (same, sentence))
         if training or not (traced or tf.executing_eagerly()):
             return self.infer_tasks(state, query_x, training)
-        outputs, finite = self._traced_infer(state, query_x)
-        return required(outputs, _finite("the answers to query_x", finite))
+        try:
+            tf.nest.assert_same_structure(state, self.state_spec(), check_types=False)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "expected the state that adapt gives with the settings and trainable "
+                "flags of now, got one of another structure: adapt again."
+            ) from None
+        outputs, finite = self._traced_infer()(state, query_x)
+        return checks.required(outputs, checks.finite("the answers to query_x", finite))
 
     def with_classes(self, classes):
-        """A learner of other many classes with what this one has learned.
+        """A copy of this learner with another number of classes, its weights reused.
 
         ProtoNet and CNP have no weight that knows N and are as good as before. Gradient
         learners get a last layer of as many units. Labels are given at random, so that
@@ -275,269 +266,85 @@ class Learner(keras.Model):
         state = self.adapt(episode["support_x"], episode["support_y"], training)
         return stacked(self.infer(state, episode["query_x"], training))
 
-    # Both traced once, for any T, S and Q, with whether what comes out is finite.
+    def export(self, *args, **kwargs):
+        """Refuses Keras' export, whose signature has no support set: see `km.export`.
 
-    @functools.cached_property
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "expected km.export(learner, base), whose signatures adapt inside the "
+            "request, got learner.export."
+        )
+
+    # Traces, for any T, S and Q, with whether what comes out is finite.
+
+    def trace_key(self):
+        """All that a trace depends on besides its inputs: settings and flags."""
+        layers = keras_private.layers_of(self)
+        flags = tuple(layer.trainable for layer in layers)
+        return settings.current(self), flags
+
     def _traced_adapt(self):
-        return tf.function(
+        return self.traced(
+            "adapt",
             functools.partial(_with_finite, self.adapt_tasks),
-            input_signature=[self.x_spec("support_x"), self.y_spec("support_y")],
-            autograph=False,
+            [self.x_spec("support_x"), self.y_spec("support_y")],
         )
 
-    @functools.cached_property
     def _traced_infer(self):
-        return tf.function(
+        return self.traced(
+            "infer",
             functools.partial(_with_finite, self.infer_tasks),
-            input_signature=[self.state_spec(), self.x_spec("query_x")],
-            autograph=False,
+            [self.state_spec(), self.x_spec("query_x")],
         )
+
+    def traced(self, name, function, signature):
+        """The `tf.function` of a name, traced anew when settings or flags change.
+
+        Args:
+            name: of the trace.
+            function: what to trace.
+            signature: its inputs, a list of nests of TensorSpecs.
+        """
+        return self._functions.get(self.trace_key(), name, function, signature)
 
     def state_spec(self):
         """What `adapt` gives, TensorSpecs in place of tensors."""
         return tf.nest.map_structure(
             lambda x: tf.TensorSpec(x.shape, x.dtype),
-            self._traced_adapt.get_concrete_function().structured_outputs[0],
+            self._traced_adapt().get_concrete_function().structured_outputs[0],
         )
-
-    def forget_traces(self):
-        """Traces anew at the next call, because what was traced has changed."""
-        self.__dict__.pop("_traced_adapt", None)
-        self.__dict__.pop("_traced_infer", None)
-        # Keras' own, of `fit`, `evaluate` and `predict`.
-        self.train_function = self.test_function = self.predict_function = None
 
     def x_spec(self, name):
         """TensorSpec of examples `[T, S or Q, ...]`, T, S and Q free."""
         return tf.TensorSpec(
-            [None, None, *self.example_shape], self.compute_dtype, name
+            [None, None, *self.example_shape], self.variable_dtype, name
         )
 
     def y_spec(self, name):
         """TensorSpec of labels `[T, S]` or targets `[T, S, d_y]`."""
         if self.classification:
             return tf.TensorSpec([None, None, *self.label_shape], tf.int32, name)
-        return tf.TensorSpec([None, None, self.output_size], self.compute_dtype, name)
+        shape = [None, None, self.output_size]
+        return tf.TensorSpec(shape, self.variable_dtype, name)
 
     def example(self):
         """An episode of zeros, one example and one query of one task."""
-        x = tf.zeros([1, 1, *self.example_shape], self.compute_dtype)
+        spec = self.x_spec("support_x")
+        x = tf.zeros([1, 1, *self.example_shape], spec.dtype)
         spec = self.y_spec("support_y")
         y = tf.zeros([1, 1, *spec.shape[2:]], spec.dtype)
         return {"support_x": x, "support_y": y, "query_x": x}
 
-    # Checks, once and at the door.
-
-    def _check_episodes(self, episodes):
-        """Raises unless these are batches of episodes, before any is drawn."""
-        if isinstance(episodes, keras.utils.PyDataset) or hasattr(episodes, "__next__"):
-            return  # of which nothing is known before
-        found = getattr(episodes, "element_spec", episodes)
-        episode = found[0] if isinstance(found, tuple) else found
-        if not isinstance(episode, dict) or not set(INPUTS) <= set(episode):
-            got = type(episode).__name__
-            if isinstance(episode, dict):
-                got = f"{{{', '.join(sorted(map(str, episode)))}}}"
-            raise ValueError(
-                "expected batches of episodes, a tf.data.Dataset of ({support_x, "
-                f"support_y, query_x}}, query_y), got {got}; km.finetune makes a model "
-                "of one task."
-            )
-        if found is episodes:  # arrays
-            found = episode = tf.nest.map_structure(tf.convert_to_tensor, episode)
-        for name in ("support_x", "query_x"):
-            self._check_x(name, episode[name])
-        self._check_y("support_y", episode["support_y"])
-        if isinstance(found, tuple) and len(found) > 1:
-            self._check_y("query_y", found[1])
-            asked, answered = (v.shape[:2] for v in (episode["query_x"], found[1]))
-            if not asked.is_compatible_with(answered):
-                raise ValueError(UNEQUAL_QUERIES)
-
-    def _check_x(self, name, x):
-        """Raises unless an x, or its TensorSpec, has the right shape and kind."""
-        spec = self.x_spec(name)
-        if not spec.shape.is_compatible_with(x.shape):
-            missing = spec.shape.rank - len(x.shape)
-            hint = "."
-            if missing == 1:
-                hint = ": dataset.batch(T), or x[None], makes an axis of tasks."
-            elif self.preprocess and not missing:
-                hint = "; learner.preprocess resizes images."
-            shape = named_shape(spec, "T", name[0].upper())
-            raise ValueError(
-                f"expected {name} of shape {shape}, got {list(x.shape)}{hint}"
-            )
-        if tf.as_dtype(x.dtype) == tf.uint8:
-            raise ValueError(
-                f"expected {name} to be floating point, got uint8: pass images "
-                "through learner.preprocess first."
-            )
-
-    def _check_y(self, name, y):
-        """Raises unless a y, or its TensorSpec, has the right shape and kind."""
-        spec = self.y_spec(name)
-        if self.classification and not tf.as_dtype(y.dtype).is_integer:
-            raise ValueError(
-                f"expected {name} to be integer labels, got "
-                f"{tf.as_dtype(y.dtype).name}."
-            )
-        if not spec.shape.is_compatible_with(y.shape):
-            shape = named_shape(spec, "T", name[0].upper())
-            raise ValueError(f"expected {name} of shape {shape}, got {list(y.shape)}.")
-
-    def _checked_x(self, name, x):
-        spec = self.x_spec(name)
-        x = tf.convert_to_tensor(x)
-        self._check_x(name, x)
-        x = tf.cast(x, spec.dtype)
-        return required(x, _finite(name, _is_finite(x)))
-
-    def _checked_support(self, support_x, support_y):
-        """Both, once all is known to be right."""
-        support_x = self._checked_x("support_x", support_x)
-        y = tf.convert_to_tensor(support_y)
-        self._check_y("support_y", y)
-        y = tf.cast(y, self.y_spec("support_y").dtype)
-        shape = tf.shape(support_x)[:2]
-        checks = [
-            (
-                tf.reduce_all(tf.equal(shape, tf.shape(y)[:2])),
-                "expected support_x and support_y of equal T and S, they differ.",
-            ),
-            (
-                tf.reduce_all(shape >= [1, self.least_support]),
-                "expected at least one task and one support example, got none.",
-            ),
-            self._is_answer("support_y", y),
-        ]
-        if self.classification and self.gapless:
-            present = tf.reduce_max(tf.one_hot(y, self.output_size), axis=1)
-            gapless = tf.reduce_all(present[:, :-1] >= present[:, 1:])
-            checks.append(
-                (
-                    gapless,
-                    "expected the labels of a task to be 0..n-1, got one with a gap.",
-                )
-            )
-        return required((support_x, y), *checks)
-
-    def _checked_data(self, data):
-        """A batch as Keras gives it, once its query_y is known to be right."""
-        episode, query_y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        y = tf.convert_to_tensor(query_y)
-        asked = tf.shape(episode["query_x"])[:2]
-        equal = tf.reduce_all(tf.equal(asked, tf.shape(y)[:2]))
-        checks = (equal, UNEQUAL_QUERIES), self._is_answer("query_y", y)
-        return episode, required(y, *checks)
-
-    def _is_answer(self, name, y):
-        """The check that all of a y are labels of a class, or finite numbers."""
-        if not self.classification:
-            return _finite(name, _is_finite(y))
-        inside = tf.reduce_all((y >= 0) & (y < tf.cast(self.output_size, y.dtype)))
-        labels = f"labels in [0, {self.output_size})"
-        return inside, f"expected {name} to hold {labels}, got one outside."
-
     def masked(self, outputs, classes):
         """Logits `[(T,) Q, N]`, those from `classes [(T)]` on put out of reach."""
+        outputs = tf.cast(outputs, self.variable_dtype)  # float16 ends at 65504
         if not self.classification:
             return outputs
         classes = tf.reshape(classes, [-1] + [1] * (outputs.shape.rank - 1))
-        absent = tf.range(self.output_size) >= classes
+        absent = tf.range(tf.shape(outputs)[-1]) >= classes
         return outputs + tf.where(absent, tf.cast(ABSENT, outputs.dtype), 0)
-
-    # Keras.
-
-    def fit(self, x=None, *args, **kwargs):
-        """Meta-trains: Keras' `fit` on batches of episodes."""
-        self._check_episodes(x)
-        if kwargs.get("validation_data") is not None:
-            self._check_episodes(kwargs["validation_data"])
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # or Keras warns that it can't
-        with _in_a_sentence():
-            return super().fit(x, *args, **kwargs)
-
-    def evaluate(self, x=None, *args, **kwargs):
-        """Keras' `evaluate` on batches of episodes."""
-        self._check_episodes(x)
-        with _in_a_sentence():
-            return super().evaluate(x, *args, **kwargs)
-
-    def predict(self, x=None, *args, **kwargs):
-        """Keras' `predict` on batches of episodes: the answers to their queries."""
-        self._check_episodes(x)
-        with _in_a_sentence():
-            return super().predict(x, *args, **kwargs)
-
-    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
-        """Keras' `compile`, with this learner's loss and metrics as the defaults.
-
-        Args:
-            optimizer: of the meta-parameters.
-            loss: of the queries; as for the constructor.
-            metrics: by default the accuracy (or squared error) of an episode and the
-                half-width of its 95% interval over tasks.
-            **kwargs: for `keras.Model.compile`.
-        """
-        if loss is not None:
-            self.query_loss = losses.get(loss, self.variable_dtype)
-        if metrics is None:
-            metrics = self.default_metrics()
-        super().compile(
-            optimizer=optimizer, loss=self.query_loss, metrics=metrics, **kwargs
-        )
-
-    def compile_from_config(self, config):
-        # Keras skips this for a class with its own `compile`.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def default_metrics(self):
-        if self.classification:
-            return [
-                metrics.EpisodeAccuracy(),
-                metrics.EpisodeAccuracy(interval=True, name="accuracy_95"),
-            ]
-        found = [
-            metrics.EpisodeSquaredError(),
-            metrics.EpisodeSquaredError(interval=True, name="mse_95"),
-        ]
-        if isinstance(self.query_loss, losses.GaussianNLL):
-            found += [
-                metrics.EpisodeNLL(),
-                metrics.EpisodeNLL(interval=True, name="nll_95"),
-            ]
-        return found
-
-    def train_step(self, data):
-        episode, query_y = self._checked_data(data)
-        loss, gradients, variables, outputs = self.meta_gradient(episode, query_y)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:  # the optimizer sums them
-            gradients = [gradient / replicas for gradient in gradients]
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(query_y)[0])
-        return self.compute_metrics(episode, query_y, outputs)
-
-    def test_step(self, data):
-        return super().test_step(self._checked_data(data))
-
-    # Under `tf.distribute.MultiWorkerMirroredStrategy` Keras 3.15 asks the workers for
-    # means that they cannot give: of a first batch, to learn its shapes, and over the
-    # first axis of scalars. A batch of zeros and metrics with an axis can be had.
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        episode = self.example()
-        super()._maybe_symbolic_build(data_batch=(episode, episode["support_y"]))
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        found = super().compute_metrics(x, y, y_pred, sample_weight)
-        workers = tf.distribute.MultiWorkerMirroredStrategy
-        if isinstance(tf.distribute.get_strategy(), workers):
-            return {name: tf.reshape(value, [1]) for name, value in found.items()}
-        return found
 
     def get_config(self):
         config = super().get_config()
@@ -556,70 +363,7 @@ class Learner(keras.Model):
         return cls(**config)
 
 
-@keras.saving.register_keras_serializable("keras_meta")
-class TaskModel(keras.Model):
-    """One task's model: a learner held fixed, and the task's state, which trains.
-
-    Args:
-        learner: a `Learner`.
-        state: what its `adapt` gave for the task, without T. The tensors of it that
-            answers have a gradient to are trained.
-
-    Call arguments:
-        x: `[B, ...]`.
-    """
-
-    def __init__(self, learner, state, **kwargs):
-        super().__init__(**kwargs)
-        self.learner = learner
-        self.example_shape = learner.example_shape
-        # Keras takes what is there already for done, layers below left as they are.
-        self.learner.trainable = True
-        self.learner.trainable = False
-        self.supports_jit = False
-        leaves = tf.nest.flatten(state)
-        first = tf.nest.map_structure(lambda leaf: leaf[None], state)
-        with tf.GradientTape() as tape:
-            tape.watch(first)
-            answer = learner.infer_tasks(first, learner.example()["query_x"])
-        gradients = tf.nest.flatten(tape.gradient(answer, first))
-        self.state = [
-            self.add_weight(
-                shape=leaf.shape,
-                dtype=leaf.dtype.name,
-                initializer="zeros",
-                trainable=gradient is not None,
-                name=f"state_{position}",
-            )
-            for position, (leaf, gradient) in enumerate(
-                zip(leaves, gradients, strict=True)
-            )
-        ]
-        for variable, leaf in zip(self.state, leaves, strict=True):
-            variable.assign(leaf)
-        self._structure = tf.nest.map_structure(lambda _: None, state)
-        self.built = True
-
-    def call(self, x):
-        leaves = [tf.convert_to_tensor(variable)[None] for variable in self.state]
-        state = tf.nest.pack_sequence_as(self._structure, leaves)
-        return stacked(self.learner.infer_tasks(state, x[None]))[0]
-
-    def get_config(self):
-        leaves = [f"{v.dtype} {' '.join(map(str, v.shape))}" for v in self.state]
-        return {
-            **super().get_config(),
-            "learner": keras.saving.serialize_keras_object(self.learner),
-            "state": tf.nest.pack_sequence_as(self._structure, leaves),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        def zeros(leaf):
-            dtype, *shape = leaf.split()
-            return tf.zeros(list(map(int, shape)), dtype)
-
-        learner = keras.saving.deserialize_keras_object(config["learner"])
-        learner(learner.example())
-        state = tf.nest.map_structure(zeros, config["state"])
-        return cls(**{**config, "learner": learner, "state": state})
+def _with_finite(function, *args):
+    """What a function gives, and whether all of it is finite."""
+    outputs = function(*args)
+    return outputs, checks.is_finite(outputs)

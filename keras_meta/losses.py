@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 NAMES = ("sparse_categorical_crossentropy", "mse", "gaussian")
+REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight")
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -38,7 +39,8 @@ def get(loss, dtype):
         dtype: that a named loss computes in; Keras' own default is float32 always.
 
     Raises:
-        ValueError: anything else.
+        ValueError: anything else, a loss without a reduction, or a cross-entropy of
+            probabilities.
     """
     if isinstance(loss, dict):
         loss = keras.saving.deserialize_keras_object(loss)
@@ -48,23 +50,80 @@ def get(loss, dtype):
         return keras.losses.MeanSquaredError(dtype=dtype)
     if loss == "gaussian":
         return GaussianNLL(dtype=dtype)
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-    raise ValueError(
-        f"expected loss to be one of {', '.join(NAMES)} or a keras.losses.Loss, got "
-        f"{loss!r}."
-    )
+    if not isinstance(loss, keras.losses.Loss):
+        raise ValueError(
+            f"expected loss to be one of {', '.join(NAMES)} or a keras.losses.Loss, "
+            f"got {loss!r}."
+        )
+    if loss.reduction not in REDUCTIONS:
+        raise ValueError(
+            f"expected a loss of reduction {', '.join(REDUCTIONS)}, got "
+            f"{loss.reduction!r}."
+        )
+    if is_classification(loss) and not loss.get_config()["from_logits"]:
+        raise ValueError(
+            "expected SparseCategoricalCrossentropy(from_logits=True), because "
+            "learners predict logits, got from_logits=False."
+        )
+    return loss
 
 
-def of(loss, y_true, y_pred):
+def of(loss, y_true, y_pred, weights=None):
     """The loss of this replica's tasks, a scalar.
 
     Keras divides its losses by the number of replicas, because it sums their gradients.
     An inner loop must not see that: `Learner.train_step` divides the gradients instead.
+
+    Args:
+        loss: a `keras.losses.Loss`.
+        y_true: labels or targets.
+        y_pred: logits or predictions.
+        weights: of the values, as Keras' `sample_weight`.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    value = loss(y_true, y_pred)
+    value = loss(y_true, y_pred, sample_weight=weights)
     return value * replicas if replicas > 1 else value
+
+
+def divisor(loss, tasks, weights):
+    """The number that Keras divides the sum of T tasks' values by, over T.
+
+    With it `of_task`, averaged over tasks, is Keras' loss of the whole batch.
+
+    Args:
+        loss: a `keras.losses.Loss`.
+        tasks: T.
+        weights: `[T, Q]` or None.
+
+    Returns:
+        A scalar, or None for the number of values in each task.
+    """
+    if loss.reduction == "sum":
+        return 1 / tf.cast(tasks, loss.dtype)
+    if loss.reduction == "mean_with_sample_weight" and weights is not None:
+        return tf.reduce_sum(tf.cast(weights, loss.dtype)) / tf.cast(tasks, loss.dtype)
+    return None
+
+
+def of_task(loss, y_true, y_pred, weights, divisor):
+    """The part of one task in the loss of a batch of tasks, a scalar.
+
+    Args:
+        loss: a `keras.losses.Loss`.
+        y_true: labels or targets of the queries, `[Q, ...]`.
+        y_pred: logits or predictions, `[Q, ...]`.
+        weights: `[Q]`, or None.
+        divisor: what `divisor` gives.
+    """
+    if not y_true.dtype.is_integer:
+        y_true = tf.cast(y_true, loss.dtype)
+    terms = loss.call(y_true, tf.cast(y_pred, loss.dtype))
+    if divisor is None:
+        divisor = tf.cast(tf.size(terms), terms.dtype)
+    if weights is not None:
+        shape = [-1, *[1] * (terms.shape.rank - weights.shape.rank)]
+        terms *= tf.reshape(tf.cast(weights, terms.dtype), shape)
+    return tf.reduce_sum(terms) / divisor
 
 
 def config(loss):

@@ -68,7 +68,8 @@ class LRUACell(keras.layers.Layer):
         output_hidden=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # The memory and its usage stay in the variables' precision: rows are compared.
+        super().__init__(autocast=False, **kwargs)
         if controller not in CONTROLLERS:
             raise ValueError(
                 f"expected controller to be one of {', '.join(CONTROLLERS)}, got "
@@ -129,18 +130,28 @@ class LRUACell(keras.layers.Layer):
 
     def get_initial_state(self, batch_size=None):
         shapes = [(s,) if isinstance(s, int) else s for s in self.state_size]
-        return [tf.zeros([batch_size, *s], self.compute_dtype) for s in shapes]
+        inner = 2 if self.controller == "lstm" else 0  # h and c, the controller's own
+        return [
+            tf.zeros(
+                [batch_size, *shape],
+                self.compute_dtype if index < inner else self.variable_dtype,
+            )
+            for index, shape in enumerate(shapes)
+        ]
 
     def call(self, inputs, states, training=False):
         *inner, reads, memory, read_weights, usage = states
+        precision = self.variable_dtype
+        inputs = tf.cast(inputs, precision)
         if self.feed_reads:
             inputs = tf.concat([inputs, reads], axis=-1)
         if self.controller == "lstm":
             hidden, inner = self.inner(inputs, inner, training=training)
         else:
             hidden = self.inner(inputs)
-        keys = tf.reshape(self.key(hidden), [-1, self.heads, self.width])
-        gates = self.gate(hidden)[:, :, None]
+        keys = tf.cast(self.key(hidden), precision)
+        keys = tf.reshape(keys, [-1, self.heads, self.width])
+        gates = tf.cast(self.gate(hidden), precision)[:, :, None]
 
         _, least = tf.math.top_k(-usage, self.heads)  # equal ones: lowest row first
         marks = tf.one_hot(least, self.rows, dtype=usage.dtype)  # [B, n, rows]
@@ -158,7 +169,9 @@ class LRUACell(keras.layers.Layer):
         reads = tf.reshape(reads, [-1, self.heads * self.width])
         usage = self.decay * usage
         usage += tf.reduce_sum(read_weights + write_weights, axis=1)
-        outputs = tf.concat([hidden, reads], axis=-1) if self.output_hidden else reads
+        outputs = reads
+        if self.output_hidden:
+            outputs = tf.concat([tf.cast(hidden, precision), reads], axis=-1)
         return outputs, [*inner, reads, memory, read_weights, usage]
 
     def get_config(self):

@@ -102,6 +102,7 @@ class ProximalSGD(keras.optimizers.Optimizer):
             self.add_variable(shape=(), dtype=variable.dtype, name="log_precision")
             for variable in variables
         ]
+        self.places = {id(variable): i for i, variable in enumerate(variables)}
 
     def set_prior(self, variables, centres, log_precisions):
         """Gives each variable its phi (an array) and log P (a scalar)."""
@@ -114,31 +115,26 @@ class ProximalSGD(keras.optimizers.Optimizer):
                 variable.assign(value)
 
     def update_step(self, gradient, variable, learning_rate):
-        position = self._get_variable_index(variable)
-        centre = self.centres[position]
+        place = self.places[id(variable)]
+        centre = self.centres[place]
         rate = keras.ops.cast(learning_rate, variable.dtype)
         log_rate = keras.ops.log(rate)
-        share = keras.ops.sigmoid(-self.log_precisions[position] - log_rate)
+        share = keras.ops.sigmoid(-self.log_precisions[place] - log_rate)
         moved = variable - rate * gradient - centre
         self.assign(variable, centre + share * moved)
 
 
-class NormalRegularizer(keras.regularizers.Regularizer):
-    """`-log p(theta) / S` of a weight under `Normal(phi, sigma^2)`, up to a constant.
+def negative_log_ratio(weight, centre, log_precision):
+    """`-log p(theta) + log p(phi)` of a weight under `Normal(phi, 1 / P)`, a scalar.
 
     Args:
+        weight: theta.
         centre: phi.
-        log_precision: log P, with P = 1 / (S sigma^2).
+        log_precision: log P, with P = 1 / (S sigma^2) for a mean over S examples.
     """
+    import tensorflow_probability as tfp
 
-    def __init__(self, centre, log_precision):
-        self.centre = centre
-        self.log_precision = log_precision
-
-    def __call__(self, weight):
-        import tensorflow_probability as tfp
-
-        prior = tfp.distributions.Normal(self.centre, tf.exp(-self.log_precision / 2))
-        weight = tf.convert_to_tensor(weight)
-        constant = prior.log_prob(self.centre)
-        return tf.reduce_sum(constant - prior.log_prob(weight))
+    weight, centre = tf.convert_to_tensor(weight), tf.convert_to_tensor(centre)
+    scale = tf.exp(-tf.convert_to_tensor(log_precision) / 2)
+    prior = tfp.distributions.Normal(centre, scale)
+    return tf.reduce_sum(prior.log_prob(centre) - prior.log_prob(weight))

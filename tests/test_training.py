@@ -41,7 +41,7 @@ def test_a_learner_of_features_is_put_together_again():
     labels = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
 
     encoder, reader = training.split(whole)
-    features = km.functional.each(encoder, images, False)
+    features = km.network.each(encoder, images)
     for variable in reader.variables:
         variable.assign(variable + 0.1)  # as if trained
     new = training.transfer(reader, whole)

@@ -358,7 +358,7 @@ def our_steps(kind, path, threads, inside=1, **settings):
     data = iter(tf.data.Dataset.from_tensors((batch, query_y)).repeat())
     functions = {}
     for size in (TOGETHER, 1):
-        learner.forget_traces()
+        learner.train_function = None  # made anew for another size
         learner.make_train_function()
         functions[size] = learner.train_function
 

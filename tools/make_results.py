@@ -23,7 +23,6 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from keras_meta import functional
 from zoo import cards, lake, pages, published, recipes, scores, training
 
 FLAGS = flags.FLAGS
@@ -95,9 +94,7 @@ LAKE_PUBLISHED = [
 def settings(learner, card, task):
     """The ways an entry is scored: `(normalization, shots)`, as trained first."""
     yield learner.normalization, card.shots
-    if "normalization" in learner.get_config() and functional.batch_norm_slots(
-        learner.network
-    ):
+    if "normalization" in learner.get_config() and learner.bound.statistics:
         (other,) = {"inductive", "transductive"} - {learner.normalization}
         yield other, card.shots
     if card.ways and card.shots == 1:

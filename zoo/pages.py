@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import zoo
 from keras_meta import episodes, plots
-from keras_meta.learner import named_shape
+from keras_meta.checks import named_shape
 from zoo import console, published, recipes, scores, training
 
 SEED = 0
@@ -221,11 +221,9 @@ def _adaptation(learner, card):
     steps = sorted({*STEPS, usual or learner.inner_steps})
     rows = []
     for learner.evaluation_steps in steps:
-        learner.forget_traces()
         found = scores.measure(learner, card.name, data, TASKS, metric)
         rows.append((found["mean"], found["interval"]))
     learner.evaluation_steps = usual
-    learner.forget_traces()
     found = {card.name: (steps, *zip(*rows, strict=True))}
     figure = plots.curves(found, "adaptation steps", metric, log=True)
     return f"Adaptation: {metric} by step, mean of {TASKS} test tasks", figure

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_meta import keras_private, settings
 from keras_meta.learners import gradient
 
 
@@ -27,14 +28,16 @@ class ANIL(gradient.GradientLearner):
         Understanding the Effectiveness of MAML", ICLR 2020, section 4.
     """
 
+    layers_adapted = settings.Setting()
+
     def __init__(
         self, network, loss="sparse_categorical_crossentropy", *, layers=None, **kwargs
     ):
         super().__init__(network, loss, **kwargs)
         with_weights = [
             layer
-            for layer in network._flatten_layers(include_self=False)
-            if layer.trainable_variables and not list(layer._layers)
+            for layer in keras_private.layers_of(network)
+            if keras_private.made_to_train(layer) and keras_private.is_leaf(layer)
         ]
         names = [layer.name for layer in with_weights]
         self.layers_adapted = list(layers) if layers else names[-1:]
@@ -44,21 +47,14 @@ class ANIL(gradient.GradientLearner):
                 f"expected names of layers with weights ({', '.join(names)}), got "
                 f"{', '.join(missing)}."
             )
-        ids = {
-            id(variable)
-            for layer in with_weights
-            if layer.name in self.layers_adapted
-            for variable in layer.trainable_variables
-        }
-        self._positions = [
-            position
-            for position, variable in enumerate(network.trainable_variables)
-            if id(variable) in ids
-        ]
 
-    @property
-    def adapted(self):
-        return self._positions
+    def adapts(self, variable):
+        return any(
+            variable is candidate
+            for layer in keras_private.layers_of(self.network)
+            if layer.name in self.layers_adapted
+            for candidate in keras_private.made_to_train(layer)
+        )
 
     def carried(self, weight, shape):
         if weight.shape == shape:

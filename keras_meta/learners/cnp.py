@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import functional, learner, losses
+from keras_meta import learner, losses, settings
+from keras_meta import network as network_module
 
 AGGREGATES = ("mean", "attention")
 
@@ -36,7 +37,8 @@ class CNP(learner.Learner):
         decoder: g, a built Keras model: from `[B, D + d_x]` to `[B, 2 d_y]`
             (regression), or from `[B, 2 D]` to `[B, 1]` (classification).
         loss: "gaussian" or "sparse_categorical_crossentropy".
-        outputs: d_y, or the most classes that a task may have, N.
+        outputs: d_y, 1 by default; or the number of logits, by default as many as the
+            task has classes (see `ProtoNet`).
         aggregate: "mean", as published, or "attention", for regression.
         min_scale: the least sigma; 0.1 as published.
         preprocess: an `ImagePreprocess` that the data came through, if any.
@@ -63,30 +65,33 @@ class CNP(learner.Learner):
         equations 1 to 3; Kim et al., "Attentive Neural Processes", ICLR 2019.
     """
 
+    aggregate = settings.Fixed()
+    min_scale = settings.Setting(settings.between(0, 1))
+
     def __init__(
         self,
         encoder,
         decoder,
         loss="gaussian",
-        outputs=1,
+        outputs=None,
         aggregate="mean",
         min_scale=0.1,
         preprocess=None,
         **kwargs,
     ):
-        functional.require_built(encoder)
-        functional.require_built(decoder)
-        kwargs.setdefault("dtype", encoder.weights[0].dtype)
+        bound = [network_module.Network(each) for each in (encoder, decoder)]
+        kwargs.setdefault("dtype", network_module.policy(encoder))
         width, ahead = encoder.output_shape[-1], decoder.input_shape[-1]
-        found = losses.get(loss, kwargs["dtype"])
-        classification = losses.is_classification(found)
-        if isinstance(found, keras.losses.MeanSquaredError):
+        given = losses.get(loss, "float32")
+        classification = losses.is_classification(given)
+        if isinstance(given, keras.losses.MeanSquaredError):
             raise ValueError(
                 "expected a loss of mean and scale, such as gaussian, got mse."
             )
         if classification:
             shape, wanted = encoder.input_shape[1:], (2 * width, 1)
         else:
+            outputs = 1 if outputs is None else outputs
             shape, wanted = (ahead - width,), (ahead, 2 * outputs)
             if encoder.input_shape[1:] != (ahead - width + outputs,):
                 raise ValueError(
@@ -104,14 +109,10 @@ class CNP(learner.Learner):
                 "expected aggregate to be mean, or attention for regression, got "
                 f"{aggregate!r}."
             )
-        if not 0 < min_scale < 1:
-            raise ValueError(
-                f"expected min_scale to be between 0 and 1, got {min_scale}."
-            )
         super().__init__(loss, shape, outputs, preprocess, **kwargs)
-        functional.mend_batch_norm(encoder)
         self.encoder = encoder
         self.decoder = decoder
+        self.bound, self.bound_decoder = bound
         self.aggregate = aggregate
         self.min_scale = min_scale
         self.least_support = 1 if classification else 0
@@ -119,7 +120,7 @@ class CNP(learner.Learner):
             policy = self.dtype_policy
             self.embedding = keras.Sequential(
                 [
-                    keras.Input(shape, dtype=self.compute_dtype),
+                    keras.Input(shape, dtype=self.variable_dtype),
                     keras.layers.Dense(width, "relu", dtype=policy, name="embed1"),
                     keras.layers.Dense(width, dtype=policy, name="embed2"),
                 ],
@@ -138,16 +139,16 @@ class CNP(learner.Learner):
 
     def adapt_tasks(self, support_x, support_y, training=False):
         if self.classification:
-            features = functional.each(self.encoder, support_x, training)
-            means, classes = functional.class_means(
+            features = self.bound.each(support_x, training)
+            means, classes = network_module.class_means(
                 features, support_y, self.output_size
             )
             return {"representation": means, "ways": classes}
         pairs = tf.concat([support_x, support_y], axis=-1)
-        values = functional.each(self.encoder, pairs, training)
+        values = self.bound.each(pairs, training)
         if self.aggregate == "attention":
             tasks = tf.shape(support_x)[0]
-            keys = functional.each(self.embedding, support_x, training)
+            keys = self._embedded(support_x, training)
             nothing = [
                 tf.repeat(each, tasks, axis=0) for each in tf.unstack(self.nothing)
             ]
@@ -163,23 +164,27 @@ class CNP(learner.Learner):
             return self._scores(state, query_x, training)
         if self.aggregate == "attention":
             found = self.attention(
-                functional.each(self.embedding, query_x, training),
+                self._embedded(query_x, training),
                 value=state["values"],
                 key=state["keys"],
             )
+            found = tf.cast(found, self.variable_dtype)
         else:
             found = tf.repeat(state["representation"], tf.shape(query_x)[1], axis=1)
-        decoded = functional.each(
-            self.decoder, tf.concat([found, query_x], axis=-1), training
-        )
+        decoded = self.bound_decoder.each(tf.concat([found, query_x], -1), training)
         mean, raw = tf.split(decoded, 2, axis=-1)
         return mean, self.min_scale + (1 - self.min_scale) * tf.nn.softplus(raw)
 
+    def _embedded(self, x, training):
+        """Keys of every x, `[T, S, D]`."""
+        keys = network_module.each(self.embedding, x, training)
+        return tf.cast(keys, self.variable_dtype)
+
     def _scores(self, state, query_x, training):
         """Logits: the decoder on every pair of a query and a class."""
-        features = functional.each(self.encoder, query_x, training)
+        features = self.bound.each(query_x, training)
         classes = state["representation"]
-        queries, ways = tf.shape(features)[1], classes.shape[1]
+        queries, ways = tf.shape(features)[1], tf.shape(classes)[1]
         pairs = tf.concat(
             [
                 tf.repeat(classes[:, None], queries, axis=1),
@@ -188,7 +193,7 @@ class CNP(learner.Learner):
             axis=-1,
         )  # [T, Q, N, 2 D]
         flat = tf.reshape(pairs, [-1, pairs.shape[-1]])
-        scores = self.decoder(flat, training=training)
+        scores = self.bound_decoder.graph(flat, training=training)
         scores = tf.reshape(scores, [-1, queries, ways])
         return self.masked(scores, state["ways"])
 
@@ -206,14 +211,28 @@ class CNP(learner.Learner):
 
         return tfp.distributions.Normal(*self.infer(state, query_x))
 
-    def meta_gradient(self, episode, query_y):
+    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
         if self.aggregate == "attention":
-            return super().meta_gradient(episode, query_y)
-        both = tf.concat([episode["query_x"], episode["support_x"]], axis=1)
+            return super().meta_gradient(episode, query_y, weights, loss_scale)
         support_y = tf.cast(episode["support_y"], query_y.dtype)
         queries = tf.shape(query_y)[1]
+        if weights is not None and weights.shape.rank == 2:
+            ones = tf.ones(tf.shape(support_y)[:2], weights.dtype)
+            weights = tf.concat([weights, ones], axis=1)
         loss, gradients, variables, outputs = super().meta_gradient(
-            {**episode, "query_x": both}, tf.concat([query_y, support_y], axis=1)
+            {
+                **episode,
+                "query_x": tf.concat(
+                    [
+                        tf.cast(episode[name], self.variable_dtype)
+                        for name in ("query_x", "support_x")
+                    ],
+                    axis=1,
+                ),
+            },
+            tf.concat([query_y, support_y], axis=1),
+            weights,
+            loss_scale,
         )
         return loss, gradients, variables, outputs[:, :queries]
 

@@ -4,9 +4,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import functional, learner, losses
+from keras_meta import (
+    checks,
+    keras_private,
+    learner,
+    losses,
+    objectives,
+    settings,
+    steps,
+)
+from keras_meta import network as network_module
 
 NORMALIZATIONS = ("inductive", "transductive")
+
+# Log precision of a weight that does not adapt while others of its layer do.
+HELD = 30.0
 
 # More inner steps than this are a loop in the graph while meta-training too: written
 # out, 200 steps take minutes to trace and then run no more than a quarter faster.
@@ -21,15 +33,15 @@ class GradientLearner(learner.Learner):
     how many classes it has. The meta-gradient of each task is taken inside the map over
     tasks, so that memory does not grow with the number of tasks.
 
-    A subclass says what it learns (`meta_variables`), which weights adapt (`adapted`),
+    A subclass says what it learns (`meta_variables`), which weights adapt (`adapts`),
     the prior's pull (`log_precisions`), the inner step (`update`) and what the
     derivative of the adapted weights is (`solve`); the defaults are MAML.
 
     Args:
         network: a built Keras model from `[B, ...]` to logits or predictions `[B, N]`.
             Layers with `trainable=False` keep their weights. BatchNormalization may
-            have any momentum below 1: batch statistics are read, never its averages.
-            Dropout is active in the inner loop only.
+            have any momentum: batch statistics are read, never averages. Dropout is
+            active in the inner loop only.
         loss: see `Learner`.
         inner_rate: step size of the inner loop, on the mean loss of the support set.
         inner_steps: inner steps while meta-training.
@@ -50,6 +62,15 @@ class GradientLearner(learner.Learner):
 
     # Whether meta-training differentiates the inner loop, and so writes it out.
     unrolled = True
+    # Whether the start learns from the queries' loss, which `[T, Q]` weights weigh.
+    outer_loss = True
+
+    inner_rate = settings.Setting(settings.positive)
+    inner_steps = settings.Setting(settings.integer(0))
+    evaluation_steps = settings.Setting(settings.integer(0, optional=True))
+    inner_batch = settings.Setting(settings.integer(1, optional=True))
+    normalization = settings.Setting(settings.choice(*NORMALIZATIONS))
+    vectorize = settings.Setting()
 
     def __init__(
         self,
@@ -64,29 +85,16 @@ class GradientLearner(learner.Learner):
         vectorize=None,
         **kwargs,
     ):
-        functional.require_built(network)
-        if not network.trainable_variables:
+        bound = network_module.Network(network)
+        if not bound.adaptable:
             raise ValueError("expected a network with trainable weights, got none.")
-        for name, value in (
-            ("inner_steps", inner_steps),
-            ("evaluation_steps", evaluation_steps),
-        ):
-            if value is not None and (value != int(value) or value < 0):
-                raise ValueError(f"expected {name} to be an integer >= 0, got {value}.")
-        if inner_batch is not None and (
-            inner_batch != int(inner_batch) or inner_batch < 1
-        ):
+        renormalized = [norm.name for norm in bound.norms if norm.renorm]
+        if renormalized:
             raise ValueError(
-                f"expected inner_batch to be an integer >= 1, got {inner_batch}."
+                "expected BatchNormalization layers whose batch statistics can be read "
+                f"(no renorm); layer '{renormalized[0]}' has renorm True."
             )
-        functional.check_positive("inner_rate", inner_rate)
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"expected normalization to be one of {', '.join(NORMALIZATIONS)}, got "
-                f"{normalization!r}."
-            )
-        # Of the weights: a Keras model's own policy is not that of its layers.
-        kwargs.setdefault("dtype", network.trainable_variables[0].dtype)
+        kwargs.setdefault("dtype", network_module.policy(network))
         super().__init__(
             loss=loss,
             example_shape=network.input_shape[1:],
@@ -94,19 +102,17 @@ class GradientLearner(learner.Learner):
             preprocess=preprocess,
             **kwargs,
         )
+        if self.classification:
+            network_module.require_logits(network)
         self.network = network
+        self.bound = bound
         self.inner_rate = inner_rate
         self.inner_steps = inner_steps
         self.evaluation_steps = evaluation_steps
         self.inner_batch = inner_batch
         self.normalization = normalization
-        self.vectorize = (
-            functional.vectorizes(network) if vectorize is None else vectorize
-        )
-        functional.mend_batch_norm(network)
-        self._norm_slots = functional.batch_norm_slots(network)
-        self._seed_slots = functional.seed_slots(network)
-        if normalization == "transductive" and self._seed_slots:
+        self.vectorize = bound.vectorizes() if vectorize is None else vectorize
+        if normalization == "transductive" and bound.seeds:
             raise ValueError(
                 "expected a network without random layers for transductive "
                 "normalization, which runs queries in training mode; use 'inductive'."
@@ -115,14 +121,17 @@ class GradientLearner(learner.Learner):
 
     # What a subclass may change.
 
-    @property
+    def adapts(self, variable):
+        """Whether a trainable variable of the network adapts."""
+        return True
+
     def adapted(self):
-        """Positions in `network.trainable_variables` of the weights that adapt."""
-        return list(range(len(self.network.trainable_variables)))
+        """The variables of the network that adapt, in its order."""
+        return [v for v in self.bound.trainable if self.adapts(v)]
 
     def meta_variables(self):
         """The variables that meta-training learns, a nest with "weights" in it."""
-        return {"weights": self.network.trainable_variables}
+        return {"weights": self.bound.trainable}
 
     def log_precisions(self, meta, examples):
         """Log of the prior's pull `log P_m` on each adapted weight, None if flat.
@@ -151,7 +160,7 @@ class GradientLearner(learner.Learner):
         Returns:
             `(weights, memory)` after the step.
         """
-        weights = functional.proximal_step(
+        weights = steps.proximal_step(
             start,
             weights,
             gradients,
@@ -160,23 +169,24 @@ class GradientLearner(learner.Learner):
         )
         return weights, memory
 
-    def solve(self, meta, start, descend, gradient, examples):
+    def solve(self, meta, start, inputs, descend, support_loss, examples):
         """The adapted weights, and what their derivative is.
 
         Args:
             meta: values of `meta_variables()`.
             start: the adapted weights' meta-learned values.
-            descend: `(meta, start) -> weights`, the inner loop.
-            gradient: `weights -> gradients` of the mean support loss.
+            inputs: all else that the support loss depends on (`objectives.SupportLoss.inputs`).
+            descend: `(start, inputs) -> weights`, the inner loop.
+            support_loss: an `objectives.SupportLoss`.
             examples: S, an integer tensor.
 
         Returns:
             The adapted weights; here, differentiated through every step.
         """
-        return descend(meta, start)
+        return descend(start, inputs)
 
     def config_with(self, classes):
-        network = functional.with_outputs(self.network, classes)
+        network = network_module.with_outputs(self.network, classes)
         network = keras.saving.serialize_keras_object(network)
         return {**self.get_config(), "network": network}
 
@@ -191,207 +201,220 @@ class GradientLearner(learner.Learner):
 
     # One task.
 
-    def adapt_task(self, meta, statistics, support_x, support_y, training):
-        """The state of one task; `statistics` are the network's non-trainables."""
+    def steps_of(self, training):
+        """The number of inner steps, while meta-training or at all other times."""
         if training or self.evaluation_steps is None:
-            steps = self.inner_steps
-        else:
-            steps = self.evaluation_steps
-        classes = tf.zeros([], tf.int32)
-        if self.classification:
-            classes = tf.reduce_max(support_y) + 1
-        examples = tf.shape(support_x)[0]
-        # What comes before the first layer that adapts is run once.
-        inputs, network = support_x, functional.Stage(self.network, self.network)
-        if self.inner_batch is None:
-            ahead, network = functional.split(self.network, self.adapted)
-            if ahead is not None:
-                inputs, statistics, _ = ahead.apply(
-                    meta["weights"], statistics, support_x, training=True
-                )
+            return self.inner_steps
+        return self.evaluation_steps
 
-        def batch(index):
-            if self.inner_batch is None:
-                return inputs, support_y
-            size = tf.minimum(self.inner_batch, examples)
-            which = (index * size + tf.range(size)) % examples
-            return tf.gather(inputs, which), tf.gather(support_y, which)
+    def inner_loop(self, meta, buffers, support_x, support_y, training):
+        """The adapted weights of one task, and the memory of its inner optimizer.
 
-        def slope(weights, statistics, x, y):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(weights)
-                outputs, statistics, penalty = network.apply(
-                    self._merged(meta, weights), statistics, x, training=True
-                )
-                outputs = self.masked(outputs, classes)
-                loss = losses.of(self.support_loss, y, outputs) + penalty
-            gradients = tape.gradient(
-                loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            return gradients, statistics
+        Args:
+            meta: values of `meta_variables()`.
+            buffers: values of the network's buffers.
+            support_x: `[S, ...]`.
+            support_y: `[S]` or `[S, d_y]`.
+            training: whether to take `inner_steps`.
 
-        def descend(meta, start):
+        Returns:
+            `(weights, memory)`; only the weights have a derivative.
+        """
+        count = self.steps_of(training)
+        ways, examples = self._ways(support_y), tf.shape(support_x)[0]
+        start, shared = self._split(meta["weights"])
+        adapted, others = self._split(self.bound.trainable)
+        support_loss = objectives.SupportLoss(
+            self.bound,
+            adapted,
+            others,
+            buffers,
+            support_x,
+            support_y,
+            lambda y, z: losses.of(self.support_loss, y, self.masked(z, ways)),
+            self.inner_batch,
+        )
+        memories = []
+
+        def descend(start, inputs):
             def step(index, state):
-                weights, statistics, memory = state
-                gradients, statistics = slope(weights, statistics, *batch(index))
+                weights, buffers, memory = state
+                gradients, buffers = support_loss.gradient(
+                    weights, inputs, buffers, index
+                )
                 weights, memory = self.update(
                     meta, start, weights, gradients, examples, memory
                 )
-                return weights, statistics, memory
+                return weights, buffers, memory
 
-            return functional.repeat(
+            weights, _, memory = steps.repeat(
                 step,
-                (start, statistics, self.begin(start)),
-                steps,
-                unroll=training and self.unrolled and steps <= UNROLLED_STEPS,
-            )[0]
-
-        start = [meta["weights"][i] for i in self.adapted]
-        weights = start and self.solve(
-            meta,
-            start,
-            descend,
-            lambda weights: slope(weights, statistics, inputs, support_y)[0],
-            examples,
-        )
-        state = {"weights": weights, "statistics": [], "ways": classes}
-        if self.normalization == "inductive":
-            state["statistics"] = self._support_statistics(
-                self._merged(meta, weights), statistics, support_x
+                (start, buffers, self.begin(start)),
+                count,
+                unroll=training and self.unrolled and count <= UNROLLED_STEPS,
             )
-        return state
+            memories.append(memory)
+            return weights
 
-    def infer_task(self, meta, statistics, state, query_x):
-        """Logits `[Q, N]` or predictions `[Q, d_y]` of one task."""
-        for slot, value in zip(self._norm_slots, state["statistics"], strict=False):
-            statistics = [*statistics[:slot], value, *statistics[slot + 1 :]]
-        outputs, _, _ = functional.apply(
-            self.network,
-            self._merged(meta, state["weights"]),
-            statistics,
-            query_x,
-            training=self.normalization == "transductive",
+        if not start:
+            return [], ()
+        inputs = support_loss.inputs(shared)
+        weights = self.solve(meta, start, inputs, descend, support_loss, examples)
+        return weights, memories[-1]
+
+    def adapt_task(self, meta, buffers, support_x, support_y, training):
+        """The state of one task; arguments as for `inner_loop`."""
+        weights, _ = self.inner_loop(meta, buffers, support_x, support_y, training)
+        statistics = []
+        if self.normalization == "inductive":
+            pairs = self._pairs(meta, weights, buffers)
+            statistics = self.bound.measure(pairs, support_x)
+        ways = self._ways(support_y)
+        return {"weights": weights, "statistics": statistics, "ways": ways}
+
+    def infer_task(self, meta, buffers, state, query_x):
+        """The answers of one task, and the activity regularizers of the run.
+
+        Returns:
+            `(outputs, penalty)`: logits `[Q, N]` or predictions `[Q, d_y]`, a scalar.
+        """
+        pairs = self._pairs(meta, state["weights"], buffers)
+        if self.normalization == "inductive":
+            pairs += zip(self.bound.statistics, state["statistics"], strict=True)
+        outputs, penalty, _ = self.bound.apply(
+            pairs, query_x, training=self.normalization == "transductive"
         )
-        return self.masked(outputs, state["ways"])
+        outputs = self.masked(outputs, state["ways"])
+        return outputs, tf.cast(penalty, outputs.dtype)
 
-    def task_gradient(self, meta, statistics, task):
-        """Loss, answers and meta-gradient (a flat list) of one task."""
-        support_x, support_y, query_x, query_y = task
+    def task_gradient(self, meta, buffers, task, outer):
+        """Loss, answers and meta-gradient of one task.
+
+        Args:
+            meta: values of `meta_variables()`.
+            buffers: values of the network's buffers.
+            task: a dict of support_x, support_y, query_x, query_y and, if there are
+                any, weights: of the task, a scalar, or of its queries `[Q]`.
+            outer: an `objectives.OuterLoss`.
+
+        Returns:
+            `(loss, outputs, gradients)`; gradients, a flat list in the order of
+            `meta`, are scaled by `outer.scale`.
+        """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tf.nest.flatten(meta))
-            state = self.adapt_task(meta, statistics, support_x, support_y, True)
-            outputs = self.infer_task(meta, statistics, state, query_x)
-            loss = losses.of(self.query_loss, query_y, outputs)
+            state = self.adapt_task(
+                meta, buffers, task["support_x"], task["support_y"], True
+            )
+            outputs, penalty = self.infer_task(meta, buffers, state, task["query_x"])
+            loss = outer.loss(task, outputs) + penalty
+            scaled = loss * outer.scale
         gradients = tape.gradient(
-            loss,
+            scaled,
             tf.nest.flatten(meta),
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        return loss, outputs, gradients
+        return loss, outputs, network_module.dense(gradients)
 
-    def _merged(self, meta, weights):
-        """All weights of the network: a task's own, and the shared ones."""
-        merged = list(meta["weights"])
-        for position, value in zip(self.adapted, weights, strict=True):
-            merged[position] = value
-        return merged
+    def _ways(self, support_y):
+        """How many classes a task has, a scalar; 0 for regression."""
+        if not self.classification:
+            return tf.zeros([], tf.int32)
+        return tf.reduce_max(support_y) + 1
 
-    def _support_statistics(self, weights, statistics, support_x):
-        """What each normalization layer measures on the support set."""
-        if not self._norm_slots:
-            return []
-        # From zero, a moving average holds (1 - momentum) times the batch's value.
-        statistics = [
-            tf.zeros_like(value) if slot in self._norm_slots else value
-            for slot, value in enumerate(statistics)
-        ]
-        _, measured, _ = functional.apply(
-            self.network, weights, statistics, support_x, training=True
-        )
-        return [
-            measured[slot] / (1 - momentum)
-            for slot, momentum in self._norm_slots.items()
-        ]
+    def _split(self, per_variable):
+        """What there is for each trainable variable: of adapted ones, of the others."""
+        adapts = [self.adapts(v) for v in self.bound.trainable]
+        pairs = list(zip(adapts, per_variable, strict=True))
+        return [v for a, v in pairs if a], [v for a, v in pairs if not a]
+
+    def _pairs(self, meta, weights, buffers):
+        """Variables of the network and their values: a task's own, and shared ones."""
+        pairs = list(zip(self.bound.trainable, meta["weights"], strict=True))
+        pairs += zip(self.adapted(), weights, strict=True)  # the later value counts
+        return pairs + list(zip(self.bound.buffers, buffers, strict=True))
 
     # All tasks.
 
     def adapt_tasks(self, support_x, support_y, training=False):
-        meta = self._meta_values()
-        statistics = functional.values(self.network.non_trainable_variables)
-        return functional.map_tasks(
-            lambda task: self.adapt_task(meta, statistics, *task, training),
+        meta, buffers = self._meta_values(), self._buffer_values()
+        return steps.map_tasks(
+            lambda task: self.adapt_task(meta, buffers, *task, training),
             (support_x, support_y),
             self.vectorize,
         )
 
     def infer_tasks(self, state, query_x, training=False):
-        meta = self._meta_values()
-        statistics = functional.values(self.network.non_trainable_variables)
-        return functional.map_tasks(
-            lambda task: self.infer_task(meta, statistics, *task),
+        return self._infer(state, query_x)[0]
+
+    def _infer(self, state, query_x):
+        meta, buffers = self._meta_values(), self._buffer_values()
+        return steps.map_tasks(
+            lambda task: self.infer_task(meta, buffers, *task),
             (state, query_x),
             self.vectorize,
         )
 
-    def task_positions(self):
-        """Positions in `network.trainable_variables` of the layers that adapt."""
-        adapted = set(self.adapted)
-        positions = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
-        layers = [
-            {positions[id(v)] for v in layer.trainable_variables}
-            for layer in self.network._flatten_layers(include_self=False)
-            if not list(layer._layers)
-        ]
-        return sorted(set().union(*(each for each in layers if each & adapted)))
+    def call(self, episode, training=False):
+        state = self.adapt(episode["support_x"], episode["support_y"], training)
+        query_x = checks.checked_x(self, "query_x", episode["query_x"])
+        outputs, penalties = self._infer(state, query_x)
+        self.add_loss(tf.reduce_mean(penalties))
+        return outputs
 
-    def task_model(self, x, y, optimizer=None):
-        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-        state = self.adapt(x[None], y[None])
-        weights = self._merged(
-            self._meta_values(), [value[0] for value in state["weights"]]
+    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+        values, buffers = self._meta_values(), self._buffer_values()
+        support_x, support_y = checks.checked_support(
+            self, episode["support_x"], episode["support_y"]
         )
-        network = keras.saving.deserialize_keras_object(
-            keras.saving.serialize_keras_object(self.network)
-        )
-        network.set_weights(self.network.get_weights())
-        for variable, value in zip(network.trainable_variables, weights, strict=True):
-            variable.assign(value)
-        measured = self._support_statistics(
-            weights, functional.values(self.network.non_trainable_variables), x
-        )
-        for slot, value in zip(self._norm_slots, measured, strict=True):
-            network.non_trainable_variables[slot].assign(value)
-        kept = {id(network.trainable_variables[i]) for i in self.task_positions()}
-        for layer in network._flatten_layers(include_self=False):
-            if not kept & {id(variable) for variable in layer.trainable_variables}:
-                layer.trainable = False
-        classes = int(state["ways"][0])
-        if self.classification and classes < self.output_size:
-            network = keras.Model(network.inputs, network.outputs[0][:, :classes])
-        return network, optimizer or keras.optimizers.SGD(self.inner_rate)
+        tasks = {
+            "support_x": support_x,
+            "support_y": support_y,
+            "query_x": checks.checked_x(self, "query_x", episode["query_x"]),
+            "query_y": query_y,
+        }
+        if weights is not None:
+            self._check_weights(weights)
+            tasks["weights"] = weights
+        outer = objectives.OuterLoss(self.query_loss, query_y, weights, loss_scale)
 
-    def meta_gradient(self, episode, query_y):
-        values = self._meta_values()
-        statistics = functional.values(self.network.non_trainable_variables)
-        support_x, support_y = self._checked_support(
-            episode["support_x"], episode["support_y"]
-        )
-        query_x = self._checked_x("query_x", episode["query_x"])
-
-        def task(elements):
-            *task, index = elements
+        def of_task(elements):
+            task, index = elements
             # A tape watches tensors of its own graph.
             meta = tf.nest.map_structure(tf.identity, values)
-            return self.task_gradient(meta, self._seeded(statistics, index), task)
+            return self.task_gradient(meta, self._seeded(buffers, index), task, outer)
 
-        loss, outputs, gradients = functional.map_tasks(
-            task,
-            (support_x, support_y, query_x, query_y, tf.range(tf.shape(query_x)[0])),
-            self.vectorize,
+        loss, outputs, gradients = steps.map_tasks(
+            of_task, (tasks, tf.range(tf.shape(support_x)[0])), self.vectorize
         )
+        loss = tf.reduce_mean(loss)
         gradients = [tf.reduce_mean(gradient, axis=0) for gradient in gradients]
         variables = tf.nest.flatten(self.meta_variables())
-        return tf.reduce_mean(loss), gradients, variables, outputs
+        penalty, added = self._weight_penalty(values, outer.scale)
+        gradients = [
+            gradient if more is None else gradient + more
+            for gradient, more in zip(gradients, added, strict=True)
+        ]
+        return loss + penalty, gradients, variables, outputs
+
+    def _check_weights(self, weights):
+        if weights.shape.rank == 2 and not self.outer_loss:
+            raise ValueError(
+                f"expected sample_weight of tasks, [T], for {type(self).__name__}, "
+                "whose start follows no loss of queries, got [T, Q]."
+            )
+
+    def _weight_penalty(self, values, scale):
+        """The weight regularizers, and their scaled gradient, in the order of `meta`."""
+        flat = tf.nest.flatten(values)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(flat)
+            pairs = zip(self.bound.trainable, values["weights"], strict=True)
+            penalty = self.bound.penalty(pairs)
+            if not tf.is_tensor(penalty):
+                return 0.0, [None] * len(flat)
+            scaled = penalty * tf.cast(scale, penalty.dtype)
+        return penalty, tape.gradient(scaled, flat)
 
     def _meta_values(self):
         return tf.nest.map_structure(
@@ -399,17 +422,72 @@ class GradientLearner(learner.Learner):
             self.meta_variables(),
         )
 
-    def _seeded(self, statistics, index):
+    def _buffer_values(self):
+        return network_module.values(self.bound.buffers)
+
+    def _seeded(self, buffers, index):
         """The network's random layers draw anew for each meta-step and task."""
-        if not self._seed_slots:
-            return statistics
+        seeds = {id(seed) for seed in self.bound.seeds}
+        if not seeds:
+            return buffers
+        if getattr(self, "optimizer", None) is None:
+            raise ValueError(
+                "expected a compiled learner, because random layers draw by the "
+                "optimizer's step: call compile first."
+            )
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
-        statistics = list(statistics)
-        for slot in self._seed_slots:
-            seed = tf.random.experimental.stateless_fold_in([step, slot], index)
-            seed = tf.cast(tf.bitcast(seed, tf.uint32), statistics[slot].dtype)
-            statistics[slot] = statistics[slot] + seed
-        return statistics
+        drawn = []
+        for place, (variable, value) in enumerate(
+            zip(self.bound.buffers, buffers, strict=True)
+        ):
+            if id(variable) in seeds:
+                fold = tf.random.experimental.stateless_fold_in([step, place], index)
+                value += tf.cast(tf.bitcast(fold, tf.uint32), value.dtype)
+            drawn.append(value)
+        return drawn
+
+    # One task's Keras model.
+
+    def task_layers(self):
+        """The leaf layers that have a variable that adapts."""
+        adapted = {id(v) for v in self.adapted()}
+        return [
+            layer
+            for layer in keras_private.layers_of(self.network)
+            if keras_private.is_leaf(layer)
+            and adapted & {id(v) for v in layer.trainable_variables}
+        ]
+
+    def task_prior(self, source, examples):
+        """`(phi, log P)` of one of the network's variables, None if the prior is flat.
+
+        Args:
+            source: a variable of `self.network`.
+            examples: S.
+        """
+        meta = self._meta_values()
+        pulls = self.log_precisions(meta, tf.constant(examples))
+        if pulls is None:
+            return None
+        of_variable = dict(zip(map(id, self.adapted()), pulls, strict=True))
+        pull = of_variable.get(id(source), tf.constant(HELD))
+        return tf.convert_to_tensor(source.value), tf.cast(pull, source.dtype)
+
+    def task_optimizer(self, variables, x, y):
+        """A Keras optimizer whose next step on all of x is one more inner step.
+
+        Args:
+            variables: those of the task's network that train, each with the variable of
+                `self.network` that it is a copy of: a list of pairs.
+            x: support examples `[S, ...]`.
+            y: their labels `[S]` or targets `[S, d_y]`.
+        """
+        return keras.optimizers.SGD(self.inner_rate)
+
+    def task_model(self, x, y, optimizer=None):
+        from keras_meta import task_network
+
+        return task_network.build(self, x, y, optimizer)
 
     def get_config(self):
         config = super().get_config()

@@ -5,31 +5,37 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_meta import functional
+from keras_meta import network, settings, solvers
 from keras_meta.learners import gradient
 
 # Beyond these, float32 products of precisions and their inverses lose themselves.
 LOG_PRECISION_RANGE = (-40.0, 40.0)
 
 
-def solve_implicitly(start, descend, gradient, log_precisions, steps, damping):
+def solve_implicitly(
+    start, inputs, descend, support_loss, log_precisions, count, damping, shares
+):
     """Adapted weights whose derivative is that of the inner optimum.
 
-    At theta = argmin L(theta) + sum_m P_m/2 |theta_m - phi_m|^2, with H the Hessian of
-    the mean support loss L and g the gradient that comes from the queries:
+    At theta = argmin L(theta, psi) + sum_m P_m/2 |theta_m - phi_m|^2, with H the
+    Hessian of the mean support loss L in theta, psi all else that L depends on, and g
+    the gradient that comes from the queries:
 
         (H + P) v = g,  dL/dphi = P v,  dL/dlog P_m = -P_m v_m . (theta_m - phi_m)
+        dL/dpsi = -d(v . grad_theta L)/dpsi
 
     v comes by conjugate gradient on Hessian-vector products; nothing of the inner loop
     is kept for it.
 
     Args:
         start: phi, a list of tensors.
-        descend: `start -> theta`, the inner loop.
-        gradient: `theta -> grad L`.
+        inputs: psi, as `objectives.SupportLoss.inputs` gives it.
+        descend: `(start, inputs) -> theta`, the inner loop.
+        support_loss: an `objectives.SupportLoss`.
         log_precisions: log P for each weight, scalars.
-        steps: of conjugate gradient.
+        count: steps of conjugate gradient.
         damping: added to P in the equation for v.
+        shares: whether psi has anything that learns.
 
     Returns:
         theta, a list of tensors.
@@ -38,12 +44,13 @@ def solve_implicitly(start, descend, gradient, log_precisions, steps, damping):
         Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients",
         NeurIPS 2019, equation 6 and algorithm 2.
     """
-    count = len(start)
+    structure = (start, list(log_precisions), inputs)
+    zero = {"unconnected_gradients": tf.UnconnectedGradients.ZERO}
 
     @tf.custom_gradient
-    def solved(*inputs):
-        start, log_precisions = list(inputs[:count]), inputs[count:]
-        weights = descend(start)
+    def solved(*flat):
+        start, log_precisions, inputs = tf.nest.pack_sequence_as(structure, flat)
+        weights = descend(start, inputs)
 
         def grad(*upstream):
             precisions = [
@@ -54,12 +61,9 @@ def solve_implicitly(start, descend, gradient, log_precisions, steps, damping):
             def product(direction):
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(weights)
-                    slope = gradient(weights)
-                bent = tape.gradient(
-                    slope,
-                    weights,
-                    output_gradients=direction,
-                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                    slope, _ = support_loss.gradient(weights, inputs)
+                bent = network.dense(
+                    tape.gradient(slope, weights, output_gradients=direction, **zero)
                 )
                 return [
                     h + (p + damping) * v
@@ -71,19 +75,29 @@ def solve_implicitly(start, descend, gradient, log_precisions, steps, damping):
                     r / (p + damping) for r, p in zip(residual, precisions, strict=True)
                 ]
 
-            direction = functional.conjugate_gradient(
-                product, list(upstream), precondition, steps
+            direction = solvers.conjugate_gradient(
+                product, network.dense(upstream), precondition, count
             )
             pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
             scales = [
                 -tf.reduce_sum(pull * (theta - phi))
                 for pull, theta, phi in zip(pulled, weights, start, strict=True)
             ]
-            return [*pulled, *scales]
+            others = tf.nest.flatten(inputs)
+            mixed = [tf.zeros_like(value) for value in others]
+            if shares:
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(others)
+                    slope, _ = support_loss.gradient(
+                        weights, tf.nest.pack_sequence_as(inputs, others)
+                    )
+                back = [-v for v in direction]
+                mixed = tape.gradient(slope, others, output_gradients=back, **zero)
+            return [*pulled, *scales, *mixed]
 
         return weights, grad
 
-    return list(solved(*start, *log_precisions))
+    return list(solved(*tf.nest.flatten(structure)))
 
 
 class Implicit(gradient.GradientLearner):
@@ -101,6 +115,9 @@ class Implicit(gradient.GradientLearner):
 
     unrolled = False
 
+    conjugate_steps = settings.Setting(settings.integer(1))
+    damping = settings.Setting(settings.number(0))
+
     def __init__(
         self,
         network,
@@ -115,14 +132,16 @@ class Implicit(gradient.GradientLearner):
         self.conjugate_steps = conjugate_steps
         self.damping = damping
 
-    def solve(self, meta, start, descend, gradient, examples):
+    def solve(self, meta, start, inputs, descend, support_loss, examples):
         return solve_implicitly(
             start,
-            lambda start: descend(meta, start),
-            gradient,
+            inputs,
+            descend,
+            support_loss,
             self.log_precisions(meta, examples),
             self.conjugate_steps,
             self.damping,
+            shares=len(start) < len(meta["weights"]),
         )
 
     def get_config(self):
@@ -150,6 +169,8 @@ class IMAML(Implicit):
         "Meta-Learning with Implicit Gradients", NeurIPS 2019, equations 3 and 6.
     """
 
+    regularization = settings.Setting(settings.positive)
+
     def __init__(
         self,
         network,
@@ -159,14 +180,13 @@ class IMAML(Implicit):
         **kwargs,
     ):
         super().__init__(network, loss, **kwargs)
-        functional.check_positive("regularization", regularization)
         self.regularization = regularization
 
     def log_precisions(self, meta, examples):
         log_precision = tf.constant(
             math.log(self.regularization), meta["weights"][0].dtype
         )
-        return [log_precision] * len(self.adapted)
+        return [log_precision] * len(self.adapted())
 
     def get_config(self):
         return {**super().get_config(), "regularization": self.regularization}

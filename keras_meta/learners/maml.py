@@ -55,9 +55,9 @@ class FOMAML(MAML):
 
     unrolled = False
 
-    def solve(self, meta, start, descend, gradient, examples):
+    def solve(self, meta, start, inputs, descend, support_loss, examples):
         @tf.custom_gradient
         def solved(*start):
-            return descend(meta, list(start)), lambda *upstream: list(upstream)
+            return descend(list(start), inputs), lambda *upstream: list(upstream)
 
         return solved(*start)

@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import functional, learner
+from keras_meta import learner
+from keras_meta import network as network_module
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -20,7 +21,8 @@ class ProtoNet(learner.Learner):
         network: f, a built Keras model from `[B, ...]` to features `[B, D]`. Its batch
             normalization works as Keras' does: with the batch's statistics while
             meta-training, with the moving averages at all other times.
-        outputs: the most classes that a task may have, N.
+        outputs: the number of logits; None for as many as the task has classes. With a
+            number, tasks may have fewer classes, whose logits are out of reach.
         preprocess: an `ImagePreprocess` that the data came through, if any.
         **kwargs: for `keras.Model`.
 
@@ -28,7 +30,7 @@ class ProtoNet(learner.Learner):
         `{"prototypes": [T, N, D], "ways": [T]}`.
 
     Example:
-        >>> learner = ProtoNet(networks.conv4((28, 28, 1), outputs=64), outputs=20)
+        >>> learner = ProtoNet(networks.conv4((28, 28, 1), outputs=64))
         >>> learner.compile("adam")
         >>> learner.fit(pool.episodes(ways=20).batch(4), steps_per_epoch=1000)
 
@@ -37,9 +39,9 @@ class ProtoNet(learner.Learner):
         NeurIPS 2017, arXiv 1703.05175, equations 1 and 2.
     """
 
-    def __init__(self, network, outputs=5, preprocess=None, **kwargs):
-        functional.require_built(network)
-        kwargs.setdefault("dtype", network.weights[0].dtype)
+    def __init__(self, network, outputs=None, preprocess=None, **kwargs):
+        bound = network_module.Network(network)
+        kwargs.setdefault("dtype", network_module.policy(network))
         super().__init__(
             "sparse_categorical_crossentropy",
             network.input_shape[1:],
@@ -47,19 +49,19 @@ class ProtoNet(learner.Learner):
             preprocess,
             **kwargs,
         )
-        functional.mend_batch_norm(network)
         self.network = network
+        self.bound = bound
         self.built = True
 
     def adapt_tasks(self, support_x, support_y, training=False):
-        features = functional.each(self.network, support_x, training)
-        prototypes, classes = functional.class_means(
+        features = self.bound.each(support_x, training)
+        prototypes, classes = network_module.class_means(
             features, support_y, self.output_size
         )
         return {"prototypes": prototypes, "ways": classes}
 
     def infer_tasks(self, state, query_x, training=False):
-        features = functional.each(self.network, query_x, training)
+        features = self.bound.each(query_x, training)
         prototypes = state["prototypes"]
         products = tf.matmul(features, prototypes, transpose_b=True)
         lengths = tf.reduce_sum(tf.square(prototypes), axis=-1)[:, None]

@@ -3,11 +3,12 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import losses
+from keras_meta import keras_private, losses, settings
 from keras_meta.learners import gradient
 
 # Of Adam inside the inner loop; the paper sets beta1 to 0 (its table 5).
 BETA2, EPSILON = 0.999, 1e-8
+OPTIMIZERS = ("sgd", "adam")
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -18,13 +19,17 @@ class Reptile(gradient.GradientLearner):
 
     The meta-gradient is `phi - theta_hat`: compile with SGD at rate eps for the update
     as published. Adapted weights are not differentiated, so memory does not grow with
-    the inner steps. The inner optimizer begins afresh with each task.
+    the inner steps. The inner optimizer begins afresh with each task. Weight
+    regularizers add their gradient to that, and `sample_weight` `[T]` weighs the mean.
 
     Args:
         network: see `GradientLearner`, as for all other arguments.
         inner_optimizer: "sgd", or "adam" with beta1 = 0 as published.
         joint: adapt on support and query examples together while meta-training, as
             published; otherwise on the support set alone.
+        reported_tasks: with `joint`, `fit` reports what `evaluate` would, for which it
+            adapts once more to the support set alone; on this many tasks of each batch,
+            all by default.
         **kwargs: see `GradientLearner`.
 
     Reference:
@@ -33,6 +38,13 @@ class Reptile(gradient.GradientLearner):
 
     unrolled = False
 
+    unrolled = False
+    outer_loss = False
+
+    inner_optimizer = settings.Setting(settings.choice(*OPTIMIZERS))
+    joint = settings.Setting()
+    reported_tasks = settings.Setting(settings.integer(1, optional=True))
+
     def __init__(
         self,
         network,
@@ -40,15 +52,13 @@ class Reptile(gradient.GradientLearner):
         *,
         inner_optimizer="sgd",
         joint=True,
+        reported_tasks=None,
         **kwargs,
     ):
         super().__init__(network, loss, **kwargs)
-        if inner_optimizer not in ("sgd", "adam"):
-            raise ValueError(
-                f"expected inner_optimizer to be sgd or adam, got {inner_optimizer!r}."
-            )
         self.inner_optimizer = inner_optimizer
         self.joint = joint
+        self.reported_tasks = reported_tasks
 
     def begin(self, start):
         if self.inner_optimizer == "sgd":
@@ -62,28 +72,73 @@ class Reptile(gradient.GradientLearner):
         power, squares = memory
         power = power * BETA2
         squares = [
-            BETA2 * v + (1 - BETA2) * tf.square(g)
+            v + (tf.square(g) - v) * (1 - BETA2)
             for v, g in zip(squares, gradients, strict=True)
         ]
+        # As TensorFlow's Adam, the authors': epsilon beside the uncorrected root.
+        rate = self.inner_rate * tf.sqrt(1 - power)
         weights = [
-            w - self.inner_rate * g / (tf.sqrt(v / (1 - power)) + EPSILON)
+            w - rate * g / (tf.sqrt(v) + EPSILON)
             for w, g, v in zip(weights, gradients, squares, strict=True)
         ]
         return weights, (power, squares)
 
-    def task_gradient(self, meta, statistics, task):
-        support_x, support_y, query_x, query_y = task
-        x, y = support_x, support_y
+    def task_gradient(self, meta, buffers, task, outer):
+        x, y = task["support_x"], task["support_y"]
         if self.joint:
-            x = tf.concat([support_x, query_x], axis=0)
-            y = tf.concat([support_y, tf.cast(query_y, support_y.dtype)], axis=0)
-        state = self.adapt_task(meta, statistics, x, y, True)
-        outputs = self.infer_task(meta, statistics, state, query_x)
-        adapted = self._merged(meta, state["weights"])
-        gradients = [p - q for p, q in zip(meta["weights"], adapted, strict=True)]
-        return losses.of(self.query_loss, query_y, outputs), outputs, gradients
+            x = tf.concat([x, task["query_x"]], axis=0)
+            y = tf.concat([y, tf.cast(task["query_y"], y.dtype)], axis=0)
+        state = self.adapt_task(meta, buffers, x, y, True)
+        outputs, _ = self.infer_task(meta, buffers, state, task["query_x"])
+        ends = dict(zip(map(id, self.adapted()), state["weights"], strict=True))
+        gradients = [
+            (phi - ends.get(id(v), phi)) * outer.factor(task)
+            for v, phi in zip(self.bound.trainable, meta["weights"], strict=True)
+        ]
+        return outer.loss(task, outputs), outputs, gradients
+
+    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+        loss, gradients, variables, outputs = super().meta_gradient(
+            episode, query_y, weights, loss_scale
+        )
+        if self.joint:  # it has adapted to the queries
+            shown = slice(self.reported_tasks)
+            state = self.adapt_tasks(
+                episode["support_x"][shown], episode["support_y"][shown]
+            )
+            outputs = self.infer_tasks(state, episode["query_x"][shown])
+            weights = None if weights is None else weights[shown]
+            loss = losses.of(self.query_loss, query_y[shown], outputs, weights)
+        return loss, gradients, variables, outputs
+
+    def task_optimizer(self, variables, x, y):
+        if self.inner_optimizer == "sgd":
+            return super().task_optimizer(variables, x, y)
+        optimizer = keras.optimizers.Adam(
+            self.inner_rate, beta_1=0.0, beta_2=BETA2, epsilon=EPSILON
+        )
+        optimizer.build([copy for copy, _ in variables])
+        count = self.steps_of(training=False)
+        if count:  # it goes on with what the inner loop has seen
+            run = tf.function(
+                lambda: self.inner_loop(
+                    self._meta_values(), self._buffer_values(), x, y, False
+                )
+            )
+            _, (_, squares) = run()
+            of_variable = dict(zip(map(id, self.adapted()), squares, strict=True))
+            velocities = keras_private.adam_velocities(optimizer)
+            for velocity, (_, source) in zip(velocities, variables, strict=True):
+                if id(source) in of_variable:
+                    velocity.assign(of_variable[id(source)])
+            optimizer.iterations.assign(count)
+        return optimizer
 
     def get_config(self):
         config = super().get_config()
-        config.update(inner_optimizer=self.inner_optimizer, joint=self.joint)
+        config.update(
+            inner_optimizer=self.inner_optimizer,
+            joint=self.joint,
+            reported_tasks=self.reported_tasks,
+        )
         return config

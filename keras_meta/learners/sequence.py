@@ -1,12 +1,12 @@
 """SequenceLearner: a recurrent network that reads a data set, labels a step late."""
 
-import functools
 import math
 
 import keras
 import tensorflow as tf
 
-from keras_meta import functional, learner, losses
+from keras_meta import checks, learner, losses, settings, steps
+from keras_meta import network as network_module
 
 # Of a label that is a string: Santoro et al.'s five characters out of five.
 SYMBOLS = 5
@@ -52,6 +52,12 @@ class SequenceLearner(learner.Learner):
 
     gapless = False
 
+    labels = settings.Fixed()
+    skip = settings.Fixed()
+    unroll = settings.Fixed()
+    target_mean = settings.Setting()
+    target_scale = settings.Setting(settings.positive)
+
     def __init__(
         self,
         cell,
@@ -67,11 +73,11 @@ class SequenceLearner(learner.Learner):
         preprocess=None,
         **kwargs,
     ):
-        functional.check_positive("target_scale", target_scale)
+        steps.check_positive("target_scale", target_scale)
         if network is None and example_shape is None:
             raise ValueError("expected a network or an example_shape, got neither.")
         if network is not None:
-            functional.require_built(network)
+            self.bound = network_module.Network(network)
             example_shape = network.input_shape[1:]
         if labels not in ("onehot", "strings"):
             raise ValueError(
@@ -95,7 +101,7 @@ class SequenceLearner(learner.Learner):
             raise ValueError(
                 f"expected string labels with a loss of classes, got {loss!r}."
             )
-        self.target_mean = target_mean
+        self.target_mean = float(target_mean)
         self.target_scale = target_scale
         self.network = network
         self.labels = labels
@@ -113,6 +119,7 @@ class SequenceLearner(learner.Learner):
             return_state=True,
             unroll=unroll,
             dtype=self.dtype_policy,
+            autocast=False,  # the cell casts, each part of its state as it needs
             name="rnn",
         )
         self.head = keras.layers.Dense(
@@ -127,7 +134,7 @@ class SequenceLearner(learner.Learner):
     def _features(self, x, training):
         """f(x), `[T, S, D]`."""
         if self.network is not None:
-            return functional.each(self.network, x, training)
+            return self.bound.each(x, training)
         shape = tf.shape(x)
         return tf.reshape(x, [shape[0], shape[1], self.feature_size])
 
@@ -141,14 +148,16 @@ class SequenceLearner(learner.Learner):
         """Labels as they enter the cell, `[T, S, L]`."""
         if not self.classification:
             return self._standard(y)
-        onehot = tf.one_hot(y, self.output_size, dtype=self.compute_dtype)
+        onehot = tf.one_hot(y, self.output_size, dtype=self.variable_dtype)
         shape = tf.shape(y)
         return tf.reshape(onehot, [shape[0], shape[1], self.answer_size])
 
     def _answers(self, features, outputs):
         """g, `[T, S, N]` or `[T, S, 5, 5]`."""
-        seen = tf.concat([features, outputs], axis=-1) if self.skip else outputs
-        answers = self.head(seen)
+        seen = tf.cast(outputs, features.dtype)
+        if self.skip:
+            seen = tf.concat([features, seen], axis=-1)
+        answers = tf.cast(self.head(seen), self.variable_dtype)
         if not self.classification:
             return self.target_mean + self.target_scale * answers
         if not self.label_shape:
@@ -200,33 +209,46 @@ class SequenceLearner(learner.Learner):
         Returns:
             Logits `[T, S, N]`, or predictions `[T, S, d_y]`.
         """
-        support_x, support_y = self._checked_support(support_x, support_y)
-        return self._traced_sequence(support_x, support_y)
-
-    @functools.cached_property
-    def _traced_sequence(self):
-        return tf.function(
+        support_x, support_y = checks.checked_support(self, support_x, support_y)
+        run = self.traced(
+            "sequence",
             lambda x, y: self._read(x, y, False)[1],
-            input_signature=[self.x_spec("support_x"), self.y_spec("support_y")],
-            autograph=False,
+            [self.x_spec("support_x"), self.y_spec("support_y")],
         )
+        return run(support_x, support_y)
 
-    def meta_gradient(self, episode, query_y):
-        support_x, support_y = self._checked_support(
-            episode["support_x"], episode["support_y"]
+    def call(self, episode, training=False, reading=False):
+        """As every learner's call; with `reading`, also the answers of `sequence`."""
+        if not reading:
+            return super().call(episode, training)
+        support_x, support_y = checks.checked_support(
+            self, episode["support_x"], episode["support_y"]
         )
-        query_x = self._checked_x("query_x", episode["query_x"])
-        steps = tf.cast(tf.shape(support_x)[1], self.compute_dtype)
+        query_x = checks.checked_x(self, "query_x", episode["query_x"])
+        state, answers = self._read(support_x, support_y, training)
+        return self.infer_tasks(state, query_x, training), answers
+
+    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+        support_y = tf.convert_to_tensor(episode["support_y"])
+        support_y = tf.cast(support_y, query_y.dtype)
+        examples = tf.cast(tf.shape(support_y)[1], self.variable_dtype)
+        # Weights of queries leave the sequence's own terms as they are.
+        read_weights = weights
+        if weights is not None and weights.shape.rank == 2:
+            read_weights = None
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
-            state, answers = self._read(support_x, support_y, True)
-            outputs = self.infer_tasks(state, query_x, True)
-            read, asked = (
-                losses.of(self.query_loss, self._standard(y), self._standard(found))
-                for y, found in ((support_y, answers), (query_y, outputs))
+            outputs, answers = self(episode, training=True, reading=True)
+            read, queried = (
+                losses.of(self.query_loss, self._standard(y), self._standard(z), w)
+                for y, z, w in (
+                    (support_y, answers, read_weights),
+                    (query_y, outputs, weights),
+                )
             )
-            loss = (steps * read + asked) / (steps + 1)
-        return loss, tape.gradient(loss, variables), variables, outputs
+            loss = (examples * read + queried) / (examples + 1) + self.penalty()
+            scaled = loss * tf.cast(loss_scale, loss.dtype)
+        return loss, tape.gradient(scaled, variables), variables, outputs
 
     def get_config(self):
         config = super().get_config()

@@ -5,11 +5,19 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_meta import functional, priors
+from keras_meta import priors, settings, steps
 from keras_meta.learners import gradient, imaml
 
-# Log precision of a weight that does not adapt while others of its layer do.
-HELD = 30.0
+
+def _known_modules(learner, name, names):
+    """The check of the names of modules that do not adapt."""
+    unknown = [names] if isinstance(names, str) else set(names) - set(learner.modules)
+    if unknown:
+        raise ValueError(
+            f"expected {name} to be a list of modules ({', '.join(learner.modules)}), "
+            f"got {names!r}."
+        )
+    return tuple(names)
 
 
 class Shrinkage(gradient.GradientLearner):
@@ -33,7 +41,8 @@ class Shrinkage(gradient.GradientLearner):
         initial_scale: sigma of every module to begin with.
         scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
             What is trained is `log sigma^2 / scale_rate`.
-        frozen: names of modules that do not adapt, whatever their scale.
+        frozen: names of modules that do not adapt, whatever their scale; they learn
+            from the outer loss alone. Set it later to freeze and to thaw.
         **kwargs: see `GradientLearner`.
 
     Raises:
@@ -43,6 +52,11 @@ class Shrinkage(gradient.GradientLearner):
         Chen, Friesen, Behbahani, Doucet, Budden, Hoffman and de Freitas, "Modular
         Meta-Learning with Shrinkage", NeurIPS 2020, arXiv 1909.05557.
     """
+
+    module_names = settings.Fixed()
+    frozen = settings.Setting(_known_modules)
+    initial_scale = settings.Fixed(settings.positive)
+    scale_rate = settings.Fixed(settings.positive)
 
     def __init__(
         self,
@@ -56,9 +70,7 @@ class Shrinkage(gradient.GradientLearner):
         **kwargs,
     ):
         super().__init__(network, loss, **kwargs)
-        functional.check_positive("initial_scale", initial_scale)
-        functional.check_positive("scale_rate", scale_rate)
-        self.module_names = priors.module_names(network.trainable_variables, modules)
+        self.module_names = priors.module_names(self.bound.adaptable, modules)
         self.modules = list(dict.fromkeys(self.module_names))
         self.initial_scale = initial_scale
         self.scale_rate = scale_rate
@@ -76,26 +88,6 @@ class Shrinkage(gradient.GradientLearner):
         scales = tf.exp(self.scale_rate * self.scaled_log_variances.value / 2)
         return dict(zip(self.modules, map(float, scales), strict=True))
 
-    @property
-    def frozen(self):
-        """Names of the modules that do not adapt; set it to freeze and to thaw.
-
-        Raises:
-            ValueError: set to anything but a list of names of modules.
-        """
-        return list(self._frozen)
-
-    @frozen.setter
-    def frozen(self, names):
-        unknown = [names] if isinstance(names, str) else set(names) - set(self.modules)
-        if unknown:
-            raise ValueError(
-                f"expected frozen to be a list of modules ({', '.join(self.modules)}), "
-                f"got {names!r}."
-            )
-        self._frozen = list(names)
-        self.forget_traces()
-
     def freeze_below(self, scale):
         """Freezes the modules whose sigma is below `scale` too: they cost nothing.
 
@@ -105,18 +97,18 @@ class Shrinkage(gradient.GradientLearner):
         Raises:
             ValueError: `scale` is no number above 0.
         """
-        functional.check_positive("scale", scale)
+        steps.check_positive("scale", scale)
         scales, frozen = self.scales(), self.frozen
         self.frozen = [m for m in self.modules if m in frozen or scales[m] < scale]
-        return self.frozen
+        return list(self.frozen)
 
-    @property
-    def adapted(self):
-        return [
-            position
-            for position, name in enumerate(self.module_names)
-            if name not in self._frozen
-        ]
+    def module_of(self, variable):
+        """The name of the module that a variable of the network belongs to."""
+        places = {id(v): i for i, v in enumerate(self.bound.adaptable)}
+        return self.module_names[places[id(variable)]]
+
+    def adapts(self, variable):
+        return self.module_of(variable) not in self.frozen
 
     def meta_variables(self):
         variables = super().meta_variables()
@@ -133,36 +125,20 @@ class Shrinkage(gradient.GradientLearner):
         log_variances = self.log_variances(meta)
         log_examples = tf.math.log(tf.cast(examples, self.variable_dtype))
         return [
-            -log_examples - log_variances[self.module_names[position]]
-            for position in self.adapted
+            -log_examples - log_variances[self.module_of(variable)]
+            for variable in self.adapted()
         ]
 
-    def task_model(self, x, y, optimizer=None):
-        network, optimizer_or_sgd = super().task_model(x, y, optimizer)
-        # Layers without an adapting weight are frozen; what is left of the others'
-        # weights is held where it is.
-        pulls = dict.fromkeys(range(len(self.module_names)), HELD)
-        found = self.log_precisions(self._meta_values(), len(y))
-        pulls.update(zip(self.adapted, found, strict=True))
-        positions = self.task_positions()
-        variables = network.trainable_variables
-        centres = [self.network.trainable_variables[i].numpy() for i in positions]
-        pulls = [tf.cast(pulls[i], self.variable_dtype) for i in positions]
-        if optimizer is None:
-            proximal = priors.ProximalSGD(self.inner_rate)
-            proximal.set_prior(variables, centres, pulls)
-            return network, proximal
-        for variable, centre, pull in zip(variables, centres, pulls, strict=True):
-            variable.regularizer = priors.NormalRegularizer(centre, pull)
-        return network, optimizer_or_sgd
+    def task_optimizer(self, variables, x, y):
+        return priors.ProximalSGD(self.inner_rate)
 
     def get_config(self):
         config = super().get_config()
         config.update(
-            modules=self.module_names,
+            modules=list(self.module_names),
             initial_scale=self.initial_scale,
             scale_rate=self.scale_rate,
-            frozen=self.frozen,
+            frozen=list(self.frozen),
         )
         return config
 
@@ -217,14 +193,15 @@ class SigmaReptile(Shrinkage):
     """
 
     unrolled = False
+    outer_loss = False
 
-    def solve(self, meta, start, descend, gradient, examples):
+    def solve(self, meta, start, inputs, descend, support_loss, examples):
         count = len(start)
 
         @tf.custom_gradient
-        def solved(*inputs):
-            start = list(inputs[:count])
-            weights = descend(meta, start)
+        def solved(*flat):
+            start = list(flat[:count])
+            weights = descend(start, inputs)
 
             def grad(*upstream):
                 moves = [w - phi for w, phi in zip(weights, start, strict=True)]
@@ -237,3 +214,14 @@ class SigmaReptile(Shrinkage):
             return weights, grad
 
         return list(solved(*start, *self.log_precisions(meta, examples)))
+
+    def task_gradient(self, meta, buffers, task, outer):
+        loss, outputs, gradients = super().task_gradient(meta, buffers, task, outer)
+        # The rule for phi is no gradient of the loss, whose factors it has not seen.
+        adapted = {id(variable) for variable in self.adapted()}
+        variables = tf.nest.flatten(self.meta_variables())
+        gradients = [
+            gradient * outer.factor(task) if id(variable) in adapted else gradient
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
+        return loss, outputs, gradients

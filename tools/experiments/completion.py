@@ -75,7 +75,7 @@ def judged(predict, batches):
     """Squared errors, and NLL where there is a scale, of tasks: `[T, 1 or 2]`."""
     rows = []
     for episode, y in batches:
-        mean, scale = predict(*(episode[k] for k in km.learner.INPUTS))
+        mean, scale = predict(*(episode[k] for k in km.checks.INPUTS))
         row = [np.square(y - mean)]
         if scale is not None:
             distance = (y - mean) / scale

@@ -56,7 +56,6 @@ def curve(name):
     adapted, found = learner.evaluation_steps, []
     for epochs in EPOCHS:
         learner.evaluation_steps = adapted + epochs
-        learner.forget_traces()
         scores = learner.evaluate(data, verbose=0, return_dict=True)
         found.append([100 * scores[key] for key in ("accuracy", "accuracy_95")])
         print(f"{name}: {epochs} epochs, {found[-1][0]:.2f}%", flush=True)

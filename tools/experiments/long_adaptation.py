@@ -119,7 +119,6 @@ def curve(learner, tests):
     rows = []
     for steps in SCORED:
         learner.evaluation_steps = steps
-        learner.forget_traces()
         right = [
             np.mean(learner(x).numpy().argmax(-1) == y, axis=1)
             for x, y in tests.as_numpy_iterator()

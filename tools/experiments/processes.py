@@ -80,7 +80,7 @@ def scored(family, models):
         parts = {name: [] for name in models}
         for episode, y in data.as_numpy_iterator():
             for name, predict in models.items():
-                inputs = [episode[k] for k in km.learner.INPUTS]
+                inputs = [episode[k] for k in km.checks.INPUTS]
                 parts[name].append(judged(*predict(*inputs), y))
         for name in models:
             found[name][points] = np.concatenate(parts[name])

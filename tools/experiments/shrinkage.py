@@ -280,7 +280,6 @@ def curve(learner, experiment):
     longest = math.log10(experiment.steps)
     for steps in sorted({0, *np.logspace(0, longest, 12).round().astype(int)}):
         learner.evaluation_steps = int(steps)
-        learner.forget_traces()
         found = learner.evaluate(tests, verbose=0, return_dict=True)
         rows.append((int(steps), found["nll"], found["nll_95"]))
     return rows

@@ -1,0 +1,230 @@
+"""Checks of what users pass to a learner: one sentence each, before anything runs."""
+
+import contextlib
+import re
+
+import keras
+import tensorflow as tf
+
+# The inputs of an episode, by name.
+INPUTS = ("support_x", "support_y", "query_x")
+UNEQUAL_QUERIES = "expected query_x and query_y of equal T and Q, they differ."
+# A dataset of more batches than this is endless for all purposes: `episodes(...)` is a
+# range of 2^62 indices, whatever is mapped and batched after it.
+ENDLESS = 2**32
+
+
+def required(tensors, *checks):
+    """A nest of tensors, of which a graph has nothing until all checks have passed.
+
+    Args:
+        tensors: the nest.
+        *checks: pairs of a condition and the sentence to raise without it, as a
+            ValueError, or in a graph as the run's InvalidArgumentError.
+    """
+    assertions = []
+    for condition, sentence in checks:
+        if tf.is_symbolic_tensor(condition):
+            # Sentence by sentence: a later condition may not even make sense.
+            with tf.control_dependencies(assertions):
+                assertions = [tf.debugging.Assert(condition, [sentence], name="check")]
+        elif not condition:
+            raise ValueError(sentence)
+    with tf.control_dependencies(assertions):
+        return tf.nest.map_structure(tf.identity, tensors) if assertions else tensors
+
+
+@contextlib.contextmanager
+def in_a_sentence():
+    """Raises what a graph's check states as `required` does outside of graphs."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        stated = re.search(r"\[(expected .*?\.)\]", error.message, re.DOTALL)
+        if not stated:
+            raise
+        raise ValueError(stated[1]) from None
+
+
+def is_finite(nest):
+    """Whether no tensor of a nest has a NaN or an infinity."""
+    floating = [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floating])
+
+
+def finite(name, condition):
+    """The check that what is called so is finite."""
+    return condition, f"expected finite values in {name}, got NaN or infinity."
+
+
+def named_shape(spec, *axes):
+    """The shape of examples in words: `[T, S, 28, 28, 1]`, if `axes` are T and S.
+
+    Args:
+        spec: their TensorSpec, with two leading axes.
+        *axes: what to call those that are there.
+    """
+    return f"[{', '.join([*axes, *map(str, spec.shape[2:])])}]"
+
+
+def check_episodes(learner, episodes, steps, argument):
+    """Raises unless these are batches of episodes, before any is drawn.
+
+    Args:
+        learner: a `Learner`.
+        episodes: what Keras takes as x.
+        steps: how many batches are to be drawn, None for all.
+        argument: the name of the argument that sets `steps`.
+    """
+    if isinstance(episodes, keras.utils.PyDataset) or hasattr(episodes, "__next__"):
+        return  # of which nothing is known before
+    spec = getattr(episodes, "element_spec", episodes)
+    episode = spec[0] if isinstance(spec, tuple) else spec
+    if not isinstance(episode, dict) or not set(INPUTS) <= set(episode):
+        got = type(episode).__name__
+        if isinstance(episode, dict):
+            got = f"{{{', '.join(sorted(map(str, episode)))}}}"
+        raise ValueError(
+            "expected batches of episodes, a tf.data.Dataset of ({support_x, "
+            f"support_y, query_x}}, query_y), got {got}; km.finetune makes a model "
+            "of one task."
+        )
+    if spec is episodes:  # arrays
+        spec = episode = tf.nest.map_structure(tf.convert_to_tensor, episode)
+    for name in ("support_x", "query_x"):
+        check_x(learner, name, episode[name])
+    check_y(learner, "support_y", episode["support_y"])
+    if isinstance(spec, tuple) and len(spec) > 1:
+        check_y(learner, "query_y", spec[1])
+        asked, answered = (v.shape[:2] for v in (episode["query_x"], spec[1]))
+        if not asked.is_compatible_with(answered):
+            raise ValueError(UNEQUAL_QUERIES)
+    if steps is None and isinstance(episodes, tf.data.Dataset):
+        count = int(episodes.cardinality())
+        if count == tf.data.INFINITE_CARDINALITY or count > ENDLESS:
+            raise ValueError(
+                f"expected {argument}=, because these episodes never end; "
+                "episodes.take(n) is another way to say how many."
+            )
+
+
+def check_x(learner, name, x):
+    """Raises unless an x, or its TensorSpec, has the right shape and kind."""
+    spec = learner.x_spec(name)
+    if not spec.shape.is_compatible_with(x.shape):
+        missing = spec.shape.rank - len(x.shape)
+        hint = "."
+        if missing == 1:
+            hint = ": dataset.batch(T), or x[None], makes an axis of tasks."
+        elif learner.preprocess and not missing:
+            hint = "; learner.preprocess resizes images."
+        shape = named_shape(spec, "T", name[0].upper())
+        raise ValueError(
+            f"expected {name} of shape {shape}, got {list(x.shape)}{hint}"
+        )
+    if tf.as_dtype(x.dtype) == tf.uint8:
+        raise ValueError(
+            f"expected {name} to be floating point, got uint8: pass images "
+            "through learner.preprocess first."
+        )
+
+
+def check_y(learner, name, y):
+    """Raises unless a y, or its TensorSpec, has the right shape and kind."""
+    spec = learner.y_spec(name)
+    if learner.classification and not tf.as_dtype(y.dtype).is_integer:
+        raise ValueError(
+            f"expected {name} to be integer labels, got {tf.as_dtype(y.dtype).name}."
+        )
+    if not spec.shape.is_compatible_with(y.shape):
+        shape = named_shape(spec, "T", name[0].upper())
+        raise ValueError(f"expected {name} of shape {shape}, got {list(y.shape)}.")
+
+
+def checked_x(learner, name, x):
+    """x in the learner's precision, once it is known to be right."""
+    spec = learner.x_spec(name)
+    x = tf.convert_to_tensor(x)
+    check_x(learner, name, x)
+    x = tf.cast(x, spec.dtype)
+    return required(x, finite(name, is_finite(x)))
+
+
+def checked_support(learner, support_x, support_y):
+    """Both, once all is known to be right."""
+    support_x = checked_x(learner, "support_x", support_x)
+    y = tf.convert_to_tensor(support_y)
+    check_y(learner, "support_y", y)
+    shape = tf.shape(support_x)[:2]
+    checks = [
+        (
+            tf.reduce_all(tf.equal(shape, tf.shape(y)[:2])),
+            "expected support_x and support_y of equal T and S, they differ.",
+        ),
+        (
+            tf.reduce_all(shape >= [1, learner.least_support]),
+            "expected at least one task and one support example, got none.",
+        ),
+        _is_answer(learner, "support_y", y),
+    ]
+    # Once it is checked: a cast to int32 may wrap.
+    y = tf.cast(y, learner.y_spec("support_y").dtype)
+    if learner.classification and learner.gapless:
+        # The n labels of a task without a gap are below its number of examples.
+        examples = tf.shape(y)[1]
+        inside = tf.reduce_all(y < examples)
+        present = tf.reduce_max(tf.one_hot(y, examples), axis=1)
+        gapless = inside & tf.reduce_all(present[:, :-1] >= present[:, 1:])
+        checks.append(
+            (
+                gapless,
+                "expected the labels of a task to be 0..n-1, got one with a gap.",
+            )
+        )
+    return required((support_x, y), *checks)
+
+
+def checked_data(learner, data):
+    """A batch as Keras gives it, once its query_y and weights are known to be right.
+
+    Returns:
+        `(episode, query_y, weights)`: weights `[T]` or `[T, Q]`, or None.
+    """
+    episode, query_y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    y = tf.convert_to_tensor(query_y)
+    shape = tf.shape(episode["query_x"])[:2]
+    equal = tf.reduce_all(tf.equal(shape, tf.shape(y)[:2]))
+    classes = None
+    if learner.classification:
+        classes = tf.reduce_max(tf.cast(episode["support_y"], tf.int64)) + 1
+    checks = [(equal, UNEQUAL_QUERIES), _is_answer(learner, "query_y", y, classes)]
+    if weights is not None:
+        weights = tf.cast(weights, learner.variable_dtype)
+        rank = weights.shape.rank
+        if rank not in (1, 2):
+            raise ValueError(
+                "expected sample_weight of shape [T] or [T, Q], got "
+                f"{list(weights.shape)}."
+            )
+        fits = tf.reduce_all(tf.equal(shape[:rank], tf.shape(weights)))
+        sentence = "expected sample_weight of shape [T] or [T, Q], it has another."
+        checks += [(fits, sentence), finite("sample_weight", is_finite(weights))]
+    y = tf.cast(y, learner.y_spec("query_y").dtype)
+    if weights is None:
+        return episode, required(y, *checks), None
+    return episode, *required((y, weights), *checks)
+
+
+def _is_answer(learner, name, y, classes=None):
+    """The check that all of a y are labels of a class, or finite numbers."""
+    if not learner.classification:
+        return finite(name, is_finite(y))
+    y = tf.cast(y, tf.int64)  # in int8 the number of classes may wrap
+    if learner.output_size is not None:
+        classes, limit = learner.output_size, f"{learner.output_size})"
+    elif classes is None:
+        return tf.reduce_all(y >= 0), f"expected {name} to hold labels >= 0, got less."
+    else:
+        limit = "N), N being the classes of support_y"
+    inside = tf.reduce_all((y >= 0) & (y < classes))
+    return inside, f"expected {name} to hold labels in [0, {limit}, got one outside."

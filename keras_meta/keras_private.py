@@ -1,0 +1,67 @@
+"""Every private name of Keras that has no public replacement, in one place.
+
+`tests/test_keras_private.py` has a test of each, which says when Keras has changed.
+"""
+
+import keras
+import tensorflow as tf
+
+
+def layers_of(model, recursive=True):
+    """The layers inside a Keras layer or model, itself left out.
+
+    `Model.layers` lists direct layers of models alone, not those of wrappers and cells.
+
+    Args:
+        model: a Keras layer.
+        recursive: also the layers inside those.
+    """
+    return list(model._flatten_layers(include_self=False, recursive=recursive))
+
+
+def is_leaf(layer):
+    """Whether a layer has no layers inside."""
+    return not list(layer._layers)
+
+
+def made_to_train(layer):
+    """The variables that a layer itself made as trainable, whatever its flag now."""
+    return list(layer._trainable_variables)
+
+
+def track_loss(model, loss, tasks):
+    """Adds a batch's loss to the mean that `fit` reports.
+
+    Args:
+        model: a compiled `keras.Model`.
+        loss: a scalar.
+        tasks: the number of examples that it is a mean over.
+    """
+    model._loss_tracker.update_state(loss, sample_weight=tasks)
+
+
+def adam_velocities(optimizer):
+    """The running squares of gradients of a built `keras.optimizers.Adam`."""
+    return list(optimizer._velocities)
+
+
+class WorkersModel(keras.Model):
+    """A model of episodes that trains under several workers.
+
+    Under `tf.distribute.MultiWorkerMirroredStrategy` Keras 3.15 asks the workers for
+    means that they cannot give: of a first batch, to learn its shapes, and over the
+    first axis of scalars. A batch of zeros and metrics with an axis can be had.
+
+    A subclass gives `example()`, an episode of zeros.
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        episode = self.example()
+        super()._maybe_symbolic_build(data_batch=(episode, episode["support_y"]))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        results = super().compute_metrics(x, y, y_pred, sample_weight)
+        workers = tf.distribute.MultiWorkerMirroredStrategy
+        if isinstance(tf.distribute.get_strategy(), workers):
+            return {name: tf.reshape(value, [1]) for name, value in results.items()}
+        return results

@@ -1,0 +1,314 @@
+"""Network: a Keras model bound once, run with the weights of a task."""
+
+import itertools
+import typing
+
+import keras
+import tensorflow as tf
+
+from keras_meta import batch_norm, keras_private
+
+# Layers that `tf.vectorized_map` turns into one batched operation over tasks; it has no
+# such form for convolutions whose filters differ by task.
+VECTORIZED_LAYERS = (
+    keras.layers.InputLayer,
+    keras.layers.Dense,
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.BatchNormalization,
+    keras.layers.Flatten,
+    keras.Sequential,
+    keras.Model,
+)
+
+
+class Outputs(typing.NamedTuple):
+    """The result of a run of a network.
+
+    Attributes:
+        values: what the network gives, `[B, ...]`.
+        penalty: the sum of its activity regularizers and of what layers add, a scalar.
+        updated: `variables -> values` after the run, a list of tensors.
+    """
+
+    values: tf.Tensor
+    penalty: tf.Tensor | float
+    updated: typing.Callable
+
+
+class Network:
+    """A built Keras model, its variables by role, and a way to run it with others.
+
+    Roles follow the `trainable` flags of the layers at the time of the call, so that
+    whatever is traced later sees them. All roles are lists of Keras variables:
+
+    - `adaptable`: all that layers made to be trained, frozen or not;
+    - `trainable`: those of them whose layers are not frozen;
+    - `statistics`: moving mean and variance of each batch normalization that measures
+      its batch while training (a frozen one uses its own stored statistics);
+    - `buffers`: all other non-trainable variables of the network, seeds among them;
+    - `seeds`: the states of random seed generators.
+
+    Args:
+        model: a built `keras.Model`, from `[B, ...]` to `[B, D]`. It stays as it is.
+
+    Raises:
+        ValueError: not a built model of one input and one output `[B, D]`, or one whose
+            normalization cannot be made exact (see `batch_norm.exact`).
+    """
+
+    def __init__(self, model):
+        require_built(model)
+        self.model = model
+        self.graph = batch_norm.exact(model)
+
+    @property
+    def adaptable(self):
+        made = {
+            id(variable)
+            for layer in [self.model, *keras_private.layers_of(self.model)]
+            for variable in keras_private.made_to_train(layer)
+        }
+        return [v for v in self.model.variables if id(v) in made]
+
+    @property
+    def trainable(self):
+        return self.model.trainable_variables
+
+    @property
+    def norms(self):
+        """The batch normalization layers that measure their batch while training."""
+        return [n for n in batch_norm.batch_norms(self.model) if n.trainable]
+
+    @property
+    def statistics(self):
+        return [v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)]
+
+    @property
+    def seeds(self):
+        found = {}
+        for layer in [self.model, *keras_private.layers_of(self.model)]:
+            for value in vars(layer).values():
+                if isinstance(value, keras.random.SeedGenerator):
+                    found[id(value.state)] = value.state
+        return list(found.values())
+
+    @property
+    def buffers(self):
+        others = {id(v) for v in (*self.adaptable, *self.statistics)}
+        return [v for v in self.model.variables if id(v) not in others]
+
+    def flags(self):
+        """All that a trace of the network depends on besides its inputs, hashable."""
+        layers = keras_private.layers_of(self.model)
+        return tuple(layer.trainable for layer in [self.model, *layers])
+
+    def apply(self, assignments, x, training, graph=None):
+        """Runs the network with given values of some variables, others as they are.
+
+        No variable changes. Batch normalization inside `batch_norm.measuring()` gives
+        its statistics in `updated`.
+
+        Args:
+            assignments: pairs of a variable and the tensor in its place.
+            x: `[B, ...]`.
+            training: run the layers in training mode.
+            graph: a part of the network (see `split`), all of it by default.
+
+        Returns:
+            `Outputs`.
+        """
+        graph = self.graph if graph is None else graph
+        assignments = list(assignments)
+        with keras.StatelessScope(assignments, collect_losses=True) as scope:
+            values = graph(x, training=training)
+
+        def updated(variables):
+            current = ((v, scope.get_current_value(v)) for v in variables)
+            return [v.value if value is None else value for v, value in current]
+
+        return Outputs(values, _sum(scope.losses), updated)
+
+    def measure(self, assignments, x):
+        """The statistics of a batch x, in the order of `statistics`.
+
+        All layers but batch normalization run as they do in inference: dropout drops
+        nothing.
+        """
+        variables = self.statistics
+        if not variables:
+            return []
+        with batch_norm.measuring():
+            return self.apply(assignments, x, training=False).updated(variables)
+
+    def split(self, variables):
+        """Cuts the network before the first layer with one of some variables.
+
+        Args:
+            variables: some of `trainable`.
+
+        Returns:
+            `(ahead, rest)`, graphs for `apply`, one after the other. The first depends
+            on none of the variables and is deterministic; it is None where the network
+            has no such part, or no single place to cut it.
+        """
+        stop = {id(v) for v in (*variables, *self.seeds)}
+        fixed = list(
+            itertools.takewhile(
+                lambda layer: not stop & {id(v) for v in layer.variables},
+                self.model.layers,
+            )
+        )
+        for layer in reversed(self.model.layers[1 : len(fixed) + 1]):
+            try:
+                ahead = keras.Model(self.model.input, layer.input)
+                rest = keras.Model(layer.input, self.model.output)
+            except (AttributeError, ValueError):
+                continue  # called twice, or passed by: one tensor does not carry it all
+            if ahead.weights:
+                return batch_norm.exact(ahead), batch_norm.exact(rest)
+        return None, self.graph
+
+    def each(self, x, training=False):
+        """Features of every example in the variables' precision, [T, S, D].
+
+        Args:
+            x: `[T, S, ...]`.
+            training: run the layers in training mode.
+        """
+        outputs = each(self.graph, x, training)
+        return tf.cast(outputs, self.model.variable_dtype)
+
+    def penalty(self, assignments):
+        """The sum of the weight regularizers of trainable variables, a scalar or 0."""
+        return _sum(
+            variable.regularizer(value)
+            for variable, value in assignments
+            if variable.regularizer is not None
+        )
+
+    def vectorizes(self):
+        """Whether running the tasks as one batch is faster than side by side."""
+        layers = [self.model, *keras_private.layers_of(self.model)]
+        return all(isinstance(layer, VECTORIZED_LAYERS) for layer in layers)
+
+
+def _sum(losses):
+    losses = list(losses)
+    return tf.add_n([tf.cast(x, losses[0].dtype) for x in losses]) if losses else 0.0
+
+
+def require_built(network):
+    """Raises a ValueError unless `network` is a built model with `[B, D]` outputs."""
+    if not isinstance(network, keras.Model) or not network.built:
+        raise ValueError(
+            "expected network to be a built keras.Model (start it with a "
+            f"keras.Input), got {type(network).__name__}."
+        )
+    for name in ("input", "output"):
+        shape = getattr(network, f"{name}_shape")
+        if shape and not isinstance(shape[0], int | None):
+            raise ValueError(
+                f"expected a network with one {name}, got {len(shape)}: join them into "
+                "one tensor inside the network."
+            )
+    if len(network.output_shape) != 2:
+        raise ValueError(
+            "expected a network with outputs of shape [B, N], got "
+            f"{network.output_shape}."
+        )
+
+
+def require_logits(network):
+    """Raises a ValueError if a network ends in a softmax.
+
+    The loss normalizes logits; probabilities would be normalized twice.
+    """
+    ends = [layer for layer in network.layers if layer.output is network.output]
+    layer = ends[-1] if ends else network.layers[-1]
+    if isinstance(layer, keras.Model):
+        return require_logits(layer)
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax) or (
+        activation is keras.activations.softmax
+    ):
+        raise ValueError(
+            "expected a network that gives logits, which the loss normalizes, got one "
+            f"that ends in a softmax: layer '{layer.name}'."
+        )
+    return None
+
+
+def values(variables):
+    """The current values of Keras variables, as a list of tensors.
+
+    `convert_to_tensor(v.value)` and not `v` itself: a tape can then watch the value,
+    and nothing assigns to a variable inside a tape, which would lose the second order.
+    """
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+def dense(gradients):
+    """Gradients as dense tensors; those of an embedding are `tf.IndexedSlices`."""
+    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def with_outputs(network, outputs):
+    """An untrained copy of a network with another number of outputs.
+
+    Raises:
+        ValueError: the last layer is not a Dense one.
+    """
+    last = network.layers[-1]
+    if not isinstance(last, keras.layers.Dense) or last.output is not network.output:
+        raise ValueError(
+            "expected a network that ends in a Dense layer, whose units can be other "
+            f"in number; {network.name} ends in {type(last).__name__}."
+        )
+    config = network.get_config()
+    config["layers"][-1]["config"]["units"] = outputs
+    return type(network).from_config(config)
+
+
+def policy(network):
+    """The dtype policy of a network's layers with weights, float32's if they differ.
+
+    A Keras model's own policy is the global one of when it was made, whatever that of
+    its layers.
+    """
+    policies = {
+        layer.dtype_policy.name: layer.dtype_policy
+        for layer in keras_private.layers_of(network)
+        if keras_private.made_to_train(layer)
+    }
+    if len(policies) == 1:
+        return next(iter(policies.values()))
+    dtypes = [variable.dtype for variable in network.weights]
+    return dtypes[0] if dtypes else "float32"
+
+
+def each(graph, x, training=False):
+    """Runs a Keras model on every example: `[T, S, ...]` to `[T, S, D]`."""
+    shape = tf.shape(x)
+    outputs = graph(tf.reshape(x, [-1, *x.shape[2:]]), training=training)
+    return tf.reshape(outputs, [shape[0], shape[1], *outputs.shape[1:]])
+
+
+def class_means(features, labels, classes):
+    """Means of features `[T, S, D]` over the examples of each class.
+
+    Args:
+        features: `[T, S, D]`.
+        labels: integers `[T, S]`.
+        classes: how many; None for one more than the highest label of all tasks.
+
+    Returns:
+        `(means [T, classes, D], present [T])`: zeros for a class without examples, and
+        one more than the highest label.
+    """
+    if classes is None:
+        classes = tf.reduce_max(labels) + 1
+    members = tf.one_hot(labels, classes, axis=1, dtype=features.dtype)  # [T, N, S]
+    count = tf.reduce_sum(members, axis=2, keepdims=True)
+    means = tf.matmul(members, features) / tf.maximum(count, 1)
+    return means, tf.reduce_max(labels, axis=1) + 1

@@ -1,0 +1,110 @@
+"""Maps over tasks, loops over inner steps, and the steps themselves."""
+
+import math
+import numbers
+
+import tensorflow as tf
+
+# Tasks under way at once in `map_tasks`: enough to keep every core of a small machine
+# busy, few enough that memory does not grow with the number of tasks.
+PARALLEL_TASKS = 8
+
+
+def check_positive(name, value):
+    """Raises a ValueError unless `value` is a finite number above 0."""
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"expected {name} to be a number above 0, got {value!r}.")
+
+
+def map_tasks(function, elements, vectorize=False):
+    """Maps a function over the task axis.
+
+    Outside of graphs (`run_eagerly=True`) the function runs as Python, task by task.
+
+    Args:
+        function: maps a nest of one task's tensors to a nest of tensors.
+        elements: the nest with a leading task axis T.
+        vectorize: run the tasks as one batch, which suits small dense networks; side
+            by side otherwise, in memory that does not grow with T.
+
+    Returns:
+        The nest of results, every leaf with a leading T.
+    """
+    count = tf.nest.flatten(elements)[0].shape[0]
+    if tf.executing_eagerly() and count:
+        results = [
+            function(tf.nest.map_structure(lambda x, t=task: x[t], elements))
+            for task in range(count)
+        ]
+        return tf.nest.map_structure(lambda *leaves: tf.stack(leaves), *results)
+    if vectorize:
+        return tf.vectorized_map(function, elements, fallback_to_while_loop=False)
+    specs = tf.nest.map_structure(
+        lambda x: tf.TensorSpec(x.shape[1:], x.dtype), elements
+    )
+    traced = tf.function(function, autograph=False).get_concrete_function(specs)
+    signature = tf.nest.map_structure(
+        lambda x: tf.TensorSpec(x.shape, x.dtype), traced.structured_outputs
+    )
+    return tf.map_fn(
+        traced,
+        elements,
+        parallel_iterations=None if tf.executing_eagerly() else PARALLEL_TASKS,
+        fn_output_signature=signature,
+    )
+
+
+def repeat(step, state, steps, unroll):
+    """Applies `step` to a nest of tensors `steps` times.
+
+    Args:
+        step: `(index, state) -> state`, shapes unchanged.
+        state: a nest of tensors.
+        steps: how often, a Python integer.
+        unroll: write the steps out in the graph, which a tape differentiates fastest;
+            otherwise a `tf.while_loop`, whose graph does not grow with `steps`.
+    """
+    if unroll or steps <= 1:
+        for index in range(steps):
+            state = step(index, state)
+        return state
+    return tf.while_loop(
+        lambda index, state: index < steps,
+        lambda index, state: (index + 1, step(index, state)),
+        (tf.constant(0), state),
+        parallel_iterations=1,
+    )[1]
+
+
+def proximal_step(start, weights, gradients, rate, log_precisions=None):
+    """One step of gradient descent, and of its prior's proximal map.
+
+        theta <- phi + w (theta - a grad - phi),  w = 1 / (1 + a P)
+
+    The argmin of the linearised loss, the prior's `P/2 |theta - phi|^2` and the step's
+    own `|theta' - theta|^2 / 2a`: stable for every P, plain descent where P = 0, and
+    no step at all where P is infinite.
+
+    Args:
+        start: phi, a list of tensors.
+        weights: theta, in the same order.
+        gradients: of the mean loss.
+        rate: a.
+        log_precisions: log P for each weight, scalars; None for no prior.
+
+    Returns:
+        The new weights.
+    """
+    moved = [w - rate * g for w, g in zip(weights, gradients, strict=True)]
+    if log_precisions is None:
+        return moved
+    shares = [tf.sigmoid(-log_p - math.log(rate)) for log_p in log_precisions]
+    return [
+        phi + share * (theta - phi)
+        for phi, theta, share in zip(start, moved, shares, strict=True)
+    ]
+
+
+def inner_product(a, b):
+    """Sum over two lists of tensors of the products of their elements."""
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])

@@ -1,0 +1,90 @@
+"""Zoo files of commit c373558 give the logits that they gave there, for good."""
+
+import hashlib
+import json
+import pathlib
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+import keras_meta as km
+from keras_meta.learner import stacked
+
+COMMIT = "c373558"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+ROOT = GOLDEN.parents[1]
+FILES = json.loads((GOLDEN / "files.json").read_text())
+FAST = (
+    "maml.omniglot_5w1s",
+    "sigma_imaml.omniglot_5w1s",
+    "mann.omniglot_5w",
+    "protonet.omniglot_5w1s",
+)
+
+
+def committed(name, folder):
+    """The path of an entry's file as of `COMMIT`, wherever it is now."""
+    now = ROOT / "zoo" / "models" / name / "model.keras"
+    if now.exists() and hashlib.sha256(now.read_bytes()).hexdigest() == FILES[name]:
+        return now
+    # Trained anew since: the history has it.
+    done = subprocess.run(
+        ["git", "show", f"{COMMIT}:zoo/models/{name}/model.keras"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    assert hashlib.sha256(done.stdout).hexdigest() == FILES[name]
+    path = folder / "model.keras"
+    path.write_bytes(done.stdout)
+    return path
+
+
+def episode(learner, images):
+    """Two tasks of drawn glyphs, or of random points: `(support_x, y, query_x)`."""
+    random = np.random.RandomState(0)
+    shape = learner.preprocess and learner.preprocess.shape
+    if shape == tuple(learner.example_shape):
+        ways = 15 if learner.label_shape else min(learner.output_size, 20)
+        x = np.asarray(learner.preprocess(images.reshape(60, *images.shape[2:])))
+        x = x.reshape(20, 3, *shape)
+        tasks = [np.roll(x, -5 * task, axis=0)[:ways] for task in range(2)]
+        support_x = np.stack([task[:, 0] for task in tasks])
+        query_x = np.stack([np.concatenate([t[:, 1], t[:, 2]]) for t in tasks])
+        support_y = np.tile(np.arange(ways), (2, 1))
+        if learner.label_shape:
+            support_y = random.randint(0, 5, (2, ways, 5))
+        return support_x, support_y.astype("int32"), query_x
+    support_x, query_x = (
+        random.uniform(-1, 1, (2, count, *learner.example_shape)).astype("float32")
+        for count in (10, 7)
+    )
+    if learner.classification:
+        support_y = random.randint(0, learner.output_size, (2, 10)).astype("int32")
+    else:
+        shape = (2, 10, learner.output_size)
+        support_y = random.uniform(0, 1, shape).astype("float32")
+    return support_x, support_y, query_x
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in FILES],
+)
+def test_a_committed_file_gives_the_same_logits(name, tmp_path):
+    golden = np.load(GOLDEN / "logits.npz")
+    learner = keras.models.load_model(committed(name, tmp_path), compile=False)
+    assert isinstance(learner, km.Learner)
+    support_x, support_y, query_x = episode(learner, golden["images"])
+    logits = stacked(learner.infer(learner.adapt(support_x, support_y), query_x))
+    expected = golden[name]
+    there = expected > -1e6  # logits of absent classes are rounded to 64
+    assert logits.shape == expected.shape
+    # In units of the logits: float32 sums of another order.
+    scale = max(np.abs(expected[there]).max(), 1)
+    np.testing.assert_allclose(
+        np.asarray(logits)[there] / scale, expected[there] / scale, rtol=0, atol=1e-5
+    )
+    assert (np.asarray(logits)[~there] < -1e8).all()
