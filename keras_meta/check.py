@@ -124,7 +124,7 @@ def random_episode(learner, tasks=2, shots=2):
     """`(episode, query_y)` of normal numbers, which any learner of that shape takes."""
     random = np.random.RandomState(0)
     if learner.classification:
-        classes = min(learner.output_size, 5)
+        classes = min(learner.output_size or 5, 5)
         labels = np.tile(np.arange(classes), [tasks, shots])
         if learner.label_shape:
             labels = random.randint(0, classes, [*labels.shape, *learner.label_shape])

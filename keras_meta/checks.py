@@ -67,15 +67,8 @@ def named_shape(spec, *axes):
     return f"[{', '.join([*axes, *map(str, spec.shape[2:])])}]"
 
 
-def check_episodes(learner, episodes, steps, argument):
-    """Raises unless these are batches of episodes, before any is drawn.
-
-    Args:
-        learner: a `Learner`.
-        episodes: what Keras takes as x.
-        steps: how many batches are to be drawn, None for all.
-        argument: the name of the argument that sets `steps`.
-    """
+def check_episodes(learner, episodes):
+    """Raises unless these are batches of episodes, before any is drawn."""
     if isinstance(episodes, keras.utils.PyDataset) or hasattr(episodes, "__next__"):
         return  # of which nothing is known before
     spec = getattr(episodes, "element_spec", episodes)
@@ -99,12 +92,22 @@ def check_episodes(learner, episodes, steps, argument):
         asked, answered = (v.shape[:2] for v in (episode["query_x"], spec[1]))
         if not asked.is_compatible_with(answered):
             raise ValueError(UNEQUAL_QUERIES)
-    if steps is None and isinstance(episodes, tf.data.Dataset):
-        count = int(episodes.cardinality())
+
+
+def check_end(data, steps, argument):
+    """Raises if a dataset never ends and nothing says how many batches to draw.
+
+    Args:
+        data: what Keras takes as x.
+        steps: how many batches are to be drawn, None for all.
+        argument: the name of the argument that sets `steps`.
+    """
+    if steps is None and isinstance(data, tf.data.Dataset):
+        count = int(data.cardinality())
         if count == tf.data.INFINITE_CARDINALITY or count > ENDLESS:
             raise ValueError(
                 f"expected {argument}=, because these episodes never end; "
-                "episodes.take(n) is another way to say how many."
+                "episodes.take(n) ends after n."
             )
 
 

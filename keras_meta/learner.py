@@ -121,7 +121,7 @@ class Learner(trainer.Trainer):
             gradients and the variables they belong to; the answers to the queries of
             all tasks or the first few.
         """
-        variables = self.trainable_variables
+        variables, query_y = self.trainable_variables, tf.convert_to_tensor(query_y)
         with tf.GradientTape() as tape:
             outputs = self(episode, training=True)
             loss = losses.of(self.query_loss, query_y, outputs, weights)

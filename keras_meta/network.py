@@ -61,6 +61,9 @@ class Network:
         require_built(model)
         self.model = model
         self.graph = batch_norm.exact(model)
+        # A Keras model's own dtype is the global one of when it was made.
+        dtypes = [variable.dtype for variable in self.adaptable]
+        self.dtype = dtypes[0] if dtypes else keras.config.floatx()
 
     @property
     def adaptable(self):
@@ -177,7 +180,7 @@ class Network:
             training: run the layers in training mode.
         """
         outputs = each(self.graph, x, training)
-        return tf.cast(outputs, self.model.variable_dtype)
+        return tf.cast(outputs, self.dtype)
 
     def penalty(self, assignments):
         """The sum of the weight regularizers of trainable variables, a scalar or 0."""
@@ -224,9 +227,12 @@ def require_logits(network):
 
     The loss normalizes logits; probabilities would be normalized twice.
     """
-    ends = [layer for layer in network.layers if layer.output is network.output]
-    layer = ends[-1] if ends else network.layers[-1]
-    if isinstance(layer, keras.Model):
+    layer = network.layers[-1] if network.layers else network
+    if isinstance(network, keras.Sequential) or not hasattr(network, "operations"):
+        pass
+    else:
+        layer = next(v for v in network.operations if v.output is network.output)
+    if isinstance(layer, keras.Model) and layer.layers:
         return require_logits(layer)
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Softmax) or (

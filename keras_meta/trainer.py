@@ -66,12 +66,14 @@ class Trainer(keras_private.WorkersModel):
                 "expected no class_weight, because labels are permuted from task to "
                 "task; use sample_weight, [T] or [T, Q]."
             )
-        checks.check_episodes(self, x, steps_per_epoch, "steps_per_epoch")
+        checks.check_episodes(self, x)
         if validation_data is not None:
             data = validation_data
-            if isinstance(data, tuple | list):
-                data = data[0]
-            checks.check_episodes(self, data, validation_steps, "validation_steps")
+            checks.check_episodes(
+                self, data[0] if isinstance(data, tuple | list) else data
+            )
+            checks.check_end(data, validation_steps, "validation_steps")
+        checks.check_end(x, steps_per_epoch, "steps_per_epoch")
         if self.compiled:
             unknown = [
                 v.path
@@ -120,7 +122,8 @@ class Trainer(keras_private.WorkersModel):
         Raises:
             ValueError: not batches of episodes, or endless ones without `steps`.
         """
-        checks.check_episodes(self, x, steps, "steps")
+        checks.check_episodes(self, x)
+        checks.check_end(x, steps, "steps")
         with checks.in_a_sentence():
             return super().evaluate(
                 x,
@@ -140,7 +143,8 @@ class Trainer(keras_private.WorkersModel):
         Raises:
             ValueError: not batches of episodes, or endless ones without `steps`.
         """
-        checks.check_episodes(self, x, steps, "steps")
+        checks.check_episodes(self, x)
+        checks.check_end(x, steps, "steps")
         with checks.in_a_sentence():
             return super().predict(
                 x,

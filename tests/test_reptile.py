@@ -65,5 +65,5 @@ def test_sgd_at_rate_one_moves_to_the_adapted_weights():
 
 
 def test_unknown_inner_optimizer_is_refused():
-    with pytest.raises(ValueError, match="sgd or adam, got 'rmsprop'"):
+    with pytest.raises(ValueError, match="one of sgd, adam, got 'rmsprop'"):
         km.Reptile(smooth.network(), inner_optimizer="rmsprop")

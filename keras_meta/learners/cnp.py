@@ -214,6 +214,7 @@ class CNP(learner.Learner):
     def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
         if self.aggregate == "attention":
             return super().meta_gradient(episode, query_y, weights, loss_scale)
+        query_y = tf.convert_to_tensor(query_y)
         support_y = tf.cast(episode["support_y"], query_y.dtype)
         queries = tf.shape(query_y)[1]
         if weights is not None and weights.shape.rank == 2:

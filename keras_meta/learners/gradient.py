@@ -367,6 +367,7 @@ class GradientLearner(learner.Learner):
         support_x, support_y = checks.checked_support(
             self, episode["support_x"], episode["support_y"]
         )
+        query_y = tf.convert_to_tensor(query_y)
         tasks = {
             "support_x": support_x,
             "support_y": support_y,

@@ -102,6 +102,7 @@ class Reptile(gradient.GradientLearner):
             episode, query_y, weights, loss_scale
         )
         if self.joint:  # it has adapted to the queries
+            query_y = tf.convert_to_tensor(query_y)
             shown = slice(self.reported_tasks)
             state = self.adapt_tasks(
                 episode["support_x"][shown], episode["support_y"][shown]

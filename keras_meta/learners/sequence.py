@@ -229,8 +229,8 @@ class SequenceLearner(learner.Learner):
         return self.infer_tasks(state, query_x, training), answers
 
     def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
-        support_y = tf.convert_to_tensor(episode["support_y"])
-        support_y = tf.cast(support_y, query_y.dtype)
+        query_y = tf.convert_to_tensor(query_y)
+        support_y = tf.cast(episode["support_y"], query_y.dtype)
         examples = tf.cast(tf.shape(support_y)[1], self.variable_dtype)
         # Weights of queries leave the sequence's own terms as they are.
         read_weights = weights
