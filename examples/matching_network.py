@@ -55,7 +55,7 @@ class MatchingNetwork(km.Learner):
     def infer_tasks(self, state, query_x, training=False):
         query = self.features(query_x, training)
         cosines = tf.matmul(query, state["features"], transpose_b=True)  # [T, Q, S]
-        own = tf.one_hot(state["labels"], self.output_size, dtype=cosines.dtype)[:, None]  # [T, 1, S, N]
+        own = tf.one_hot(state["labels"], self.output_size, dtype=cosines.dtype)
         return tf.reduce_logsumexp(
             self.scale * cosines[..., None] + ABSENT * (1 - own), axis=2
         )

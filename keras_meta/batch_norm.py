@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from keras_meta import keras_private
 
-# Whether batch normalization measures: see `measuring`.
-_MEASURING = contextvars.ContextVar("measuring", default=False)
+# The list that batch normalization measures into, or None: see `measuring`.
+_MEASURING = contextvars.ContextVar("measuring", default=None)
 
 # Normalization layers whose moments Keras computes with `tf.nn.moments`.
 INEXACT = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
@@ -20,12 +20,16 @@ def measuring():
     """Batch normalization measures the batch: statistics are its own, not averages.
 
     Inside, the layers of an `exact` network normalize with the statistics of their
-    batch and assign these to the moving statistics, whatever `training` and momentum
-    are; all other layers follow `training`.
+    batch, whatever `training` and momentum are; all other layers follow `training`.
+
+    Yields:
+        A list, which each run of a layer extends by its measurements: pairs of a moving
+        mean or variance, a Keras variable, and its value in the batch.
     """
-    token = _MEASURING.set(True)
+    measurements = []
+    token = _MEASURING.set(measurements)
     try:
-        yield
+        yield measurements
     finally:
         _MEASURING.reset(token)
 
@@ -37,6 +41,44 @@ def batch_norms(model):
         for layer in keras_private.layers_of(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
+
+
+def estimate(learner, episodes):
+    """Sets moving statistics to the mean of those of some batches of episodes.
+
+    Moving averages belong to the weights of training. Weights that are themselves
+    averaged (an optimizer's `use_ema`) have other statistics, which this computes.
+    Learners that read the statistics of each support set (the MAML family) have
+    nothing to estimate.
+
+    Args:
+        learner: a `Learner`.
+        episodes: a finite dataset of batches of training episodes, as for `fit`.
+
+    Reference:
+        Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+        Generalization", UAI 2018, section 3.2 (stochastic weight averaging).
+    """
+    variables = learner.moving_statistics()
+    if not variables:
+        return
+
+    @tf.function(reduce_retracing=True)
+    def measure(episode):
+        with measuring() as measurements, keras.StatelessScope():
+            learner(episode, training=False)
+        return [
+            tf.reduce_mean([v for m, v in measurements if m is moving], axis=0)
+            for moving in variables
+        ]
+
+    totals, count = [0.0] * len(variables), 0
+    for episode, *_ in episodes:
+        totals = [t + m for t, m in zip(totals, measure(episode), strict=True)]
+        count += 1
+    if count:
+        for variable, total in zip(variables, totals, strict=True):
+            variable.assign(total / count)
 
 
 def exact(model):
@@ -134,20 +176,24 @@ class ExactBatchNorm(Exact):
     """`keras.layers.BatchNormalization`, exact and by one fused op where it can be."""
 
     def call(self, inputs, training=None, mask=None):
-        source, measured = self.source, _MEASURING.get()
+        source, measurements = self.source, _MEASURING.get()
+        measured = measurements is not None
         if not source.trainable or not (training or measured):
             return self.regularized(source.call(inputs, training=False, mask=mask))
         axis = source.axis % inputs.shape.rank
         axes = [i for i in range(inputs.shape.rank) if i != axis]
         x = _precise(inputs)
         mean, variance = _moments(x, axes, mask)
-        momentum = 0.0 if measured else source.momentum
         for moving, value in (
             (source.moving_mean, mean),
             (source.moving_variance, variance),
         ):
             value = tf.cast(tf.squeeze(value, axes), moving.dtype)
-            moving.assign(moving * momentum + value * (1 - momentum))
+            if measured:
+                measurements.append((moving, value))
+            else:
+                keep = source.momentum
+                moving.assign(moving * keep + value * (1 - keep))
         size = x.shape[axis]
         scale = source.gamma.value if source.scale else tf.ones([size])
         offset = source.beta.value if source.center else tf.zeros([size])

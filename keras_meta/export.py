@@ -15,6 +15,8 @@ from keras_meta import losses
 
 # Of the pictures in the warmup request for `serving_images`; any size is served.
 WARMUP_SIDE = 64
+# Classes in the warmup request of a learner that takes any number of them.
+WARMUP_CLASSES = 5
 # Tensors of a signature that its page names; of a state that has more, the first.
 LISTED = 4
 
@@ -181,7 +183,8 @@ def _prepare(model):
 def _requests(learner, signatures):
     """`{signature: {input: array}}`: one small task, to warm a server up."""
     random = np.random.RandomState(0)
-    count = max(learner.least_support, learner.output_size if learner.gapless else 1)
+    classes = learner.output_size or WARMUP_CLASSES
+    count = max(learner.least_support, classes if learner.gapless else 1)
 
     def drawn(spec, count):
         shape = [1, count, *spec.shape[2:]]
@@ -192,7 +195,7 @@ def _requests(learner, signatures):
 
     y_spec = learner.y_spec("support_y")
     if learner.classification:
-        labels = np.arange(count, dtype=np.int32) % learner.output_size
+        labels = np.arange(count, dtype=np.int32) % classes
         support_y = np.zeros([*y_spec.shape[2:], count, 1], np.int32) + labels[:, None]
         support_y = support_y.T
     else:
@@ -292,7 +295,8 @@ def _meaning(model, signatures):
         )
     if "adapt" in signatures and model.classification:
         gap = ", those present from 0 without a gap" if model.gapless else ""
-        yield f"- Labels are in [0, {model.output_size}){gap}."
+        limit = "N" if model.output_size is None else model.output_size
+        yield f"- Labels are in [0, {limit}){gap}."
     if "adapt" in signatures:
         yield (
             "- `adapt` gives a state, which goes into `infer` with each `query_x`: "

@@ -5,7 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from keras_meta import checks, keras_private, losses, settings, trainer
+from keras_meta import batch_norm, checks, keras_private, losses, settings, trainer
 
 # Added to the logit of a class that is absent from the support set: its probability is
 # then exactly zero in float32, and nothing turns into NaN as infinity would.
@@ -134,6 +134,19 @@ class Learner(trainer.Trainer):
         terms = [tf.cast(loss, self.variable_dtype) for loss in self.losses]
         return tf.add_n(terms) if terms else tf.zeros([], self.variable_dtype)
 
+    def moving_statistics(self):
+        """The moving averages of batch normalization that predictions depend on.
+
+        See `batch_norm.estimate`.
+        """
+        norms = batch_norm.batch_norms(self)
+        return [
+            variable
+            for norm in norms
+            if norm.trainable and not norm.renorm
+            for variable in (norm.moving_mean, norm.moving_variance)
+        ]
+
     def task_model(self, x, y, optimizer=None):
         """A Keras model of the one task with support set x `[S, ...]`, y `[S, ...]`.
 
@@ -183,12 +196,16 @@ class Learner(trainer.Trainer):
                 from them diverges (which a surrounding graph is not told, see
                 `traced`).
         """
+        return self._adapted(support_x, support_y, training, traced)[0]
+
+    def _adapted(self, support_x, support_y, training, traced=False):
+        """What `adapt` gives, and the activity regularizers of a trace or None."""
         support_x, support_y = checks.checked_support(self, support_x, support_y)
         if training or not (traced or tf.executing_eagerly()):
-            return self.adapt_tasks(support_x, support_y, training)
-        state, finite = self._traced_adapt()(support_x, support_y)
+            return self.adapt_tasks(support_x, support_y, training), None
+        state, finite, penalty = self._traced_adapt()(support_x, support_y)
         sentence = checks.finite("what was learned of support_x", finite)
-        return checks.required(state, sentence)
+        return checks.required(state, sentence), penalty
 
     def infer(self, state, query_x, training=False, traced=False):
         """Predicts Q queries of each task.
@@ -207,13 +224,17 @@ class Learner(trainer.Trainer):
             ValueError: wrong rank or shape, another T than the state's, a state of
                 other settings, values that are not finite.
         """
+        return self._inferred(state, query_x, training, traced)[0]
+
+    def _inferred(self, state, query_x, training, traced=False):
+        """What `infer` gives, and the activity regularizers of a trace or None."""
         query_x = checks.checked_x(self, "query_x", query_x)
         tasks = tf.shape(tf.nest.flatten(state)[0])[0]
         same = tf.equal(tasks, tf.shape(query_x)[0])
         sentence = "expected query_x and the state to be of the same number of tasks."
         state, query_x = checks.required((state, query_x), (same, sentence))
         if training or not (traced or tf.executing_eagerly()):
-            return self.infer_tasks(state, query_x, training)
+            return self.infer_tasks(state, query_x, training), None
         try:
             tf.nest.assert_same_structure(state, self.state_spec(), check_types=False)
         except (TypeError, ValueError):
@@ -221,8 +242,9 @@ class Learner(trainer.Trainer):
                 "expected the state that adapt gives with the settings and trainable "
                 "flags of now, got one of another structure: adapt again."
             ) from None
-        outputs, finite = self._traced_infer()(state, query_x)
-        return checks.required(outputs, checks.finite("the answers to query_x", finite))
+        outputs, finite, penalty = self._traced_infer()(state, query_x)
+        sentence = checks.finite("the answers to query_x", finite)
+        return checks.required(outputs, sentence), penalty
 
     def with_classes(self, classes):
         """A copy of this learner with another number of classes, its weights reused.
@@ -263,8 +285,14 @@ class Learner(trainer.Trainer):
         return copy
 
     def call(self, episode, training=False):
-        state = self.adapt(episode["support_x"], episode["support_y"], training)
-        return stacked(self.infer(state, episode["query_x"], training))
+        state, support_penalty = self._adapted(
+            episode["support_x"], episode["support_y"], training
+        )
+        outputs, query_penalty = self._inferred(state, episode["query_x"], training)
+        for penalty in (support_penalty, query_penalty):
+            if penalty is not None:  # else the layers have added their own
+                self.add_loss(penalty)
+        return stacked(outputs)
 
     def export(self, *args, **kwargs):
         """Refuses Keras' export, whose signature has no support set: see `km.export`.
@@ -288,14 +316,14 @@ class Learner(trainer.Trainer):
     def _traced_adapt(self):
         return self.traced(
             "adapt",
-            functools.partial(_with_finite, self.adapt_tasks),
+            functools.partial(_traceable, self.adapt_tasks),
             [self.x_spec("support_x"), self.y_spec("support_y")],
         )
 
     def _traced_infer(self):
         return self.traced(
             "infer",
-            functools.partial(_with_finite, self.infer_tasks),
+            functools.partial(_traceable, self.infer_tasks),
             [self.state_spec(), self.x_spec("query_x")],
         )
 
@@ -350,6 +378,8 @@ class Learner(trainer.Trainer):
         config = super().get_config()
         config["loss"] = self._loss_config
         config["preprocess"] = keras.saving.serialize_keras_object(self.preprocess)
+        flags = [layer.trainable for layer in keras_private.layers_of(self)]
+        config["layer_flags"] = None if all(flags) else flags
         return config
 
     @classmethod
@@ -360,10 +390,23 @@ class Learner(trainer.Trainer):
             else value
             for key, value in config.items()
         }
-        return cls(**config)
+        flags = config.pop("layer_flags", None)
+        learner = cls(**config)
+        # Parents come before the layers inside, which have the last word.
+        for layer, flag in zip(
+            keras_private.layers_of(learner), flags or [], strict=False
+        ):
+            layer.trainable = flag
+        return learner
 
 
-def _with_finite(function, *args):
-    """What a function gives, and whether all of it is finite."""
-    outputs = function(*args)
-    return outputs, checks.is_finite(outputs)
+def _traceable(function, *args):
+    """What a function gives, whether all of it is finite, and what its layers add.
+
+    No variable changes, and the layers keep nothing of the trace.
+    """
+    with keras.StatelessScope(collect_losses=True) as scope:
+        outputs = function(*args)
+    penalties = [tf.cast(loss, keras.config.floatx()) for loss in scope.losses]
+    penalty = tf.add_n(penalties) if penalties else tf.zeros([])
+    return outputs, checks.is_finite(outputs), penalty

@@ -78,9 +78,15 @@ def of(loss, y_true, y_pred, weights=None):
         loss: a `keras.losses.Loss`.
         y_true: labels or targets.
         y_pred: logits or predictions.
-        weights: of the values, as Keras' `sample_weight`.
+        weights: of tasks `[T]` or of queries `[T, Q]`, or None.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if weights is not None:
+        # One value a label, or a vector; Keras would align [T] with the last axis.
+        rank = len(y_true.shape) - (0 if is_classification(loss) else 1)
+        weights = tf.reshape(
+            weights, tf.concat([tf.shape(weights), [1] * (rank - len(weights.shape))], 0)
+        )
     value = loss(y_true, y_pred, sample_weight=weights)
     return value * replicas if replicas > 1 else value
 

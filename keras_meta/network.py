@@ -109,8 +109,7 @@ class Network:
     def apply(self, assignments, x, training, graph=None):
         """Runs the network with given values of some variables, others as they are.
 
-        No variable changes. Batch normalization inside `batch_norm.measuring()` gives
-        its statistics in `updated`.
+        No variable changes.
 
         Args:
             assignments: pairs of a variable and the tensor in its place.
@@ -141,8 +140,11 @@ class Network:
         variables = self.statistics
         if not variables:
             return []
-        with batch_norm.measuring():
-            return self.apply(assignments, x, training=False).updated(variables)
+        with batch_norm.measuring() as measurements:
+            self.apply(assignments, x, training=False)
+        # The last run of a layer that the network has in several places.
+        latest = {id(variable): value for variable, value in measurements}
+        return [latest[id(variable)] for variable in variables]
 
     def split(self, variables):
         """Cuts the network before the first layer with one of some variables.
@@ -228,10 +230,9 @@ def require_logits(network):
     The loss normalizes logits; probabilities would be normalized twice.
     """
     layer = network.layers[-1] if network.layers else network
-    if isinstance(network, keras.Sequential) or not hasattr(network, "operations"):
-        pass
-    else:
-        layer = next(v for v in network.operations if v.output is network.output)
+    if hasattr(network, "operations"):  # a functional model's, in no order
+        ends = (v for v in network.operations if v.output is network.output)
+        layer = next(ends, layer)
     if isinstance(layer, keras.Model) and layer.layers:
         return require_logits(layer)
     activation = getattr(layer, "activation", None)

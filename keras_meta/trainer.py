@@ -56,6 +56,11 @@ class Trainer(keras_private.WorkersModel):
         third, of tasks `[T]` or of queries `[T, Q]`. Weights apply to the outer loss
         and, as in Keras, to `weighted_metrics`, which the default metrics are.
 
+        An optimizer with `use_ema=True` leaves averaged weights beside the moving
+        statistics of batch normalization that belong to the raw ones:
+        `km.batch_norm.estimate(learner, episodes.take(100))` computes theirs, which
+        `fit` does not do.
+
         Raises:
             ValueError: not batches of episodes, endless ones without
                 `steps_per_epoch`, `class_weight` (labels are permuted from task to

@@ -19,7 +19,7 @@ class ByRow(loadscope.LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file, _, row = nodeid.rpartition("[")
-        return row if "contract.py" in file else nodeid
+        return row if "contract" in file else nodeid
 
 
 def pytest_xdist_make_scheduler(config, log):

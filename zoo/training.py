@@ -16,7 +16,10 @@ import keras
 import tensorflow as tf
 
 import keras_meta  # noqa: F401  registers the learners with Keras
+from keras_meta import batch_norm
 
+# Training batches that the statistics of averaged weights are computed on.
+CALIBRATION_BATCHES = 100
 TOGETHER = 10  # meta-steps that are taken in one call, for the small ones' sake
 STOPPED = "stopped; the same command goes on from the last checkpoint"
 
@@ -57,7 +60,8 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
             f"expected {directory} to hold a run of {settings}, it holds one of {begun}"
         )
     steps = settings["steps"]
-    run = Run(directory, validation, metric, steps)
+    calibration = episodes(start=0).batch(tasks).take(CALIBRATION_BATCHES)
+    run = Run(directory, validation, metric, steps, calibration)
     learner = run.resume() or make()
     done = int(learner.optimizer.iterations.numpy())
     if done >= steps:
@@ -87,10 +91,13 @@ class Run(keras.callbacks.Callback):
         directory: holds last.keras and previous.keras (checkpoints with the
             optimizer), best.keras (averaged weights, no optimizer), log.csv and
             TensorBoard events.
+        calibration: training batches that the moving statistics of the averaged
+            weights are computed on (`batch_norm.estimate`).
     """
 
-    def __init__(self, directory, validation, metric, steps):
+    def __init__(self, directory, validation, metric, steps, calibration=()):
         super().__init__()
+        self.calibration = calibration
         self.directory = directory
         self.validation = validation
         self.metric = metric
@@ -162,14 +169,17 @@ class Run(keras.callbacks.Callback):
                 f"training diverged, {self.directory} holds what was learned before."
             )
         variables = self.model.trainable_variables
-        raw = [v.numpy() for v in variables]
+        held = [*variables, *self.model.moving_statistics()]
+        raw = [v.numpy() for v in held]
         self.model.optimizer.finalize_variable_values(variables)
+        # The moving statistics are those of the raw weights.
+        batch_norm.estimate(self.model, self.calibration)
         found = self.model.evaluate(self.validation, verbose=0, return_dict=True)
         score = found[self.metric]
         row = {f"val_{self.metric}": score}
         if best_of([*self.rows, row], self.metric) is row:
             save(fresh(self.model), self.directory / "best.keras")
-        for variable, value in zip(variables, raw, strict=True):
+        for variable, value in zip(held, raw, strict=True):
             variable.assign(value)
 
         passed = time.time() - self.began

@@ -185,6 +185,9 @@ class GradientLearner(learner.Learner):
         """
         return descend(start, inputs)
 
+    def moving_statistics(self):
+        return []  # every task has its own
+
     def config_with(self, classes):
         network = network_module.with_outputs(self.network, classes)
         network = keras.saving.serialize_keras_object(network)
@@ -345,20 +348,12 @@ class GradientLearner(learner.Learner):
         )
 
     def infer_tasks(self, state, query_x, training=False):
-        return self._infer(state, query_x)[0]
-
-    def _infer(self, state, query_x):
         meta, buffers = self._meta_values(), self._buffer_values()
-        return steps.map_tasks(
+        outputs, penalties = steps.map_tasks(
             lambda task: self.infer_task(meta, buffers, *task),
             (state, query_x),
             self.vectorize,
         )
-
-    def call(self, episode, training=False):
-        state = self.adapt(episode["support_x"], episode["support_y"], training)
-        query_x = checks.checked_x(self, "query_x", episode["query_x"])
-        outputs, penalties = self._infer(state, query_x)
         self.add_loss(tf.reduce_mean(penalties))
         return outputs
 
