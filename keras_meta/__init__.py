@@ -19,7 +19,11 @@ def _backend():
     except (ImportError, ValueError):  # for want of its backend, or for another reason
         home = os.environ.get("KERAS_HOME", "~/.keras")
         try:
-            settings = pathlib.Path(home, "keras.json").expanduser().read_text()
+            settings = (
+                pathlib.Path(home, "keras.json")
+                .expanduser()
+                .read_text(encoding="utf-8")
+            )
             found = json.loads(settings).get("backend", "tensorflow")
         except (OSError, ValueError):
             found = "tensorflow"

@@ -371,7 +371,7 @@ def main(_):
     for name, risk in experiment.floors.items():
         table.add_row(f"floor: {name}", f"{risk:.3f}", f"{risk:.3f}", "")
     rich.console.Console(width=140).print(table)
-    with (out / "curves.csv").open("w", newline="") as file:
+    with (out / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["method", "steps", "nll", "nll_95"])
         for method, rows in curves.items():
