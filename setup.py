@@ -8,7 +8,9 @@ setuptools.setup(
     name="keras-meta",
     version="0.1.0",
     description="Few-shot meta-learning for TensorFlow and Keras, with a model zoo.",
-    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description=pathlib.Path(__file__)
+    .with_name("README.md")
+    .read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,6 +43,9 @@ nb_execution_timeout = 600
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # with tables
 nb_output_stderr = "remove"
+# Pages are read below this folder alone, and links are not for every system.
+for tutorial in ("own_images.py",):
+    shutil.copyfile(ROOT / "examples" / tutorial, ROOT / "docs/tutorials" / tutorial)
 
 
 def as_written(app, what, name, thing, options, lines):

@@ -56,6 +56,7 @@ class MatchingNetwork(km.Learner):
         query = self.features(query_x, training)
         cosines = tf.matmul(query, state["features"], transpose_b=True)  # [T, Q, S]
         own = tf.one_hot(state["labels"], self.output_size, dtype=cosines.dtype)
+        own = own[:, None]  # [T, 1, S, N]
         return tf.reduce_logsumexp(
             self.scale * cosines[..., None] + ABSENT * (1 - own), axis=2
         )

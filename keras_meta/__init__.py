@@ -1,6 +1,43 @@
 """keras-meta: few-shot meta-learning for TensorFlow and Keras."""
 
 import importlib
+import json
+import os
+import pathlib
+import sys
+
+
+def _backend():
+    """The name of the backend that Keras has, or would have once it is imported."""
+    named = os.environ.get("KERAS_BACKEND")
+    if named and "keras" not in sys.modules:
+        return named
+    try:
+        import keras
+
+        return keras.config.backend()
+    except (ImportError, ValueError):  # for want of its backend, or for another reason
+        home = os.environ.get("KERAS_HOME", "~/.keras")
+        try:
+            settings = (
+                pathlib.Path(home, "keras.json")
+                .expanduser()
+                .read_text(encoding="utf-8")
+            )
+            found = json.loads(settings).get("backend", "tensorflow")
+        except (OSError, ValueError):
+            found = "tensorflow"
+        if found == "tensorflow":
+            raise
+        return found
+
+
+if (found := _backend()) != "tensorflow":
+    raise ImportError(
+        f"expected the TensorFlow backend of Keras, got {found}: set "
+        "KERAS_BACKEND=tensorflow before Keras is imported."
+    )
+del found
 
 from keras_meta import metrics as metrics
 from keras_meta import networks as networks

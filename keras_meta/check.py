@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import batch_norm, keras_private, steps
+from keras_meta import batch_norm, keras_private, runtime, steps
 from keras_meta import learner as learner_module
 from keras_meta import network as network_module
 from keras_meta.learners import gradient, imaml
@@ -407,17 +406,27 @@ def _cost(learner):
                 reason = done.stderr.strip().split("\n")[-1]
                 return Finding("cost", "note", f"could not be measured: {reason}")
             measured.append(json.loads(done.stdout.splitlines()[-1]))
+    return Finding("cost", "note", _cost_sentence(measured))
+
+
+def _cost_sentence(measured):
+    """What was measured with few and with many inner steps, in words."""
     few, many = INNER_STEPS
+    known = [key for key in ("ms", "MB") if measured[0][key] is not None]
     step, start = {}, {}
-    for key in ("ms", "MB"):
+    for key in known:
         step[key] = max(measured[1][key] - measured[0][key], 0) / (many - few)
         start[key] = max(measured[0][key] - few * step[key], 0)
     sentence = (
         f"a meta-step of 4 tasks, {measured[0]['images']} examples each, takes about "
-        f"{start['ms']:.0f} ms and {step['ms']:.1f} ms for each inner step; memory "
-        f"with TensorFlow's own {start['MB']:.0f} MB and {step['MB']:.1f} MB for each"
+        f"{start['ms']:.0f} ms and {step['ms']:.1f} ms for each inner step; "
     )
-    return Finding("cost", "note", sentence)
+    if "MB" not in known:
+        return sentence + "this system does not tell the peak memory of a process"
+    return sentence + (
+        f"memory with TensorFlow's own {start['MB']:.0f} MB and {step['MB']:.1f} MB "
+        "for each"
+    )
 
 
 def _measure(path, steps):
@@ -433,11 +442,10 @@ def _measure(path, steps):
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     images = int(episode["support_x"].shape[1] + query_y.shape[1])
     return {
         "ms": 1000 * float(np.median(times)),
-        "MB": peak,
+        "MB": runtime.peak_memory(),
         "images": images,
     }
 

@@ -95,7 +95,9 @@ def export(model, base, version=None):
         tf.saved_model.save(module, str(draft), signatures=signatures)
         _write_warmup(draft, base.name, requests)
         model.save(draft / "model.keras")
-        (draft / "README.md").write_text(_page(base.name, model, signatures))
+        (draft / "README.md").write_text(
+            _page(base.name, model, signatures), encoding="utf-8"
+        )
         os.chmod(draft, 0o755)  # mkdtemp's own mode shuts a server's user out
         for name in ("model.keras", "README.md"):
             os.replace(draft / name, base / name)

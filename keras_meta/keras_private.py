@@ -45,6 +45,26 @@ def adam_velocities(optimizer):
     return list(optimizer._velocities)
 
 
+def set_direction(metric, direction):
+    """Tells callbacks of Keras which way a metric gets better.
+
+    It is what `EarlyStopping` and others take where they are given no `mode`.
+
+    Args:
+        metric: a `keras.metrics.Metric`.
+        direction: "up", "down", or None for a metric of which it is not known.
+
+    Raises:
+        ValueError: another direction.
+    """
+    if direction not in ("up", "down", None):
+        raise ValueError(
+            f"expected direction to be 'up', 'down' or None, got {direction!r}."
+        )
+    if direction is not None:
+        metric._direction = direction
+
+
 class WorkersModel(keras.Model):
     """A model of episodes that trains under several workers.
 

@@ -1,12 +1,68 @@
 """Scores of episodes: a mean over tasks and its 95% interval."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
-from keras_meta import losses
+from keras_meta import keras_private, losses
 
 # Half-width of a 95% normal interval, in standard errors.
 Z95 = 1.959964
+
+
+def _checked_weights(sample_weight, values, axes):
+    """Sample weights in float64, once they are known to fit what they weigh.
+
+    Args:
+        sample_weight: as given.
+        values: what is weighed, of the shape that weights must have.
+        axes: that shape in words.
+
+    Raises:
+        ValueError: weights of another shape, negative or not finite; in a graph the
+            run's InvalidArgumentError for what is not known before.
+    """
+    weights = tf.cast(sample_weight, "float64")
+    expected = f"expected sample_weight of shape {axes}"
+    if not weights.shape.is_compatible_with(values.shape):
+        raise ValueError(f"{expected}, got {list(weights.shape)}.")
+    same = tf.reduce_all(tf.equal(tf.shape(weights), tf.shape(values)))
+    sound = tf.reduce_all((weights >= 0) & tf.math.is_finite(weights))
+    for condition, sentence in (
+        (same, f"{expected}, got another."),
+        (sound, "expected sample_weight to be finite and >= 0, got one that is not."),
+    ):
+        if not tf.is_symbolic_tensor(condition):
+            if not condition:
+                raise ValueError(sentence)
+            continue
+        assertion = tf.debugging.Assert(condition, [sentence], name="check")
+        with tf.control_dependencies([assertion]):
+            weights = tf.identity(weights)
+    return weights
+
+
+def _product(weights, values):
+    """Their product, 0 where the weight is, whatever the value."""
+    return ops.where(weights > 0, weights * values, 0)
+
+
+def _merge(metric, others):
+    """Adds the sums of other metrics to those of one."""
+
+    def settings(each):
+        return {**each.get_config(), "name": None, "dtype": None, "interval": None}
+
+    others = list(others)
+    for other in others:
+        if type(other) is not type(metric) or settings(other) != settings(metric):
+            raise ValueError(
+                f"expected metrics of the kind and settings of {metric.name}, got "
+                f"{other.name}."
+            )
+    for other in others:
+        for mine, its in zip(metric.variables, other.variables, strict=True):
+            mine.assign_add(its)
 
 
 class EpisodeMetric(keras.metrics.Metric):
@@ -16,38 +72,118 @@ class EpisodeMetric(keras.metrics.Metric):
     with `s` the sample standard deviation of the tasks' scores. The sums are float64,
     which loses nothing, and can be added up over replicas.
 
+    With sample weights the score of a task is the weighted mean over its queries, its
+    weight `w_t` the mean over its queries of their weights, the result the weighted
+    mean over tasks
+
+        m = sum_t w_t s_t / sum_t w_t
+
+    and the half-width of its interval, with n tasks of positive weight,
+
+        1.96 sqrt(n / (n - 1) sum_t w_t^2 (s_t - m)^2) / sum_t w_t
+
+    A subclass gives `query_scores`, or `score` if it scores whole tasks only. A class
+    attribute `direction`, "up" or "down", says which way the mean gets better, for
+    callbacks that monitor it; a smaller interval is always better.
+
     Args:
         interval: report the half-width of the 95% interval in place of the mean.
         name: the metric's name.
         dtype: of the result.
+
+    Call arguments:
+        y_true: what was right, `[T, Q, ...]`.
+        y_pred: what was answered, `[T, Q, ...]`.
+        sample_weight: of whole tasks `[T]`, or of queries `[T, Q]`; >= 0. None weighs
+            all alike. What has weight zero counts for nothing.
     """
+
+    direction = None
 
     def __init__(self, interval=False, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.interval = interval
+        keras_private.set_direction(self, "down" if interval else self.direction)
         zeros = {"initializer": "zeros", "dtype": "float64"}
-        self.count = self.add_weight(name="count", **zeros)
-        self.total = self.add_weight(name="total", **zeros)
+        self.count = self.add_weight(name="count", **zeros)  # of positive weights
+        self.weight = self.add_weight(name="weight", **zeros)  # sum of w
+        self.total = self.add_weight(name="total", **zeros)  # sum of w s
+        # Of w^2, w^2 s and w^2 s^2.
+        self.weight_squares = self.add_weight(name="weight_squares", **zeros)
+        self.products = self.add_weight(name="products", **zeros)
         self.squares = self.add_weight(name="squares", **zeros)
 
-    def score(self, y_true, y_pred):
-        """One score a task, `[T]`, or fewer where a task has none."""
+    def query_scores(self, y_true, y_pred):
+        """One score a query, `[T, Q]`.
+
+        Args:
+            y_true: what was right, `[T, Q, ...]`.
+            y_pred: what was answered, `[T, Q, ...]`.
+        """
         raise NotImplementedError
 
+    def score(self, y_true, y_pred):
+        """One score a task, `[T]`: the mean over its queries.
+
+        Args:
+            y_true: what was right, `[T, Q, ...]`.
+            y_pred: what was answered, `[T, Q, ...]`.
+        """
+        return ops.mean(self.query_scores(y_true, y_pred), axis=-1)
+
+    def task_scores(self, y_true, y_pred, sample_weight=None):
+        """Scores and weights of tasks, what `update_state` sums.
+
+        Args:
+            y_true: what was right, `[T, Q, ...]`.
+            y_pred: what was answered, `[T, Q, ...]`.
+            sample_weight: None, `[T]` or `[T, Q]`.
+
+        Returns:
+            `(scores, weights)`, each `[T]` in float64.
+
+        Raises:
+            ValueError: weights of another shape, negative or not finite.
+        """
+        by_query = type(self).query_scores is not EpisodeMetric.query_scores
+        if not by_query or sample_weight is None or len(ops.shape(sample_weight)) != 2:
+            scores = ops.cast(self.score(y_true, y_pred), "float64")
+            if sample_weight is None:
+                return scores, ops.ones_like(scores)
+            axes = "[T] or [T, Q]" if by_query else "[T]"
+            return scores, _checked_weights(sample_weight, scores, axes)
+        scores = ops.cast(self.query_scores(y_true, y_pred), "float64")
+        weights = _checked_weights(sample_weight, scores, "[T] or [T, Q]")
+        scores = ops.sum(_product(weights, scores), axis=-1)
+        scores = ops.divide_no_nan(scores, ops.sum(weights, axis=-1))
+        return scores, ops.mean(weights, axis=-1)
+
     def update_state(self, y_true, y_pred, sample_weight=None):
-        if sample_weight is not None:
-            raise ValueError("episode metrics weigh every task alike: no weights.")
-        scores = ops.cast(self.score(y_true, y_pred), "float64")
-        self.count.assign_add(ops.cast(ops.shape(scores)[0], "float64"))
-        self.total.assign_add(ops.sum(scores))
-        self.squares.assign_add(ops.sum(ops.square(scores)))
+        scores, weights = self.task_scores(y_true, y_pred, sample_weight)
+        squares = ops.square(weights)
+        self.count.assign_add(ops.sum(ops.cast(weights > 0, "float64")))
+        self.weight.assign_add(ops.sum(weights))
+        self.total.assign_add(ops.sum(_product(weights, scores)))
+        self.weight_squares.assign_add(ops.sum(squares))
+        self.products.assign_add(ops.sum(_product(squares, scores)))
+        self.squares.assign_add(ops.sum(_product(squares, ops.square(scores))))
+
+    def merge_state(self, metrics):
+        """Adds what other metrics have summed, as if this one had seen it all.
+
+        Args:
+            metrics: others of the same kind and settings.
+        """
+        _merge(self, metrics)
 
     def result(self):
-        mean = self.total / ops.maximum(self.count, 1)
+        mean = ops.divide_no_nan(self.total, self.weight)
         if self.interval:
-            spread = ops.maximum(self.squares - self.count * ops.square(mean), 0)
-            variance = spread / ops.maximum(self.count - 1, 1)
-            mean = Z95 * ops.sqrt(variance / ops.maximum(self.count, 1))
+            spread = self.squares - 2 * mean * self.products
+            spread += ops.square(mean) * self.weight_squares
+            spread *= self.count / ops.maximum(self.count - 1, 1)
+            deviation = ops.sqrt(ops.maximum(spread, 0))
+            mean = Z95 * ops.divide_no_nan(deviation, self.weight)
         return ops.cast(mean, self.dtype)
 
     def get_config(self):
@@ -62,17 +198,20 @@ class EpisodeAccuracy(EpisodeMetric):
         y_true: integer labels `[T, Q]`, or strings of them `[T, Q, 5]`.
         y_pred: logits or probabilities `[T, Q, N]`, or `[T, Q, 5, N]`: a string is
             right if all of it is.
+        sample_weight: of tasks `[T]` or queries `[T, Q]`; see `EpisodeMetric`.
     """
+
+    direction = "up"
 
     def __init__(self, interval=False, name="accuracy", dtype=None):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
-    def score(self, y_true, y_pred):
+    def query_scores(self, y_true, y_pred):
         guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         right = ops.equal(ops.cast(y_true, "int32"), guess)
         if len(right.shape) == 3:
             right = ops.all(right, axis=-1)
-        return ops.mean(ops.cast(right, self.dtype), axis=-1)
+        return ops.cast(right, self.dtype)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -82,16 +221,19 @@ class EpisodeSquaredError(EpisodeMetric):
     Call arguments:
         y_true: targets `[T, Q, d_y]`.
         y_pred: predictions `[T, Q, d_y]`, or mean and scale stacked, `[T, Q, d_y, 2]`.
+        sample_weight: of tasks `[T]` or queries `[T, Q]`; see `EpisodeMetric`.
     """
+
+    direction = "down"
 
     def __init__(self, interval=False, name="mse", dtype=None):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
-    def score(self, y_true, y_pred):
+    def query_scores(self, y_true, y_pred):
         if len(y_pred.shape) > len(y_true.shape):
             y_pred = y_pred[..., 0]
         errors = ops.cast(y_true, self.dtype) - ops.cast(y_pred, self.dtype)
-        return ops.mean(ops.square(errors), axis=(1, 2))
+        return ops.mean(ops.square(errors), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -101,14 +243,16 @@ class EpisodeNLL(EpisodeMetric):
     Call arguments:
         y_true: targets `[T, Q, d_y]`.
         y_pred: mean and scale, stacked: `[T, Q, d_y, 2]`.
+        sample_weight: of tasks `[T]` or queries `[T, Q]`; see `EpisodeMetric`.
     """
+
+    direction = "down"
 
     def __init__(self, interval=False, name="nll", dtype=None):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
-    def score(self, y_true, y_pred):
-        nll = losses.GaussianNLL(reduction=None, dtype=self.dtype)
-        return ops.mean(nll(y_true, y_pred), axis=-1)
+    def query_scores(self, y_true, y_pred):
+        return losses.GaussianNLL(reduction=None, dtype=self.dtype)(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -128,17 +272,21 @@ class PresentationAccuracy(EpisodeMetric):
         y_true: integer labels `[T, S]`, or strings of them `[T, S, 5]`, in the order in
             which they were read.
         y_pred: logits or probabilities `[T, S, N]`, or `[T, S, 5, N]`.
+        sample_weight: of whole tasks `[T]`; see `EpisodeMetric`.
 
     Reference:
         Santoro et al., 2016, table 1.
     """
+
+    direction = "up"
 
     def __init__(self, presentation=1, interval=False, name=None, dtype=None):
         name = name or f"presentation_{presentation}"
         super().__init__(interval=interval, name=name, dtype=dtype)
         self.presentation = presentation
 
-    def score(self, y_true, y_pred):
+    def _shown(self, y_true, y_pred):
+        """How many classes each task shows k times, and how many are right then."""
         y_true = ops.cast(y_true, "int32")
         right = ops.equal(y_true, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         same = ops.equal(y_true[:, :, None], y_true[:, None])
@@ -146,9 +294,26 @@ class PresentationAccuracy(EpisodeMetric):
             right, same = ops.all(right, axis=-1), ops.all(same, axis=-1)
         seen = ops.sum(ops.tril(ops.cast(same, "int32")), axis=-1)  # [T, S], from 1
         here = ops.cast(ops.equal(seen, self.presentation), self.dtype)
-        shown = ops.sum(here, axis=-1)
         rights = ops.sum(here * ops.cast(right, self.dtype), axis=-1)
+        return ops.sum(here, axis=-1), rights
+
+    def score(self, y_true, y_pred):
+        """One score for each task that shows a class k times.
+
+        Args:
+            y_true: labels `[T, S]` or `[T, S, 5]`.
+            y_pred: logits or probabilities `[T, S, N]` or `[T, S, 5, N]`.
+        """
+        shown, rights = self._shown(y_true, y_pred)
         return rights[shown > 0] / shown[shown > 0]
+
+    def task_scores(self, y_true, y_pred, sample_weight=None):
+        shown, rights = self._shown(y_true, y_pred)
+        scores = ops.cast(ops.divide_no_nan(rights, shown), "float64")
+        weights = ops.cast(shown > 0, "float64")
+        if sample_weight is not None:
+            weights *= _checked_weights(sample_weight, scores, "[T]")
+        return scores, weights
 
     def get_config(self):
         return {**super().get_config(), "presentation": self.presentation}
@@ -168,8 +333,10 @@ class CalibrationError(keras.metrics.Metric):
         dtype: of the result.
 
     Call arguments:
-        y_true: integer labels `[..., Q]`.
-        y_pred: logits `[..., Q, N]`.
+        y_true: integer labels `[T, Q]`, or with any leading axes.
+        y_pred: logits `[T, Q, N]`.
+        sample_weight: of answers `[T, Q]`, or `[T]` for all answers of a task; >= 0.
+            None weighs all alike.
 
     Reference:
         Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
@@ -180,26 +347,50 @@ class CalibrationError(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.bins = bins
         self.temperature = temperature
+        keras_private.set_direction(self, "down")
         zeros = {"shape": [bins], "initializer": "zeros", "dtype": "float64"}
         self.count = self.add_weight(name="count", **zeros)
         self.excess = self.add_weight(name="excess", **zeros)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true = ops.cast(y_true, "int32")
+        weights = ops.ones_like(y_true, dtype="float64")
         if sample_weight is not None:
-            raise ValueError("the calibration error weighs every answer alike.")
+            weights = self._weights(sample_weight, y_true)
+        weights = ops.reshape(weights, [-1])
         logits = ops.cast(y_pred, "float64") / self.temperature
         confidence = ops.reshape(ops.max(ops.softmax(logits), axis=-1), [-1])
         guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        right = ops.reshape(ops.equal(ops.cast(y_true, "int32"), guess), [-1])
+        right = ops.reshape(ops.equal(y_true, guess), [-1])
         place = ops.cast(ops.ceil(confidence * self.bins) - 1, "int32")
         here = ops.one_hot(place, self.bins, dtype="float64")
-        self.count.assign_add(ops.sum(here, axis=0))
-        excess = ops.cast(right, "float64") - confidence
+        self.count.assign_add(ops.sum(here * weights[:, None], axis=0))
+        excess = _product(weights, ops.cast(right, "float64") - confidence)
         self.excess.assign_add(ops.sum(here * excess[:, None], axis=0))
 
+    @staticmethod
+    def _weights(sample_weight, y_true):
+        """Weights of the shape of the labels."""
+        axes = "[T] or [T, Q]"
+        if len(ops.shape(sample_weight)) == 1 and len(y_true.shape) > 1:
+            rest = list(range(1, len(y_true.shape)))
+            tasks = ops.sum(y_true, axis=rest)  # [T]
+            weights = _checked_weights(sample_weight, tasks, axes)
+            weights = ops.expand_dims(weights, rest)
+            return ops.broadcast_to(weights, ops.shape(y_true))
+        return _checked_weights(sample_weight, y_true, axes)
+
+    def merge_state(self, metrics):
+        """Adds what other metrics have summed, as if this one had seen it all.
+
+        Args:
+            metrics: others of the same bins and temperature.
+        """
+        _merge(self, metrics)
+
     def result(self):
-        total = ops.maximum(ops.sum(self.count), 1)
-        return ops.cast(ops.sum(ops.abs(self.excess)) / total, self.dtype)
+        error = ops.sum(ops.abs(self.excess))
+        return ops.cast(ops.divide_no_nan(error, ops.sum(self.count)), self.dtype)
 
     def get_config(self):
         config = {"bins": self.bins, "temperature": self.temperature}

@@ -9,7 +9,7 @@ def conv4(
     input_shape=(28, 28, 1),
     outputs=5,
     filters=64,
-    momentum=0.0,
+    momentum=0.9,
     pooling="mean",
     halving="stride",
     name="conv4",
@@ -17,15 +17,16 @@ def conv4(
     """Four 3x3 convolutions, the Omniglot network of MAML and its predecessors.
 
     Each block is convolution, batch normalization, ReLU, and halves the image; then the
-    mean over space and a dense layer. With momentum 0 the normalization's stored
-    statistics are always those of the last batch it saw, which the gradient learners
-    read; learners that use them as Keras does want a moving average.
+    mean over space and a dense layer. ProtoNet, CNP and MANN evaluate with the moving
+    averages of the normalization, as Keras does; the gradient learners read batch
+    statistics and never the averages, so that any momentum below 1 suits them.
 
     Args:
         input_shape: `(H, W, C)` of an image.
         outputs: number of logits N.
         filters: channels of each block.
-        momentum: of the normalization's moving averages.
+        momentum: of the normalization's moving averages; with 0 they are the
+            statistics of the last batch alone.
         pooling: "mean" over space, or "none": all of it goes into the dense layer.
         halving: by a "stride" of 2, MAML's, or by the maximum of 2x2 places, "max",
             prototypical networks', which sees four times as many and costs as much.

@@ -7,14 +7,16 @@ import jupytext
 import pytest
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
-SCRIPTS = [path for path in EXAMPLES.glob("*.py") if "# %%" in path.read_text()]
+SCRIPTS = [
+    path for path in EXAMPLES.glob("*.py") if "# %%" in path.read_text(encoding="utf-8")
+]
 
 
 def test_own_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(pathlib.Path(sys.executable).parent), prepend=":")
     monkeypatch.setattr("keras_meta.runtime.configure", lambda: None)  # done already
-    script = (EXAMPLES / "own_images.py").read_text()
+    script = (EXAMPLES / "own_images.py").read_text(encoding="utf-8")
     assert "STEPS = 100 " in script
     script = script.replace("STEPS = 100 ", "STEPS = 2 ")
     exec(compile(script, "own_images.py", "exec"), {})

@@ -223,12 +223,6 @@ def test_labels_of_any_type(dtype):
     np.testing.assert_allclose(metric.result(), np.mean(scores), rtol=1e-6)
 
 
-def test_weights_are_refused():
-    labels, logits, _ = classified(3)
-    with pytest.raises(ValueError, match="^episode metrics weigh every task alike"):
-        metrics.EpisodeAccuracy().update_state(labels, logits, [1.0, 2.0, 3.0])
-
-
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_calibration_error_is_that_of_a_loop(temperature):
     labels, logits, _ = classified(12)

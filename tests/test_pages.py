@@ -48,10 +48,10 @@ def test_a_page_tells_what_its_card_does(name):
         assert scores.sentence(figure) in text
     assert ("one query at a time" in text) == (card.normalization == "transductive")
     kept = card.directory / "README.md"
-    assert kept.read_text().splitlines()[0] == text.splitlines()[0]
+    assert kept.read_text(encoding="utf-8").splitlines()[0] == text.splitlines()[0]
     pictures = sorted(file.name for file in card.directory.glob("*.png"))
     assert pictures
-    assert all(f"]({file})" in kept.read_text() for file in pictures)
+    assert all(f"]({file})" in kept.read_text(encoding="utf-8") for file in pictures)
 
 
 def test_an_episode_is_drawn_as_its_drawings_were(monkeypatch):

@@ -11,9 +11,12 @@ import pytest
 from zoo import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-PAGES = [README, *(page.read_text() for page in (ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    README,
+    *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")),
+]
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_commands_are_as_they_are_told(words):
         cli._parser().parse_args(words[1:])  # or it exits
     elif words[0] == "python" and words[1] != "-m":
         tool, *options = words[1:]
-        text = (ROOT / tool).read_text()
+        text = (ROOT / tool).read_text(encoding="utf-8")
         for option in options:
             if option.startswith("--"):
                 name = option[2:].partition("=")[0]

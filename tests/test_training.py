@@ -1,6 +1,5 @@
 """Parts of meta-training; `test_zoo` runs the whole."""
 
-import os
 import signal
 
 import keras
@@ -100,7 +99,7 @@ def fit(optimizer, directory, steps, every):
 def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
     def interrupt(self, batch, logs=None):
         if batch == 9:  # the last of those taken together
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(training.Run, "on_train_batch_end", interrupt)
     before = signal.getsignal(signal.SIGINT)

@@ -21,7 +21,6 @@ import csv
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -67,6 +66,32 @@ def episode(tasks, shots=1):
     }, labels(WAYS * QUERIES)
 
 
+def untold(kind):
+    """The end of a measurement that this system does not have."""
+    return SystemExit(
+        f"benchmark: error: expected a system that tells the {kind} memory of a "
+        f"process, got {sys.platform}."
+    )
+
+
+def peak_memory():
+    """Peak memory of this process in MB."""
+    import keras_meta as km
+
+    found = km.runtime.peak_memory()
+    if found is None:
+        raise untold("peak")
+    return found
+
+
+def anonymous_memory():
+    """Memory of this process in MB, files left out."""
+    if sys.platform != "linux":
+        raise untold("anonymous")
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+
+
 def memory_case(learner, steps):
     """Peak memory of this process, in MB, after meta-gradients of four tasks."""
     import tensorflow as tf
@@ -80,7 +105,7 @@ def memory_case(learner, steps):
     gradient = tf.function(lambda: built.meta_gradient(batch, query_y)[:2])
     for _ in range(3):
         gradient()
-    return {"MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"MB": peak_memory()}
 
 
 def memory():
@@ -412,7 +437,8 @@ def jax_steps(kind, path, threads, steps):
     os.environ["JAX_PLATFORMS"] = "cpu"
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+        if hasattr(os, "sched_setaffinity"):  # elsewhere the flag is all there is
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     import peers_jax
 
     weights, batch, query_y = loaded(path)
@@ -499,7 +525,9 @@ def race(cases, rounds, seconds):
 
 
 def thread_settings():
-    return dict.fromkeys((1, len(os.sched_getaffinity(0))))
+    import keras_meta as km
+
+    return dict.fromkeys((1, km.runtime.usable_cores()))
 
 
 def against(kind, peers, forms, **settings):
@@ -508,7 +536,9 @@ def against(kind, peers, forms, **settings):
     Ours has as many threads as there are cores, and is as each of `forms` says:
     `{name: arguments of our_steps}`.
     """
-    cores = len(os.sched_getaffinity(0))
+    import keras_meta as km
+
+    cores = km.runtime.usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/case.npz"
         prepare = {"kind": kind, "path": path, **settings}
@@ -693,8 +723,7 @@ def growth_case(tasks, steps, shots, filters):
         began = time.perf_counter()
         float(learner.train_function(data)["loss"])
         times.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": statistics.median(times), "MB": peak}
+    return {"seconds": statistics.median(times), "MB": peak_memory()}
 
 
 def growth():
@@ -789,10 +818,6 @@ def pool_case(classes, episodes):
     """Memory of this process, files left out, before and after drawing episodes."""
     import keras_meta as km
 
-    def anonymous():
-        status = pathlib.Path("/proc/self/status").read_text()
-        return int(status.partition("RssAnon:")[2].split()[0]) / 1024
-
     km.runtime.configure()
     with tempfile.TemporaryDirectory() as folder:
         shape = (classes * 20, 28, 28, 1)
@@ -805,14 +830,14 @@ def pool_case(classes, episodes):
         del images
         size = os.path.getsize(path) / 2**20
         images, labels = np.load(path, mmap_mode="r"), np.repeat(range(classes), 20)
-        before = anonymous()
+        before = anonymous_memory()
         pool = km.ClassPool.from_arrays(images, labels, km.ImagePreprocess())
         data = iter(pool.episodes(WAYS, 1, QUERIES).batch(TASKS))
         next(data)
         began, after = time.perf_counter(), []
         for _ in range(episodes // TASKS):
             next(data)
-            after.append(anonymous())
+            after.append(anonymous_memory())
         rate = episodes / (time.perf_counter() - began)
     half = len(after) // 2
     return {
@@ -865,8 +890,8 @@ def adaptation_case(model, repeats):
         np.asarray(km.learner.stacked(learner.infer(state, x[:, :1])))
         times["adapt"].append(middle - began)
         times["infer"].append(time.perf_counter() - middle)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"MB": peak, **{key: statistics.median(v) for key, v in times.items()}}
+    medians = {key: statistics.median(each) for key, each in times.items()}
+    return {"MB": peak_memory(), **medians}
 
 
 def adaptation():
@@ -923,13 +948,14 @@ TABLES = {
 
 def in_process(case):
     """Runs a case in a fresh process, and gives what it measured."""
-    output = subprocess.run(
+    done = subprocess.run(
         [sys.executable, __file__, f"--case={json.dumps(case)}"],
-        check=True,
         stdout=subprocess.PIPE,
         text=True,
-    ).stdout
-    return json.loads(output.splitlines()[-1])
+    )
+    if done.returncode:  # its own words are above
+        sys.exit(done.returncode)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(_):
@@ -950,7 +976,7 @@ def main(_):
         table.add_row(*map(str, row.values()))
     rich.console.Console(width=120).print(table)
     if FLAGS.csv:
-        with open(FLAGS.csv, "w", newline="") as file:
+        with open(FLAGS.csv, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

@@ -72,7 +72,7 @@ def main(arguments):
         ("docker-compose.yml", COMPOSE),
     ):
         draft = folder / f".{name}.draft"
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         os.replace(draft, folder / name)
     print(
         f"{len(served)} models; start a server with: cd {folder} && docker compose up"

@@ -47,7 +47,11 @@ def make(script):
 def main(_):
     bin_folder = pathlib.Path(sys.executable).parent
     os.environ["PATH"] = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
-    scripts = [path for path in EXAMPLES.glob("*.py") if "# %%" in path.read_text()]
+    scripts = [
+        path
+        for path in EXAMPLES.glob("*.py")
+        if "# %%" in path.read_text(encoding="utf-8")
+    ]
     for script in rich.progress.track(scripts, "running"):
         make(script)
 

@@ -194,7 +194,7 @@ def costs():
     path = cards.MODELS.parent / "adaptation.csv"
     if not path.exists():
         return {}
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return {row.pop("model"): row for row in csv.DictReader(file)}
 
 
@@ -297,7 +297,7 @@ def main(_):
     every = zoo.list_models()
     scored = [card for card in every if card.figures]
     folder = cards.MODELS.parent
-    with (folder / "results.csv").open("w", newline="") as file:
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         rows = [{"model": card.name, **f} for card in scored for f in card.figures]
         names = dict.fromkeys(name for row in rows for name in row)
         writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -310,7 +310,7 @@ def main(_):
     text += (", ".join(f"`{name}`" for name in untrained) or "none") + ".\n"
     text += BELOW + shortfalls(scored) + PAIRED + paired(scored)
     text += within_alphabets(every)
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def main(_):
         cluster = os.environ.get("TF_CONFIG")
         if FLAGS.workers > 1 and not cluster:
             sys.exit(workers(FLAGS.workers, directory))
-        cores = max(len(os.sched_getaffinity(0)) // FLAGS.workers, 1)
+        cores = max(km.runtime.usable_cores() // FLAGS.workers, 1)
         km.runtime.configure(recipe.intra_op, cores)
         strategy = tf.distribute.get_strategy()
         if cluster:

@@ -18,10 +18,10 @@ def load(name):
         ValueError: no such entry, or a file whose sha256 is not the card's.
     """
     found = card(name)
+    import keras_meta  # noqa: F401  registers the learners, checks Keras' backend
+
     found.check()
     import keras
-
-    import keras_meta  # noqa: F401  registers the learners with Keras
 
     learner = keras.models.load_model(found.weights, compile=False)
     learner.compile()

@@ -78,7 +78,9 @@ class Card:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "card.json"
         draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        draft.write_text(
+            json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8"
+        )
         draft.replace(path)
 
 
@@ -89,7 +91,7 @@ def sha256(path):
 def list_models():
     """The cards of all trained entries, by name."""
     return [
-        Card(**json.loads(path.read_text()))
+        Card(**json.loads(path.read_text(encoding="utf-8")))
         for path in sorted(MODELS.glob("*/card.json"))
     ]
 

@@ -76,6 +76,11 @@ def main(argv=None):
     except (ValueError, OSError) as error:
         print(f"keras-meta: error: {_sentence(error)}", file=sys.stderr)
         return 2
+    except ImportError as error:
+        if "backend of Keras" not in str(error):
+            raise
+        print(f"keras-meta: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("keras-meta: interrupted", file=sys.stderr)
         return 130

@@ -19,6 +19,17 @@ START_NOISE = (
     r"^[IW]0000 |^WARNING: All log messages before absl::|failed call to cuInit"
 )
 
+# A filter of lines that reads to the end, whatever becomes of who writes.
+FILTER = """
+import re, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+noise = re.compile(sys.argv[1].encode())
+for line in sys.stdin.buffer:
+    if not noise.search(line):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+"""
+
 
 def console():
     """Where results go. Names are printed as they are, be there brackets in them."""
@@ -54,20 +65,19 @@ def start():
 
 @contextlib.contextmanager
 def start_noise_dropped():
-    """Sends stderr through grep, which outlives a crash and so hides no error."""
+    """Sends stderr through a filter that outlives a crash and so hides no error."""
     sys.stderr.flush()
     kept = os.dup(2)
-    grep = subprocess.Popen(
-        ["grep", "-Ev", START_NOISE], stdin=subprocess.PIPE, stdout=kept
-    )
-    os.dup2(grep.stdin.fileno(), 2)
+    command = [sys.executable, "-I", "-S", "-c", FILTER, START_NOISE]
+    filtering = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=kept)
+    os.dup2(filtering.stdin.fileno(), 2)
     try:
         yield
     finally:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
-        grep.communicate()
+        filtering.communicate()
 
 
 def save(figure, path):

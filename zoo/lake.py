@@ -175,7 +175,7 @@ def official(name, directory):
 def _labels(directory, folder):
     """The items of a run and their classes, as paths."""
     try:
-        lines = (folder / LABELS).read_text().split("\n")
+        lines = (folder / LABELS).read_text(encoding="utf-8").split("\n")
         pairs = [line.split() for line in lines if line.strip()]
         items, classes = zip(*pairs, strict=True)
     except (OSError, ValueError) as error:

@@ -56,7 +56,10 @@ def write(name):
         console.save(figure, card.directory / file)
         pictures[title] = file
     text = page(learner, card, pictures)
-    training.replace(card.directory / "README.md", lambda draft: draft.write_text(text))
+    training.replace(
+        card.directory / "README.md",
+        lambda draft: draft.write_text(text, encoding="utf-8"),
+    )
 
 
 def page(learner, card, pictures):

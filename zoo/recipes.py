@@ -433,7 +433,7 @@ def _drawn(kind, ways=5, normalization="transductive", **settings):
         import keras_meta as km
 
         return getattr(km, kind)(
-            km.networks.conv4((28, 28, 1), outputs=ways),
+            km.networks.conv4((28, 28, 1), outputs=ways, momentum=0.0),
             preprocess=km.ImagePreprocess(28, 28, 1, invert=True),
             **settings,
         )
@@ -462,7 +462,7 @@ def _coloured():
     import keras_meta as km
 
     return km.MAML(
-        km.networks.conv4((32, 32, 3), outputs=5),
+        km.networks.conv4((32, 32, 3), outputs=5, momentum=0.0),
         inner_rate=0.01,
         inner_steps=5,
         evaluation_steps=10,

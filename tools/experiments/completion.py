@@ -171,7 +171,7 @@ def main(_):
     }
     show(found)
     draw(models, tests, out / "completion.png")
-    with (out / "completion.csv").open("w", newline="") as file:
+    with (out / "completion.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["predictor", "known_pixels", "mse", "nll"])
         for known, each in found.items():

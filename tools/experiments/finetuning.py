@@ -88,7 +88,7 @@ def main(_):
         log=True,
     )
     figure.savefig(out / "finetuning.png", dpi=120)
-    with (out / "finetuning.csv").open("w", newline="") as file:
+    with (out / "finetuning.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "epochs", "accuracy", "accuracy_95"])
         for name, columns in found.items():

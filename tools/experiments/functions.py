@@ -164,7 +164,7 @@ def main(_):
             for index, (mean, width) in enumerate(zip(means, widths, strict=True))
         ]
     figure.savefig(out / "functions.png", dpi=120)
-    with (out / "functions.csv").open("w", newline="") as file:
+    with (out / "functions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "predictor", "example", "error", "error_95"])
         writer.writerows(rows)

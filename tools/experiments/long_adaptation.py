@@ -246,7 +246,7 @@ def main(_):
         cells[0] += f" ({steps[best]})"
         table.add_row(setting, method, *cells)
     rich.console.Console(width=140).print(table)
-    with (out / "curves.csv").open("w", newline="") as file:
+    with (out / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["setting", "method", "steps", "accuracy", "accuracy_95"])
         for key, runs in results.items():

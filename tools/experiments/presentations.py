@@ -123,7 +123,7 @@ def main(_):
         sys.exit(f"presentations: error: {error}")
     show(found)
     draw(found, out / "presentations.png")
-    with (out / "presentations.csv").open("w", newline="") as file:
+    with (out / "presentations.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "presentation", "accuracy", "accuracy_95"])
         for name, values in found.items():

@@ -174,7 +174,7 @@ def main(_):
     found = scored(family, models)
     show(found)
     draw(family, models, out / "processes.png")
-    with (out / "processes.csv").open("w", newline="") as file:
+    with (out / "processes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = ["nll", *[f"covered_{level}" for level in LEVELS]]
         head = [cell for name in names for cell in (name, f"{name}_95")]

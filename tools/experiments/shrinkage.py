@@ -206,14 +206,16 @@ class Likelihood(keras.losses.Loss):
 class Risk(metrics.EpisodeMetric):
     """The loss of a task's queries, and D/2 for the noise that a mean leaves out."""
 
+    direction = "down"
+
     def __init__(self, xi, interval=False, name="nll", dtype=None):
         super().__init__(interval=interval, name=name, dtype=dtype)
         self.xi = xi
 
-    def score(self, y_true, y_pred):
+    def query_scores(self, y_true, y_pred):
         gaps = (y_true - y_pred) / np.asarray(self.xi, "float32")
         squares = keras.ops.sum(keras.ops.square(gaps), axis=-1)
-        return keras.ops.mean(squares, axis=-1) / 2 + len(self.xi) / 2
+        return squares / 2 + len(self.xi) / 2
 
     def get_config(self):
         return {**super().get_config(), "xi": list(self.xi)}
@@ -368,7 +370,7 @@ def main(_):
     for name, risk in experiment.floors.items():
         table.add_row(f"floor: {name}", f"{risk:.3f}", f"{risk:.3f}", "")
     rich.console.Console(width=140).print(table)
-    with (out / "curves.csv").open("w", newline="") as file:
+    with (out / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["method", "steps", "nll", "nll_95"])
         for method, rows in curves.items():

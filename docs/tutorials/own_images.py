@@ -1,1 +1,0 @@
-../../examples/own_images.py
