@@ -41,7 +41,7 @@ def check(learner, episode, query_y, wrong, expected, training=True):
     copy(copy.example())  # so that it has its variables
     copy.set_weights(learner.get_weights())
     kept = Kept(expected.shape)
-    copy.compile(keras.optimizers.SGD(0.0), learner.query_loss, [kept])
+    copy.compile(keras.optimizers.SGD(0.0), learner.query_loss, metrics=[kept])
 
     def answers(run, labels):
         run(tf.data.Dataset.from_tensors((episode, labels)), verbose=0)

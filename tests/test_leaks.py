@@ -31,8 +31,8 @@ class InEvaluate(km.ProtoNet):
 class InMetaSteps(km.ProtoNet):
     """Adapts on the queries too in meta-training."""
 
-    def meta_gradient(self, episode, query_y):
-        return super().meta_gradient(joined(episode, query_y), query_y)
+    def meta_gradient(self, episode, query_y, *args, **kwargs):
+        return super().meta_gradient(joined(episode, query_y), query_y, *args, **kwargs)
 
 
 class Remembers(km.ProtoNet):
@@ -40,9 +40,13 @@ class Remembers(km.ProtoNet):
 
     labels = None
 
-    def _checked_data(self, data):
+    def test_step(self, data):
         self.labels = data[1]
-        return super()._checked_data(data)
+        return super().test_step(data)
+
+    def train_step(self, data):
+        self.labels = data[1]
+        return super().train_step(data)
 
     def hint(self, shape):
         if self.labels is None:
