@@ -1,5 +1,8 @@
 """Lake's protocol: one alphabet, two drawers; the official runs' folder."""
 
+import math
+import statistics
+
 import keras
 import numpy as np
 import pytest
@@ -117,6 +120,17 @@ def test_official_runs(runs, monkeypatch, capsys):
     labels.write_text(kept)
     with pytest.raises(ValueError, match="expected 20 folders run01"):
         lake.official(name, runs / "run01")
+
+
+def test_the_interval_over_official_runs(monkeypatch, capsys):
+    errors = [0.05 * (run % 7) for run in range(20)]
+    monkeypatch.setattr(lake, "official", lambda name, directory: errors)
+    assert cli.main(["evaluate", "protonet.lake", "--lake-runs", "x"]) == 0
+    quantile = statistics.NormalDist().inv_cdf(0.975)
+    width = quantile * statistics.stdev(errors) / math.sqrt(20)
+    expected = f"{statistics.fmean(errors):.1%} ± {width:.1%} errors in 20 runs"
+    assert expected == "14.3% ± 4.3% errors in 20 runs"
+    assert f"protonet.lake: {expected}" in capsys.readouterr().out
 
 
 def test_entries_of_other_tasks_are_refused():

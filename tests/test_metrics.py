@@ -243,3 +243,25 @@ def test_calibration_error_is_that_of_a_loop(temperature):
     np.testing.assert_allclose(metric.result(), expected, rtol=1e-5)
     copy = metrics.CalibrationError.from_config(metric.get_config())
     assert (copy.bins, copy.temperature) == (10, temperature)
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_answers_of_all_confidence_are_in_the_last_bin(bins):
+    # Three answers of probability one, one of them wrong, and two of 0.8.
+    logits = np.array([[1000, 0], [1000, 0], [0, 1000], [np.log(4), 0], [np.log(4), 0]])
+    labels = np.array([0, 1, 1, 0, 0])
+    metric = metrics.CalibrationError(bins=bins)
+    metric.update_state(labels[None], logits[None])
+    assert metric.count.numpy().sum() == 5
+    assert metric.count.numpy()[-1] == (5 if bins == 1 else 3)
+    # The three are right by 2/3, 1/3 below 1; the two by 1, 0.2 above 0.8.
+    expected = abs(1 - 0.4) / 5 if bins == 1 else (1 + 2 * 0.2) / 5
+    np.testing.assert_allclose(metric.result(), expected, rtol=1e-6)
+
+
+def test_answers_of_least_confidence_are_counted():
+    logits = np.zeros([1, 4, 2])  # of 0.5 each: the fifth of ten bins, its upper end
+    metric = metrics.CalibrationError(bins=10)
+    metric.update_state([[0, 0, 0, 1]], logits)
+    assert list(metric.count.numpy()) == [0] * 4 + [4] + [0] * 5
+    np.testing.assert_allclose(metric.result(), 0.25, rtol=1e-6)

@@ -1,5 +1,7 @@
 """Parts of meta-training; `test_zoo` runs the whole."""
 
+import csv
+import os
 import signal
 
 import keras
@@ -138,3 +140,88 @@ def test_layers_have_names_that_last(make):
     learners[1](learners[1].example())
     new = training.transfer(*learners)
     assert [path for path in new if "seed_generator" not in path] == []
+
+
+def test_the_best_row_is_the_lowest_error_or_the_highest_accuracy():
+    # As a log gives them back, strings; 9.5 is below 10 as a number alone.
+    rows = [
+        {"step": str(step), "val_accuracy": a, "val_mse": b, "val_nll": c}
+        for step, a, b, c in (
+            (10, "0.5", "10.0", "-1.0"),
+            (20, "0.75", "9.5", "-2.5"),
+            (30, "0.75", "9.5", "2.0"),
+            (40, "0.25", "1e+1", "-2.0"),
+        )
+    ]
+    # Of equals, the last.
+    for metric, step in (("accuracy", "30"), ("mse", "30"), ("nll", "20")):
+        assert training.best_of(rows, metric)["step"] == step
+    assert training.best_of(rows[:1], "mse") is rows[0]
+    assert training.best_of(rows[::-1], "mse")["step"] == "20"
+
+
+def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
+    family, momentum = km.tasks.sinusoid(amplitude=(0.5, 1.5), x=(-2.0, 2.0)), 0.7
+    validation = family.episodes(seed=1).take(24).batch(8)
+
+    def make(**settings):
+        keras.utils.set_random_seed(0)
+        learner = km.MAML(km.networks.mlp(), "mse", inner_rate=1e-3)
+        learner.network.get_layer("head").bias.assign([3.0])  # to be unlearned
+        # The last five meta-steps undo what was learned before.
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.01, 0.3])
+        learner.compile(keras.optimizers.Adam(rate, **settings))
+        learner.optimizer.build(learner.trainable_variables)
+        return learner
+
+    training.fit(
+        lambda: make(use_ema=True, ema_momentum=momentum),
+        lambda start: family.episodes(start=start),
+        validation,
+        tmp_path,
+        {"steps": 15},
+        8,
+        5,
+        "mse",
+    )
+
+    def error(learner):
+        """The mean over tasks of the squared error of their queries."""
+        return np.mean(
+            [
+                np.mean((learner(episode).numpy() - query_y.numpy()) ** 2, (1, 2))
+                for episode, query_y in validation
+            ]
+        )
+
+    # The same meta-steps one by one, averaged by NumPy.
+    learner, raw, averages, errors = make(), [], [], []
+    data = family.episodes().batch(8)
+    for step in range(15):
+        learner.fit(data.skip(step), steps_per_epoch=1, verbose=0)
+        raw.append([v.numpy().astype("float64") for v in learner.trainable_variables])
+        before = averages[-1] if averages else raw[0]
+        averages.append(
+            [
+                momentum * a + (1 - momentum) * w
+                for a, w in zip(before, raw[-1], strict=True)
+            ]
+        )
+    other = make()
+    for step in (4, 9, 14):
+        for weights in (averages[step], raw[step]):
+            for variable, value in zip(other.trainable_variables, weights, strict=True):
+                variable.assign(value)
+            errors.append(error(other))
+    (one, _, two, plain, three, _) = errors
+    assert two < one < three and abs(plain - two) > 0.02 * two
+
+    with (tmp_path / "log.csv").open() as file:
+        found = [float(row["val_mse"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(found, [one, two, three], rtol=1e-3)
+    for name, expected in (("best", averages[9]), ("last", raw[14])):
+        kept = keras.models.load_model(tmp_path / f"{name}.keras")
+        for variable, value in zip(kept.trainable_variables, expected, strict=True):
+            np.testing.assert_allclose(variable.numpy(), value, 1e-4, 1e-5)
+    best = keras.models.load_model(tmp_path / "best.keras")
+    np.testing.assert_allclose(error(best), min(found), rtol=1e-3)

@@ -223,33 +223,15 @@ def training_table(found):
 
 def paired(found):
     """Each entry against MAML, where both have the same tasks."""
-    scored = {}
-    for card in found:
-        path = card.directory / "tasks.npz"
-        if path.exists():
-            with np.load(path) as tasks:
-                for name in tasks:
-                    place = card.data, card.figures[0]["metric"], name
-                    scored.setdefault(place, {})[card.name] = tasks[name]
     text = table("model", "task", "normalization", "against", "difference")
-    for (_, metric, name), each in scored.items():
-        likest = [m for m in each if m.startswith("maml.")]
-        if not likest or len(each) < 2:
-            continue
-        ways, shots, *_, normalization = name.split()
+    for model, base, metric, asked, mean, interval in scores.against_maml(found):
+        ways, shots, *_, normalization = asked.split()
         ways = None if ways == "None" else int(ways)
         task = scores.protocol({"ways": ways, "shots": int(shots)})
-        # Of two MAMLs, that which was trained with this normalization.
-        inductive = [m for m in likest if m.endswith("-inductive")]
-        base = inductive if normalization == "inductive" and inductive else likest
-        for model, tasks in each.items():
-            if model == base[0]:
-                continue
-            mean, interval = scores.summary(tasks.astype("float64") - each[base[0]])
-            said = f"{mean:+.4f} ± {interval:.4f}"
-            if metric == "accuracy":
-                said = f"{100 * mean:+.2f} ± {100 * interval:.2f} points"
-            text += line(f"`{model}`", task, normalization, f"`{base[0]}`", said)
+        said = f"{mean:+.4f} ± {interval:.4f}"
+        if metric == "accuracy":
+            said = f"{100 * mean:+.2f} ± {100 * interval:.2f} points"
+        text += line(f"`{model}`", task, normalization, f"`{base}`", said)
     return text
 
 

@@ -366,9 +366,7 @@ def _lake_runs(card, directory):
         made.add_row(f"run{number:02d}", f"{error:.0%}")
     out = console.console()
     out.print(made)
-    mean = sum(errors) / len(errors)
-    variance = sum((e - mean) ** 2 for e in errors) / (len(errors) - 1)
-    interval = 1.96 * (variance / len(errors)) ** 0.5
+    mean, interval = scores.summary(errors)
     out.print(
         f"{card.name}: {mean:.1%} ± {interval:.1%} errors in {len(errors)} runs, "
         f"{card.normalization}; people make 4.5%, BPL 3.3%",

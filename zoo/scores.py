@@ -161,13 +161,65 @@ def summary(tasks):
     """Mean over tasks, and half the width of its 95% interval."""
     from keras_meta import metrics
 
+    tasks = np.asarray(tasks, "float64")
     deviation = tasks.std(ddof=1) / len(tasks) ** 0.5
     return float(tasks.mean()), float(metrics.Z95 * deviation)
 
 
 def summaries(values):
     """The `summary` of each column of `[tasks, K]`: means and half-widths, `[2, K]`."""
-    return np.transpose([summary(each) for each in values.T])
+    return np.transpose([summary(each) for each in np.transpose(values)])
+
+
+def difference(tasks, others):
+    """How much more one entry scores than another, task by task, `[T, ...]`.
+
+    Args:
+        tasks, others: scores of the same tasks in the same order, `[T, ...]`.
+
+    Raises:
+        ValueError: they are not of as many tasks.
+    """
+    tasks, others = np.asarray(tasks, "float64"), np.asarray(others, "float64")
+    if tasks.shape != others.shape:
+        raise ValueError(
+            f"expected scores of the same tasks, got {list(tasks.shape)} and "
+            f"{list(others.shape)}."
+        )
+    return tasks - others
+
+
+def against_maml(cards):
+    """Each entry compared with MAML on the tasks that both were scored on.
+
+    Args:
+        cards: of entries, beside which `tasks.npz` has the scores of their tasks, by
+            what two entries must share for these to be the same.
+
+    Yields:
+        `(model, MAML's entry, metric, key in tasks.npz, mean, half-width)`: of the
+        `difference`.
+    """
+    scored = {}
+    for card in cards:
+        path = card.directory / "tasks.npz"
+        if path.exists():
+            with np.load(path) as tasks:
+                for asked in tasks:
+                    place = card.data, card.figures[0]["metric"], asked
+                    scored.setdefault(place, {})[card.name] = tasks[asked]
+    for (_, metric, asked), each in scored.items():
+        bases = [model for model in each if model.startswith("maml.")]
+        if not bases:
+            continue
+        # Of two MAMLs, that which was trained with this normalization.
+        inductive = [model for model in bases if model.endswith("-inductive")]
+        if asked.endswith(" inductive") and inductive:
+            bases = inductive
+        for model, tasks in each.items():
+            if model != bases[0]:
+                compared = summary(difference(tasks, each[bases[0]]))
+                yield model, bases[0], metric, asked, *compared
 
 
 def temperature(name, tasks=200):

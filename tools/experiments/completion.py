@@ -23,8 +23,8 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from keras_meta import metrics, plots, tasks
-from zoo import recipes
+from keras_meta import plots, tasks
+from zoo import recipes, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/completion", "Folder of the table and the picture.")
@@ -122,9 +122,7 @@ def show(found):
     for name in found[KNOWN[0]]:
         cells = []
         for known in KNOWN:
-            rows = found[known][name]
-            width = metrics.Z95 * rows.std(0, ddof=1) / np.sqrt(len(rows))
-            parts = zip(rows.mean(0), width, strict=True)
+            parts = scores.summaries(found[known][name]).T
             cells.append("\n".join(f"{m:.4f} ± {w:.4f}" for m, w in parts))
         table.add_row(name, *cells, end_section=True)
     rich.console.Console(width=120).print(table)

@@ -26,8 +26,8 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from keras_meta import metrics, plots, tasks
-from zoo import recipes
+from keras_meta import plots, tasks
+from zoo import recipes, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/functions", "Folder of the table and the pictures.")
@@ -97,8 +97,7 @@ def scored(name):
     found = {}
     for predictor in parts[0]:
         errors = np.concatenate([part[predictor] for part in parts])
-        width = metrics.Z95 * errors.std(0, ddof=1) / np.sqrt(len(errors))
-        found[predictor] = errors.mean(0), width
+        found[predictor] = scores.summaries(errors)
     return found
 
 

@@ -27,7 +27,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import images, plots
-from zoo import training
+from zoo import scores, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/long", "Folder of the runs.")
@@ -162,7 +162,7 @@ def run(setting, method, seed, data, out):
 def summary(runs):
     """Mean accuracy by step and its half-width, over the tasks and seeds of runs."""
     right = np.concatenate([found["right"] for found in runs], axis=1)
-    return right.mean(1), 1.96 * right.std(1, ddof=1) / right.shape[1] ** 0.5
+    return scores.summaries(right.T)
 
 
 def draw(results, path):

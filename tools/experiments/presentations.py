@@ -78,7 +78,7 @@ def differences(found):
     for name in found:
         pairs.setdefault(zoo.card(name).protocol, []).append(name)
     return {
-        f"{second} minus {first}": found[second] - found[first]
+        f"{second} minus {first}": scores.difference(found[second], found[first])
         for first, second in (pair for pair in pairs.values() if len(pair) == 2)
     }
 

@@ -24,8 +24,8 @@ from absl import app, flags
 
 import keras_meta as km
 import zoo
-from keras_meta import episodes, metrics
-from zoo import recipes
+from keras_meta import episodes
+from zoo import recipes, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/processes", "Folder of the table and the picture.")
@@ -88,10 +88,6 @@ def scored(family, models):
     return found
 
 
-def with_interval(values):
-    return values.mean(), metrics.Z95 * values.std(ddof=1) / np.sqrt(len(values))
-
-
 def show(found):
     console = rich.console.Console(width=160)
     table = rich.table.Table(
@@ -102,7 +98,7 @@ def show(found):
     for points in CONTEXTS:
         table.add_column(str(points), justify="right")
     for name, by_points in found.items():
-        cells = [with_interval(by_points[points][:, 0]) for points in CONTEXTS]
+        cells = [scores.summary(by_points[points][:, 0]) for points in CONTEXTS]
         table.add_row(name, *[f"{mean:.3f}\n±{width:.3f}" for mean, width in cells])
     console.print(table)
 
@@ -118,9 +114,9 @@ def show(found):
         for name, by_points in found.items()
     }
     for name, rows in pooled.items():
-        above = with_interval(rows[:, 0] - pooled[EXACT][:, 0])
-        cells = [with_interval(rows[:, 0]), above]
-        shares = [with_interval(rows[:, 1 + i]) for i in range(len(LEVELS))]
+        above = scores.difference(rows[:, 0], pooled[EXACT][:, 0])
+        cells = [scores.summary(rows[:, 0]), scores.summary(above)]
+        shares = [scores.summary(rows[:, 1 + i]) for i in range(len(LEVELS))]
         table.add_row(
             name,
             *[f"{mean:.3f} ± {width:.3f}" for mean, width in cells],
@@ -181,7 +177,7 @@ def main(_):
         writer.writerow(["predictor", "context_points", *head])
         for name, by_points in found.items():
             for points, rows in by_points.items():
-                cells = [with_interval(rows[:, i]) for i in range(len(names))]
+                cells = [scores.summary(rows[:, i]) for i in range(len(names))]
                 writer.writerow([name, points, *np.ravel(cells)])
     print(f"wrote {out / 'processes.csv'} and {out / 'processes.png'}")
 

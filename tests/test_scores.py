@@ -1,0 +1,206 @@
+"""Intervals, differences task by task, and temperatures, against plain Python."""
+
+import dataclasses
+import math
+import statistics
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import zoo
+from zoo import cards, recipes, scores
+
+QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # 1.96
+
+
+def expected(values):
+    """Mean and half-width of its 95% interval, without NumPy."""
+    values = list(map(float, values))
+    width = QUANTILE * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values), width
+
+
+def test_a_summary_is_the_mean_and_its_interval():
+    values = np.random.RandomState(0).uniform(size=[30, 4])
+    for column, found in zip(values.T, scores.summaries(values).T, strict=True):
+        assert scores.summary(column) == pytest.approx(expected(column), rel=1e-6)
+        assert tuple(found) == scores.summary(column) == scores.summary(list(column))
+    # Two tasks: s is sqrt(1/2), so that the half-width is 1.96 / 2.
+    assert scores.summary([0, 1]) == pytest.approx((0.5, QUANTILE / 2), rel=1e-6)
+
+
+def test_the_interval_of_a_score_is_that_of_its_tasks():
+    learner = zoo.load("maml.sinusoid")
+    task = recipes.SINUSOID
+    data = task.test_episodes(None, None, None, 10, 20, 3)
+    score = scores.measure(learner, "maml.sinusoid", data, 12, "mse")
+    errors = []
+    for episode, query_y in data.take(12).batch(1):
+        outputs = learner(episode).numpy()
+        errors.append(np.mean((outputs - query_y.numpy()) ** 2))
+    np.testing.assert_allclose(score["tasks"], errors, rtol=1e-4)
+    found = score["mean"], score["interval"]
+    assert found == pytest.approx(expected(errors), rel=1e-4)
+
+
+def test_a_difference_is_of_each_task_and_the_same():
+    one, two = np.random.RandomState(0).uniform(size=[2, 9, 3])
+    found = scores.difference(one, two)
+    for task in range(9):
+        for k in range(3):
+            assert found[task, k] == one[task, k] - two[task, k]
+    with pytest.raises(ValueError, match=r"same tasks, got \[9, 3\] and \[8, 3\]"):
+        scores.difference(one, two[:8])
+
+
+TRANSDUCTIVE, INDUCTIVE = ("5 1 15 0 40 transductive", "5 1 15 0 40 inductive")
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """Four entries of one data set and one of another, with scores of forty tasks.
+
+    Returns:
+        `{entry: {settings: scores}}`.
+    """
+    monkeypatch.setattr(cards, "MODELS", tmp_path)
+    random = np.random.RandomState(0)
+    hard = np.linspace(-0.3, 0.3, 40)  # some tasks are harder, for all entries
+    tasks = {
+        name: {
+            asked: (0.6 + hard + 0.02 * random.normal(size=40)).astype("float32")
+            for asked in settings
+        }
+        for name, settings in {
+            "anil.x": [TRANSDUCTIVE, INDUCTIVE],
+            "maml.x": [TRANSDUCTIVE, INDUCTIVE],
+            "maml.x-inductive": [INDUCTIVE, TRANSDUCTIVE],
+            "protonet.x": [INDUCTIVE],
+            "protonet.y": [INDUCTIVE],
+        }.items()
+    }
+    for name, found in tasks.items():
+        fields = {field.name: "" for field in dataclasses.fields(cards.Card)}
+        figures = [{"metric": "accuracy"}]
+        fields |= {"name": name, "data": name[-1:], "figures": figures}
+        if name.endswith("inductive"):
+            fields["data"] = "x"
+        card = cards.Card(**fields)
+        card.write()
+        np.savez(card.directory / "tasks.npz", **found)
+    return tasks
+
+
+def test_entries_are_compared_with_maml_task_by_task(scored):
+    rows = list(scores.against_maml(cards.list_models()))
+    pairs = {(model, asked): base for model, base, _, asked, _, _ in rows}
+    assert len(pairs) == len(rows)
+    assert pairs == {
+        ("anil.x", TRANSDUCTIVE): "maml.x",
+        ("maml.x-inductive", TRANSDUCTIVE): "maml.x",
+        ("anil.x", INDUCTIVE): "maml.x-inductive",
+        ("maml.x", INDUCTIVE): "maml.x-inductive",
+        ("protonet.x", INDUCTIVE): "maml.x-inductive",
+    }
+    for model, base, metric, asked, mean, interval in rows:
+        assert metric == "accuracy"
+        each = [
+            float(scored[model][asked][task]) - float(scored[base][asked][task])
+            for task in range(40)
+        ]
+        assert (mean, interval) == pytest.approx(expected(each), rel=1e-6)
+        # What all entries find hard is gone from it, as of no other pairs of tasks.
+        assert interval < 0.2 * expected(scored[base][asked])[1]
+
+
+def test_scores_of_other_numbers_of_tasks_are_not_compared(scored):
+    path = zoo.card("anil.x").directory / "tasks.npz"
+    np.savez(path, **{INDUCTIVE: scored["anil.x"][INDUCTIVE][1:]})
+    with pytest.raises(ValueError, match="expected scores of the same tasks"):
+        list(scores.against_maml(cards.list_models()))
+
+
+@pytest.mark.parametrize("card", zoo.list_models(), ids=lambda card: card.name)
+def test_figures_of_a_card_are_those_of_its_tasks(card):
+    """The scores kept beside a card, of the tasks that its figures are of."""
+    shared = ("ways", "shots", "queries", "seed", "episodes", "normalization")
+    with np.load(card.directory / "tasks.npz") as tasks:
+        for figure in card.figures:
+            values = tasks[" ".join(str(figure[name]) for name in shared)]
+            assert len(values) == figure["episodes"]
+            found = figure["mean"], figure["interval"]
+            # Figures are rounded to six digits, or to as many places.
+            assert found == pytest.approx(expected(values), rel=1e-5, abs=6e-7)
+
+
+def stream(share, gap, tasks=20, queries=20):
+    """Tasks of two classes: this share of the answers is right, all as sure."""
+    labels = np.arange(queries) % 2
+    right = np.arange(queries) < share * queries
+    said = np.where(right, labels, 1 - labels)
+    logits = gap * np.eye(2, dtype="float32")[said] - 3
+    nothing = np.zeros([1], "float32")
+    episode = {"support_x": nothing, "support_y": nothing, "query_x": logits}
+    return tf.data.Dataset.from_tensors((episode, labels)).repeat(tasks)
+
+
+class Repeats(keras.Model):
+    """Answers each query by itself."""
+
+    preprocess = "as it prepares"
+
+    def adapt(self, support_x, support_y):
+        return ()
+
+    def infer(self, state, query_x):
+        return query_x
+
+
+@pytest.mark.parametrize("share", [0.7, 0.9])
+def test_the_temperature_is_that_of_validation_tasks(share, monkeypatch):
+    def episodes(preprocess, seed):
+        assert (preprocess, seed) == (Repeats.preprocess, 17)
+        parts = {"train": stream(0.95, 4), "validation": stream(share, 4)}
+        return {part: lambda start=0, part=part: parts[part] for part in parts}
+
+    task = types.SimpleNamespace(
+        episodes=episodes, test_episodes=lambda *args: stream(0.6, 4)
+    )
+    recipe = types.SimpleNamespace(task=task, seed=17)
+    monkeypatch.setattr(zoo, "load", lambda name: Repeats())
+    monkeypatch.setattr(recipes, "recipe", lambda name: recipe)
+    # The likelihood is largest where sigmoid(4 / T) is the share that is right.
+    best = 4 / math.log(share / (1 - share))
+    # Those tried are 5% apart.
+    assert scores.temperature("x") == pytest.approx(best, rel=0.026)
+
+
+def test_the_temperature_is_that_of_the_first_tasks(monkeypatch):
+    data = stream(0.7, 4, tasks=8).concatenate(stream(0.95, 4, tasks=400))
+    task = types.SimpleNamespace(
+        episodes=lambda preprocess, seed: {"validation": lambda start=0: data}
+    )
+    recipe = types.SimpleNamespace(task=task, seed=0)
+    monkeypatch.setattr(zoo, "load", lambda name: Repeats())
+    monkeypatch.setattr(recipes, "recipe", lambda name: recipe)
+    found = scores.temperature("x", tasks=8)
+    assert found == pytest.approx(4 / math.log(7 / 3), rel=0.026)
+    share = (8 * 0.7 + 32 * 0.95) / 40
+    found = scores.temperature("x", tasks=40)
+    assert found == pytest.approx(4 / math.log(share / (1 - share)), rel=0.026)
+
+
+def test_a_score_has_the_calibration_error_at_a_temperature():
+    class Sure(Repeats):
+        classification, label_shape, normalization = True, (), "inductive"
+
+    # Of answers all as sure, it is the distance of that from the share that is right.
+    score = scores.measure(Sure(), "x", stream(0.7, 4), 20, "accuracy", 2.0)
+    assert score["mean"] == pytest.approx(0.7)
+    for name, temperature in (("calibration", 1), ("tempered", 2)):
+        sure = 1 / (1 + math.exp(-4 / temperature))
+        assert score[name] == pytest.approx(abs(sure - 0.7), rel=1e-5)
+    assert score["temperature"] == 2.0

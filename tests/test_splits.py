@@ -1,0 +1,256 @@
+"""Splits of classes: of every card, its recipe, and the entries that it began from.
+
+Images are not needed: the pools here have the class ids of the real ones.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+import keras_meta as km
+import zoo
+from zoo import pages, recipes
+
+CARDS = {card.name: card for card in zoo.list_models()}
+PARTS = "train", "validation", "test"
+# Characters of the thirty background alphabets of Omniglot, in the order of TFDS.
+BACKGROUND = {
+    "Arcadian": 26,
+    "Armenian": 41,
+    "Asomtavruli_(Georgian)": 40,
+    "Balinese": 24,
+    "Bengali": 46,
+    "Blackfoot_(Canadian_Aboriginal_Syllabics)": 14,
+    "Braille": 26,
+    "Cyrillic": 33,
+    "Early_Aramaic": 22,
+    "Syriac_(Estrangelo)": 23,
+    "Anglo-Saxon_Futhorc": 29,
+    "Futurama": 26,
+    "Grantha": 43,
+    "Greek": 24,
+    "Gujarati": 48,
+    "Hebrew": 22,
+    "Japanese_(hiragana)": 52,
+    "Inuktitut_(Canadian_Aboriginal_Syllabics)": 16,
+    "Malay_(Jawi_-_Arabic)": 40,
+    "Japanese_(katakana)": 47,
+    "Korean": 40,
+    "Latin": 26,
+    "Alphabet_of_the_Magi": 20,
+    "Mkhedruli_(Georgian)": 41,
+    "Burmese_(Myanmar)": 34,
+    "N_Ko": 33,
+    "Ojibwe_(Canadian_Aboriginal_Syllabics)": 14,
+    "Sanskrit": 42,
+    "Tagalog": 17,
+    "Tifinagh": 55,
+}
+ALPHABET = [name for name, count in BACKGROUND.items() for _ in range(count)]
+SMALL = {
+    "small1": {"Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"},
+    "small2": {"Greek", "Japanese_(katakana)", "Latin", "Sanskrit", "Tagalog"},
+}
+OMNIGLOT = {
+    "train+test": range(1623),
+    "train": range(964),
+    **{
+        split: [i for i, name in enumerate(ALPHABET) if name in names]
+        for split, names in SMALL.items()
+    },
+}
+
+
+def pool_of(ids):
+    """One blank image of each class, with Omniglot's names."""
+    names = {i: f"{ALPHABET[i]}_{i}" if i < 964 else f"X_{i}" for i in map(int, ids)}
+    return km.ClassPool.from_arrays(
+        np.zeros([len(ids), 2, 2, 1], "uint8"), np.array(ids), names=names
+    )
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Has sources load pools of blank images; lists the data sets that they ask for."""
+    asked = []
+
+    def from_tfds(name, split, prepare):
+        asked.append(name)
+        assert name in ("omniglot", "cifar100")
+        return pool_of(OMNIGLOT[split] if name == "omniglot" else range(100))
+
+    def glyphs(classes, prepare):
+        asked.append("glyphs")
+        return pool_of(range(classes))
+
+    monkeypatch.setattr(km.ClassPool, "from_tfds", from_tfds)
+    monkeypatch.setattr(km.tasks, "glyphs", glyphs)
+    return asked
+
+
+def parts_of(name, loaded):
+    """The data set of a recipe, and its `{part: set of class ids}`."""
+    source = recipes.recipe(name).task.source
+    if source.load is None:
+        return source.title, dict.fromkeys(PARTS, set())
+    del loaded[:]
+    pools = source.pools(None)
+    parts = {part: set(pools[part].class_ids) for part in PARTS[:2]}
+    parts["test"] = set(source.test_classes(None))
+    (data,) = set(loaded)
+    return data, parts
+
+
+def chosen(source, data):
+    """The `{part: set of class ids}` of a source, by NumPy alone."""
+    if data != "omniglot" or sum(source.sizes) == 1623:
+        count = {"omniglot": 1623, "glyphs": 1300, "cifar100": 100}[data]
+        order = np.random.RandomState(0).permutation(count)
+        ends = np.cumsum(source.sizes)
+        parts = np.split(order, ends)[:3]
+        return {part: set(ids) for part, ids in zip(PARTS, parts, strict=True)}
+    train, validation, _ = source.sizes
+    names = SMALL["small1"] if source is recipes.SMALL1 else set(BACKGROUND)
+    names = SMALL["small2"] if source is recipes.SMALL2 else names
+    order = list(np.random.RandomState(0).permutation(sorted(names)))
+    assert len(order) == train + validation
+    alphabets = {"train": order[validation:], "validation": order[:validation]}
+    parts = {
+        part: {i for i, name in enumerate(ALPHABET) if name in some}
+        for part, some in alphabets.items()
+    }
+    return {**parts, "test": set(range(964, 1623))}
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_split_of_a_recipe(name, loaded):
+    data, parts = parts_of(name, loaded)
+    source = recipes.recipe(name).task.source
+    if source.load is None:
+        assert source.test_classes(None) is None
+        return
+    assert parts == chosen(source, data)
+    for one, two in itertools.combinations(PARTS, 2):
+        assert not parts[one] & parts[two]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_test_classes_of_a_card_are_those_of_its_recipe(name, loaded):
+    _, parts = parts_of(name, loaded)
+    found = CARDS[name].test_classes
+    if recipes.recipe(name).task.source.load is None:
+        assert found is None
+        return
+    assert len(found) == len(set(found)) > 0
+    assert set(found) == parts["test"]
+    assert not set(found) & (parts["train"] | parts["validation"])
+
+
+def origins(name):
+    """The entries that a card's weights come from, or its recipe's, nearest first."""
+    found = [pages.origin(CARDS[name]), recipes.recipe(name).warm_start or "nothing"]
+    for origin in dict.fromkeys(found):
+        if origin != "nothing":
+            yield origin
+            yield from origins(origin)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_no_test_class_was_trained_on_by_the_origin_of_an_entry(name, loaded):
+    data, parts = parts_of(name, loaded)
+    for origin in origins(name):
+        other, before = parts_of(origin, loaded)
+        if other != data:  # classes of other data, whatever their ids
+            assert {other, data} == {"glyphs", "omniglot"}
+            continue
+        assert before == parts
+        for one, two in ((before, parts), (parts, before)):
+            assert not (one["train"] | one["validation"]) & two["test"]
+        assert set(CARDS[origin].test_classes or []) == before["test"]
+
+
+def test_some_entries_begin_from_others_of_their_own_data_and_of_other_data(loaded):
+    pairs = {
+        (parts_of(name, loaded)[0], parts_of(origin, loaded)[0])
+        for name in CARDS
+        for origin in origins(name)
+    }
+    assert {("omniglot", "omniglot"), ("omniglot", "glyphs")} <= pairs
+
+
+def test_streams_of_parts_have_seeds_of_their_own():
+    seeds = sorted([*recipes.PART_SEEDS.values(), recipes.AUGMENTATION_SEED])
+    assert set(recipes.PART_SEEDS) == set(PARTS)
+    # Seeds of recipes are below a million, so that no sum of two is another's.
+    assert np.diff(seeds).min() >= 1_000_000
+    assert max(recipe.seed for recipe in recipes.RECIPES.values()) < 1_000_000
+    assert max(card.seed for card in CARDS.values()) < 1_000_000
+
+
+@pytest.mark.parametrize("task", [recipes.SINUSOID, recipes.GP_RBF])
+def test_no_task_is_in_two_parts(task):
+    seen = {}
+    for seed in (0, 1):
+        episodes = task.episodes(None, seed)
+        shots = {"train": (task.training_shots or (task.shots,))[0]}
+        streams = {part: episodes[part]() for part in PARTS[:2]}
+        streams["test"] = task.test_episodes(None, None, None, task.shots, 1, seed)
+        for part, data in streams.items():
+            for episode, _ in data.take(30).as_numpy_iterator():
+                x = episode["support_x"][: shots.get(part, task.shots)]
+                seen.setdefault(x[0].tobytes(), set()).add((seed, part))
+    assert len(seen) == 180, "2 seeds x 3 parts x 30 tasks, and none twice"
+    assert all(len(places) == 1 for places in seen.values())
+
+
+def test_classification_draws_each_part_with_its_own_seed():
+    images = np.random.RandomState(0).randint(0, 256, [60, 2, 2, 1], dtype="uint8")
+    ids = np.repeat(np.arange(15), 4)
+    same = km.ClassPool.from_arrays(images, ids)  # in the place of every part
+
+    class Same(recipes.Source):
+        def pools(self, preprocess):
+            return dict.fromkeys(PARTS, same)
+
+    task = recipes.Classification(
+        Same("x", load=lambda preprocess, ids: same), queries=1, test_queries=1
+    )
+    episodes = task.episodes(None, 7)
+    found = {part: episodes[part]() for part in PARTS[:2]}
+    found["test"] = task.test_episodes(None, None, 5, 1, 1, 7)
+    for part, seed in (("train", 7), ("validation", 1_000_007), ("test", 2_000_007)):
+        expected = same.episodes(5, 1, 1, seed)
+        pairs = zip(
+            found[part].take(5).as_numpy_iterator(),
+            expected.take(5).as_numpy_iterator(),
+            strict=True,
+        )
+        for (x, y), (known_x, known_y) in pairs:
+            np.testing.assert_array_equal(x["support_x"], known_x["support_x"])
+            np.testing.assert_array_equal(y, known_y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", OMNIGLOT)
+def test_the_class_ids_here_are_those_of_the_data(split):
+    pool = km.ClassPool.from_tfds("omniglot", split, km.ImagePreprocess(2, 2, 1))
+    assert list(pool.class_ids) == list(OMNIGLOT[split])
+    for i in pool.class_ids:
+        alphabet, _, _ = pool.names[i].rpartition("_")
+        assert (i >= 964) == (alphabet not in BACKGROUND)
+        assert i >= 964 or alphabet == ALPHABET[i]
+
+
+@functools.cache
+def real_test_classes(source):
+    """Those of a source, from its data."""
+    return source.test_classes(km.ImagePreprocess(2, 2, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CARDS)
+def test_test_classes_of_a_card_are_those_of_its_data(name):
+    found = real_test_classes(recipes.recipe(name).task.source)
+    assert found == CARDS[name].test_classes
