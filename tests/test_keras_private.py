@@ -1,0 +1,146 @@
+"""Each private name of Keras that is used: these fail where Keras changes it."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta import keras_private
+
+layers = keras.layers
+
+
+def nested():
+    """A model with layers inside a wrapper, a cell and a model."""
+    inner = keras.Sequential([keras.Input([3]), layers.Dense(3, name="deep")])
+    inner.name = "inner"
+    cells = [layers.LSTMCell(2, name="one"), layers.LSTMCell(2, name="two")]
+    inputs = keras.Input([4, 3], name="input")
+    x = layers.TimeDistributed(layers.Dense(3, name="wrapped"), name="each")(inputs)
+    x = layers.RNN(cells, name="rnn")(layers.TimeDistributed(inner, name="of")(x))
+    return keras.Model(inputs, x)
+
+
+def test_layers_of_finds_layers_inside_layers():
+    model = nested()
+    direct = [layer.name for layer in keras_private.layers_of(model, recursive=False)]
+    assert direct == ["input", "each", "of", "rnn"]
+    found = keras_private.layers_of(model)
+    names = {layer.name for layer in found}
+    assert names > {*direct, "wrapped", "inner", "deep", "one", "two"}
+    assert len({id(layer) for layer in found}) == len(found) and model not in found
+    assert keras_private.layers_of(layers.Dense(1)) == []
+
+
+def test_a_leaf_has_no_layers_inside():
+    leaves = {
+        layer.name: keras_private.is_leaf(layer)
+        for layer in keras_private.layers_of(nested())
+    }
+    assert leaves["wrapped"] and leaves["deep"] and leaves["one"] and leaves["input"]
+    assert not any(leaves[name] for name in ("each", "of", "inner", "rnn"))
+
+
+def test_made_to_train_is_so_whatever_is_frozen():
+    model = keras.Sequential([keras.Input([3]), layers.BatchNormalization(name="norm")])
+    norm = model.layers[0]
+    for frozen in (None, norm, model):
+        if frozen is not None:
+            frozen.trainable = False
+            assert model.trainable_variables == []
+        found = keras_private.made_to_train(norm)
+        assert [v.name for v in found] == ["gamma", "beta"]
+        assert found[0] is norm.gamma and found[1] is norm.beta
+        assert keras_private.made_to_train(model) == []  # its layers', not its own
+    copy = keras.Sequential.from_config(model.get_config())
+    assert not copy.layers[0].trainable
+    names = [v.name for v in keras_private.made_to_train(copy.layers[0])]
+    assert names == ["gamma", "beta"]
+
+
+class Tracked(keras.Model):
+    """Gives the batch's sum as the loss of as many examples as its first number."""
+
+    def call(self, x):
+        return x
+
+    def train_step(self, data):
+        keras_private.track_loss(self, tf.reduce_sum(data), data[0, 0])
+        return self.get_metrics_result()
+
+
+def test_a_tracked_loss_is_what_fit_reports():
+    model = Tracked()
+    model.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensor_slices([[[1.0, 5.0]], [[3.0, 7.0]]])
+    history = model.fit(data, verbose=0).history
+    assert history["loss"] == pytest.approx([(1 * 6 + 3 * 10) / 4])
+    # The next epoch begins anew.
+    assert model.fit(data.take(1), verbose=0).history["loss"] == pytest.approx([6])
+
+
+def test_adams_velocities_are_running_squares():
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = keras.optimizers.Adam(0.1, beta_2=0.75)
+    optimizer.build(variables)
+    gradients = [[np.array([2.0, -4.0]), np.array([6.0])], [np.zeros(2), np.ones(1)]]
+    expected = [np.zeros(2), np.zeros(1)]
+    for some in gradients:
+        optimizer.apply([tf.constant(g, tf.float32) for g in some])
+        expected = [0.75 * v + 0.25 * g**2 for v, g in zip(expected, some, strict=True)]
+        velocities = keras_private.adam_velocities(optimizer)
+        for found, value in zip(velocities, expected, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-6)
+    # They are what it steps with: one that was assigned makes the next step tiny.
+    for velocity in keras_private.adam_velocities(optimizer):
+        velocity.assign(tf.fill(velocity.shape, 1e12))
+    before = [v.numpy() for v in variables]
+    optimizer.apply([tf.ones(2), tf.ones(1)])
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_allclose(variable, value, atol=1e-6)
+
+
+class Workers(keras_private.WorkersModel):
+    """Doubles what it is shown, after a build with its own example."""
+
+    built_with = None
+
+    def example(self):
+        zeros = tf.zeros([1, 2])
+        return {"support_x": zeros, "support_y": zeros}
+
+    def build(self, input_shape):
+        self.built_with = input_shape
+        self.weight = self.add_weight(shape=[])
+
+    def call(self, episode):
+        return episode["support_x"] * self.weight
+
+
+def test_keras_builds_a_model_where_it_is_told_how():
+    method = inspect.signature(keras.Model._maybe_symbolic_build)
+    assert list(method.parameters) == ["self", "iterator", "data_batch"]
+    with tf.distribute.OneDeviceStrategy("cpu:0").scope():  # Keras asks under any
+        model = Workers()
+        model.compile("sgd", "mse")
+    x = np.ones([6, 2], "float32")
+    data = {"support_x": x, "support_y": x}
+    model.fit(data, x, batch_size=3, verbose=0)
+    # With the example, and not with a batch.
+    assert dict(model.built_with)["support_x"] == (1, 2)
+
+
+def test_metrics_have_an_axis_under_several_workers(monkeypatch):
+    model = Workers()
+    model.compile("sgd", "mse", metrics=["mae"])
+    x = tf.ones([3, 2])
+    arguments = ({"support_x": x, "support_y": x}, x, 3 * x)
+    results = model.compute_metrics(*arguments)
+    assert results["mae"].shape == () and float(results["mae"]) == 2
+    workers = tf.distribute.MultiWorkerMirroredStrategy
+    strategy = object.__new__(workers)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+    for name, value in model.compute_metrics(*arguments).items():
+        assert value.shape == (1,) and float(value[0]) == float(results[name])
