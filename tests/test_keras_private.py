@@ -1,132 +1,146 @@
-"""Private names of Keras that the library relies on, and when they are gone."""
+"""Each private name of Keras that is used: these fail where Keras changes it."""
+
+import inspect
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-import keras_meta as km
-from keras_meta import keras_private, metrics
+from keras_meta import keras_private
 
-
-class Named(keras.metrics.Mean):
-    """A metric of whose direction Keras knows nothing, unless told."""
-
-    def __init__(self, direction=None):
-        super().__init__(name="worth")
-        keras_private.set_direction(self, direction)
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        return super().update_state(y_pred)
+layers = keras.layers
 
 
-def callbacks(monitor, tmp_path, mode="auto"):
-    return [
-        keras.callbacks.EarlyStopping(monitor, mode=mode),
-        keras.callbacks.ModelCheckpoint(
-            str(tmp_path / "best.weights.h5"),
-            monitor,
-            save_best_only=True,
-            save_weights_only=True,
-            mode=mode,
-        ),
-        keras.callbacks.ReduceLROnPlateau(monitor, mode=mode),
-    ]
+def nested():
+    """A model with layers inside a wrapper, a cell and a model."""
+    inner = keras.Sequential([keras.Input([3]), layers.Dense(3, name="deep")])
+    inner.name = "inner"
+    cells = [layers.LSTMCell(2, name="one"), layers.LSTMCell(2, name="two")]
+    inputs = keras.Input([4, 3], name="input")
+    x = layers.TimeDistributed(layers.Dense(3, name="wrapped"), name="each")(inputs)
+    x = layers.RNN(cells, name="rnn")(layers.TimeDistributed(inner, name="of")(x))
+    return keras.Model(inputs, x)
 
 
-def after_epochs(model, callback, logs):
-    """The callback, once the model's epochs have ended with these logs."""
-    callback.set_model(model)
-    callback.set_params({"epochs": len(logs)})
-    callback.on_train_begin()
-    for epoch, value in enumerate(logs):
-        callback.on_epoch_begin(epoch)
-        callback.on_epoch_end(epoch, {callback.monitor: value, "loss": 0.0})
-    return callback
+def test_layers_of_finds_layers_inside_layers():
+    model = nested()
+    direct = [layer.name for layer in keras_private.layers_of(model, recursive=False)]
+    assert direct == ["input", "each", "of", "rnn"]
+    found = keras_private.layers_of(model)
+    names = {layer.name for layer in found}
+    assert names > {*direct, "wrapped", "inner", "deep", "one", "two"}
+    assert len({id(layer) for layer in found}) == len(found) and model not in found
+    assert keras_private.layers_of(layers.Dense(1)) == []
 
 
-def compiled(*found):
-    """A small model with these metrics, which has been evaluated once."""
-    model = keras.Sequential([keras.Input([4, 3]), keras.layers.Dense(3)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=list(found))
-    model.evaluate(np.ones([2, 4, 3]), np.zeros([2, 4], "int32"), verbose=0)
-    return model
+def test_a_leaf_has_no_layers_inside():
+    leaves = {
+        layer.name: keras_private.is_leaf(layer)
+        for layer in keras_private.layers_of(nested())
+    }
+    assert leaves["wrapped"] and leaves["deep"] and leaves["one"] and leaves["input"]
+    assert not any(leaves[name] for name in ("each", "of", "inner", "rnn"))
 
 
-def test_keras_still_asks_for_a_direction(tmp_path):
-    # Once this fails Keras has another way: use that, and drop `set_direction`.
-    model = compiled(Named())
-    for callback in callbacks("val_worth", tmp_path):
-        with pytest.raises(ValueError, match="mode"):
-            after_epochs(model, callback, [1.0])
+def test_made_to_train_is_so_whatever_is_frozen():
+    model = keras.Sequential([keras.Input([3]), layers.BatchNormalization(name="norm")])
+    norm = model.layers[0]
+    for frozen in (None, norm, model):
+        if frozen is not None:
+            frozen.trainable = False
+            assert model.trainable_variables == []
+        found = keras_private.made_to_train(norm)
+        assert [v.name for v in found] == ["gamma", "beta"]
+        assert found[0] is norm.gamma and found[1] is norm.beta
+        assert keras_private.made_to_train(model) == []  # its layers', not its own
+    copy = keras.Sequential.from_config(model.get_config())
+    assert not copy.layers[0].trainable
+    names = [v.name for v in keras_private.made_to_train(copy.layers[0])]
+    assert names == ["gamma", "beta"]
 
 
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_keras_still_reads_the_direction(direction, tmp_path):
-    model = compiled(Named(direction))
-    for callback in callbacks("val_worth", tmp_path):
-        after_epochs(model, callback, [1.0, 3.0, 2.0])
-        assert callback.best == {"up": 3.0, "down": 1.0}[direction]
+class Tracked(keras.Model):
+    """Gives the batch's sum as the loss of as many examples as its first number."""
+
+    def call(self, x):
+        return x
+
+    def train_step(self, data):
+        keras_private.track_loss(self, tf.reduce_sum(data), data[0, 0])
+        return self.get_metrics_result()
 
 
-def test_another_direction_is_refused():
-    with pytest.raises(ValueError, match="^expected direction to be 'up', 'down' or "):
-        keras_private.set_direction(Named(), "sideways")
+def test_a_tracked_loss_is_what_fit_reports():
+    model = Tracked()
+    model.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensor_slices([[[1.0, 5.0]], [[3.0, 7.0]]])
+    history = model.fit(data, verbose=0).history
+    assert history["loss"] == pytest.approx([(1 * 6 + 3 * 10) / 4])
+    # The next epoch begins anew.
+    assert model.fit(data.take(1), verbose=0).history["loss"] == pytest.approx([6])
 
 
-@pytest.mark.parametrize(
-    "metric, best",
-    [
-        (metrics.EpisodeAccuracy(), 3.0),
-        (metrics.EpisodeAccuracy(interval=True, name="accuracy_95"), 1.0),
-        (metrics.PresentationAccuracy(2), 3.0),
-        (metrics.PresentationAccuracy(2, interval=True, name="second_95"), 1.0),
-        (metrics.CalibrationError(), 1.0),
-        (
-            metrics.EpisodeAccuracy.from_config(metrics.EpisodeAccuracy().get_config()),
-            3.0,
-        ),
-    ],
-)
-def test_callbacks_know_which_way_is_better(metric, best, tmp_path):
-    model = compiled(metric)
-    for callback in callbacks(f"val_{metric.name}", tmp_path):
-        after_epochs(model, callback, [1.0, 3.0, 2.0])
-        assert callback.best == best
+def test_adams_velocities_are_running_squares():
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = keras.optimizers.Adam(0.1, beta_2=0.75)
+    optimizer.build(variables)
+    gradients = [[np.array([2.0, -4.0]), np.array([6.0])], [np.zeros(2), np.ones(1)]]
+    expected = [np.zeros(2), np.zeros(1)]
+    for some in gradients:
+        optimizer.apply([tf.constant(g, tf.float32) for g in some])
+        expected = [0.75 * v + 0.25 * g**2 for v, g in zip(expected, some, strict=True)]
+        velocities = keras_private.adam_velocities(optimizer)
+        for found, value in zip(velocities, expected, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-6)
+    # They are what it steps with: one that was assigned makes the next step tiny.
+    for velocity in keras_private.adam_velocities(optimizer):
+        velocity.assign(tf.fill(velocity.shape, 1e12))
+    before = [v.numpy() for v in variables]
+    optimizer.apply([tf.ones(2), tf.ones(1)])
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_allclose(variable, value, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mse", "mse_95", "nll", "nll_95"])
-def test_callbacks_of_a_regression_learner(name, tmp_path):
-    learner = km.CNP(km.networks.mlp((2,), 4, (4,)), km.networks.mlp((5,), 2, (4,)))
-    learner.compile("adam")
-    data = km.tasks.sinusoid().episodes().batch(2).take(1)
-    history = learner.fit(
-        data,
-        validation_data=data,
-        epochs=2,
-        verbose=0,
-        callbacks=callbacks(f"val_{name}", tmp_path),
-    ).history
-    assert f"val_{name}" in history
-    for callback in callbacks(f"val_{name}", tmp_path):
-        after_epochs(learner, callback, [1.0, 3.0, 0.5])
-        assert callback.best == 0.5
+class Workers(keras_private.WorkersModel):
+    """Doubles what it is shown, after a build with its own example."""
+
+    built_with = None
+
+    def example(self):
+        zeros = tf.zeros([1, 2])
+        return {"support_x": zeros, "support_y": zeros}
+
+    def build(self, input_shape):
+        self.built_with = input_shape
+        self.weight = self.add_weight(shape=[])
+
+    def call(self, episode):
+        return episode["support_x"] * self.weight
 
 
-def test_a_metric_of_ones_own_has_a_direction_once_it_says_so(tmp_path):
-    class Margin(metrics.EpisodeMetric):
-        direction = "up"
+def test_keras_builds_a_model_where_it_is_told_how():
+    method = inspect.signature(keras.Model._maybe_symbolic_build)
+    assert list(method.parameters) == ["self", "iterator", "data_batch"]
+    with tf.distribute.OneDeviceStrategy("cpu:0").scope():  # Keras asks under any
+        model = Workers()
+        model.compile("sgd", "mse")
+    x = np.ones([6, 2], "float32")
+    data = {"support_x": x, "support_y": x}
+    model.fit(data, x, batch_size=3, verbose=0)
+    # With the example, and not with a batch.
+    assert dict(model.built_with)["support_x"] == (1, 2)
 
-        def query_scores(self, y_true, y_pred):
-            return y_pred[..., 0]
 
-    class Silent(metrics.EpisodeMetric):
-        def query_scores(self, y_true, y_pred):
-            return y_pred[..., 0]
-
-    model = compiled(Margin(name="margin"), Silent(name="silent"))
-    for callback in callbacks("val_margin", tmp_path):
-        assert after_epochs(model, callback, [1.0, 3.0, 2.0]).best == 3.0
-    for callback in callbacks("val_silent", tmp_path):
-        with pytest.raises(ValueError, match="mode"):
-            after_epochs(model, callback, [1.0])
+def test_metrics_have_an_axis_under_several_workers(monkeypatch):
+    model = Workers()
+    model.compile("sgd", "mse", metrics=["mae"])
+    x = tf.ones([3, 2])
+    arguments = ({"support_x": x, "support_y": x}, x, 3 * x)
+    results = model.compute_metrics(*arguments)
+    assert results["mae"].shape == () and float(results["mae"]) == 2
+    workers = tf.distribute.MultiWorkerMirroredStrategy
+    strategy = object.__new__(workers)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+    for name, value in model.compute_metrics(*arguments).items():
+        assert value.shape == (1,) and float(value[0]) == float(results[name])

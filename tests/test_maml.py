@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import functional
 from keras_meta.learners import gradient
 from tests import smooth
 
@@ -212,21 +211,24 @@ def test_a_frozen_normalization_keeps_its_statistics():
     )
 
 
-def test_the_networks_regularisation_is_in_the_inner_loss():
+def test_regularizers_of_weights_act_once_in_the_outer_loss():
+    penalty = keras.regularizers.L2(0.5)
     network = keras.Sequential(
         [
             keras.Input([3]),
-            keras.layers.Dense(
-                1, use_bias=False, kernel_regularizer=keras.regularizers.L2(0.5)
-            ),
+            keras.layers.Dense(1, "tanh", False, kernel_regularizer=penalty),
         ]
     )
-    learner = km.MAML(network, loss="mse", inner_rate=0.1)
+    learner = km.MAML(network, loss="mse", inner_rate=0.1, inner_steps=3)
+    (start,) = network.get_weights()
     x = np.zeros([1, 2, 3], "float32")  # so that the data pull nowhere
-    state = learner.adapt(x, np.zeros([1, 2, 1], "float32"))
-    np.testing.assert_allclose(
-        state["weights"][0][0], 0.9 * network.get_weights()[0], rtol=1e-6
-    )
+    y = np.zeros([1, 2, 1], "float32")
+    state = learner.adapt(x, y)
+    np.testing.assert_array_equal(state["weights"][0][0], start)
+    episode = {"support_x": x, "support_y": y, "query_x": x}
+    loss, (gradient,), _, _ = learner.meta_gradient(episode, y)
+    np.testing.assert_allclose(loss, 0.5 * np.sum(start**2), rtol=1e-6)
+    np.testing.assert_allclose(gradient, start, rtol=1e-6)
 
 
 def test_dropout_differs_by_task_and_step_in_training_only():
@@ -239,7 +241,8 @@ def test_dropout_differs_by_task_and_step_in_training_only():
     )
     learner = km.MAML(network, inner_rate=1.0)
     learner.compile(keras.optimizers.SGD(0.1))
-    assert functional.seed_slots(network) == [0]
+    (seed,) = learner.bound.seeds
+    assert seed is network.layers[0].seed_generator.state
     x = np.ones([2, 2, 8], "float32")
     y = np.tile(np.arange(2, dtype="int32"), [2, 1])
     episode = {"support_x": x, "support_y": y, "query_x": x}

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import functional, priors
+from keras_meta import priors, steps
 from tests import smooth
 
 RATE, STEPS = 0.3, 3
@@ -86,7 +86,7 @@ def test_the_step_is_the_argmin_under_the_tfp_prior():
         "b": tf.constant(0.5, tf.float64),
     }
     log_precisions = [-np.log(examples) - log_variances[n] for n in names]
-    moved = functional.proximal_step(start, weights, slope, rate, log_precisions)
+    moved = steps.proximal_step(start, weights, slope, rate, log_precisions)
     distributions = priors.module_priors(names, start, log_variances)
     with tf.GradientTape() as tape:
         tape.watch(moved)
@@ -95,7 +95,7 @@ def test_the_step_is_the_argmin_under_the_tfp_prior():
             for m in distributions
         )
         value = (
-            functional.inner_product(slope, moved)
+            steps.inner_product(slope, moved)
             - log_prior / examples
             + sum(
                 tf.reduce_sum((new - old) ** 2)
@@ -248,7 +248,7 @@ def test_frozen_modules_stay_and_cost_no_state(tmp_path):
     with smooth.float64():
         learner.save(tmp_path / "learner.keras")
         loaded = keras.models.load_model(tmp_path / "learner.keras")
-    assert loaded.frozen == ["conv", "norm"]
+    assert loaded.frozen == ("conv", "norm")
     np.testing.assert_allclose(loaded(episode), nearly, rtol=1e-9)
     learner.freeze_below(10.0)
     np.testing.assert_allclose(adapted(learner, episode), [])

@@ -1,7 +1,6 @@
 """Parts of meta-training; `test_zoo` runs the whole."""
 
 import csv
-import os
 import signal
 
 import keras

@@ -1,0 +1,328 @@
+"""Exact normalization against NumPy, Keras' layers and finite differences."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta import batch_norm
+
+layers = keras.layers
+
+
+def alone(layer, shape, seed=0):
+    """A model of one normalization, its variables random and positive."""
+    dtype = "float64" if layer.dtype_policy.name == "float64" else "float32"
+    model = keras.Sequential([keras.Input(shape[1:], dtype=dtype), layer])
+    random = np.random.RandomState(seed)
+    for variable in model.variables:
+        variable.assign(random.uniform(0.5, 2, variable.shape))
+    return model
+
+
+def inputs(shape, dtype="float32"):
+    values = np.random.RandomState(1).normal(3.0, 2.0, shape)
+    return tf.constant(values, "float64" if dtype == "float64" else "float32")
+
+
+def run(model, x, training=True, mask=None):
+    """The outputs of a model and its variables after the run, which it then undoes."""
+    before = [variable.numpy() for variable in model.variables]
+    outputs = model(x, training=training, mask=mask)
+    after = {v.path: v.numpy() for v in model.variables}
+    for variable, value in zip(model.variables, before, strict=True):
+        variable.assign(value)
+    return outputs, after
+
+
+# dtype of the layer, relative and absolute errors of its outputs: a few roundings of
+# numbers of a few units.
+DTYPES = {
+    "float32": (1e-4, 1e-5),
+    "float64": (1e-12, 1e-12),
+    "mixed_bfloat16": (2.0**-7, 2.0**-7),
+    "mixed_float16": (2.0**-10, 2.0**-10),
+}
+BATCH_NORMS = [
+    ([7, 3], {}),
+    ([4, 3, 2, 3], {}),
+    ([5, 6, 3], {"epsilon": 0.1}),
+    ([3, 2, 2, 2, 3], {}),
+    ([6, 3], {"scale": False}),
+    ([6, 3], {"center": False}),
+    ([4, 2, 2, 3], {"scale": False, "center": False}),
+    ([4, 3, 5, 5], {"axis": 1}),
+    ([4, 3, 5], {"axis": -2}),
+    ([6, 3], {"momentum": 0.0}),
+    ([6, 3], {"momentum": 0.9}),
+    ([6, 3], {"momentum": 1.0}),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "arguments"), BATCH_NORMS)
+def test_batch_normalization_is_keras_and_numpys(shape, arguments, dtype):
+    layer = layers.BatchNormalization(**arguments, dtype=dtype)
+    model = alone(layer, shape)
+    exact = batch_norm.exact(model)
+    assert {id(v) for v in exact.variables} == {id(v) for v in model.variables}
+    x = inputs(shape, dtype)
+    rtol, atol = DTYPES[dtype]
+    single = dict(rtol=min(rtol, 1e-5), atol=min(atol, 1e-5))
+
+    # What the layer sees is rounded to its precision; sums are not.
+    seen = tf.cast(tf.cast(x, layer.compute_dtype), "float64").numpy()
+    axis = layer.axis % len(shape)
+    axes = tuple(i for i in range(len(shape)) if i != axis)
+    along = [3 if i == axis else 1 for i in range(len(shape))]
+    mean, variance = seen.mean(axes), seen.var(axes)
+    moving = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
+    gamma = layer.gamma.numpy() if layer.scale else np.ones(3)
+    beta = layer.beta.numpy() if layer.center else np.zeros(3)
+
+    def normalized(mean, variance):
+        mean, variance, scale, offset = (
+            np.reshape(v, along) for v in (mean, variance, gamma, beta)
+        )
+        return (seen - mean) / np.sqrt(variance + layer.epsilon) * scale + offset
+
+    for training in (True, False):
+        used = (mean, variance) if training else moving
+        share = 1 - layer.momentum if training else 0
+        for one in (model, exact):
+            found, after = run(one, x, training)
+            assert found.dtype == layer.compute_dtype
+            found = tf.cast(found, "float64")
+            np.testing.assert_allclose(found, normalized(*used), rtol=rtol, atol=atol)
+            for name, old, new in zip(
+                ("moving_mean", "moving_variance"), moving, used, strict=True
+            ):
+                (path,) = [path for path in after if path.endswith(name)]
+                expected = (1 - share) * old + share * new
+                np.testing.assert_allclose(after[path], expected, **single)
+
+    # While measuring, momentum and `training` are of no account.
+    for training in (True, False):
+        with batch_norm.measuring():
+            found, after = run(exact, x, training)
+        found = tf.cast(found, "float64")
+        expected = normalized(mean, variance)
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
+        values = {path.split("/")[-1]: value for path, value in after.items()}
+        np.testing.assert_allclose(values["moving_mean"], mean, **single)
+        np.testing.assert_allclose(values["moving_variance"], variance, **single)
+
+
+def test_measuring_ends_with_its_block():
+    model = alone(layers.BatchNormalization(), [6, 3])
+    exact = batch_norm.exact(model)
+    x = inputs([6, 3])
+    expected, _ = run(model, x, training=False)
+    with pytest.raises(KeyError), batch_norm.measuring():
+        raise KeyError
+    found, after = run(exact, x, training=False)
+    np.testing.assert_array_equal(found, expected)
+    for variable in model.variables:
+        np.testing.assert_array_equal(after[variable.path], variable)
+
+
+def test_a_frozen_layer_keeps_and_uses_its_own_statistics():
+    model = alone(layers.BatchNormalization(), [6, 3])
+    exact = batch_norm.exact(model)
+    x = inputs([6, 3])
+    expected, _ = run(model, x, training=False)
+    measured, _ = run(exact, x)
+    assert np.abs(measured - expected).max() > 0.1
+    model.layers[0].trainable = False  # seen by the graph that was made before
+    for training in (True, False):
+        with batch_norm.measuring():
+            found, after = run(exact, x, training)
+        np.testing.assert_array_equal(found, expected)
+        for variable in model.variables:
+            np.testing.assert_array_equal(after[variable.path], variable)
+    model.layers[0].trainable = True
+    np.testing.assert_array_equal(run(exact, x)[0], measured)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_mask_leaves_examples_out_of_the_statistics(dtype):
+    layer = layers.BatchNormalization(momentum=0.5, dtype=dtype)
+    kept = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]], bool)
+    x = np.random.RandomState(0).normal(3, 2, [3, 4, 2])
+    x[~kept] = 0  # what Masking looks for
+    network = keras.Sequential(
+        [
+            keras.Input([4, 2], dtype=dtype),
+            layers.Masking(dtype=dtype),
+            layer,
+            layers.GlobalAveragePooling1D(dtype=dtype),
+        ]
+    )
+    random = np.random.RandomState(1)
+    for variable in network.variables:
+        variable.assign(random.uniform(0.5, 2, variable.shape))
+    gamma, beta, *moving = (v.numpy() for v in network.variables)
+    mean, variance = x[kept].mean(0), x[kept].var(0)
+    full = (x - mean) / np.sqrt(variance + layer.epsilon) * gamma + beta
+    counts = np.maximum(kept.sum(1), 1)[:, None]
+    expected = np.sum(full * kept[..., None], axis=1) / counts
+    for model in (network, batch_norm.exact(network)):
+        tolerance = dict(rtol=1e-4, atol=1e-5)
+        if dtype == "float64":  # Keras adds 1e-7 to the count
+            tolerance = dict(rtol=1e-5 if model is network else 1e-12)
+        found, after = run(model, tf.constant(x, dtype))
+        alive = kept.any(1)  # Keras divides by a count of zero
+        np.testing.assert_allclose(found[alive], expected[alive], **tolerance)
+        averages = [(moving[0] + mean) / 2, (moving[1] + variance) / 2]
+        statistics = [after[v.path] for v in network.non_trainable_variables]
+        for a, b in zip(statistics, averages, strict=True):
+            np.testing.assert_allclose(a, b, **tolerance)
+
+
+def test_large_numbers_of_half_precision_do_not_overflow():
+    model = alone(layers.BatchNormalization(dtype="mixed_float16"), [6, 3])
+    x = 1000 * inputs([6, 3])  # whose squares are beyond 65504
+    found, _ = run(batch_norm.exact(model), x)
+    assert np.isfinite(found).all() and np.std(found) > 0.1
+
+
+GROUP_NORMS = [
+    ([5, 6], {"groups": 3}),
+    ([4, 3, 2, 6], {"groups": 2, "epsilon": 0.1}),
+    ([4, 6, 3], {"groups": 3, "axis": 1}),
+    ([4, 5, 6], {"groups": -1}),  # of a single channel each
+    ([5, 6], {"groups": 1, "scale": False}),
+    ([5, 6], {"groups": 2, "center": False}),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "arguments"), GROUP_NORMS)
+def test_group_normalization_is_keras_and_numpys(shape, arguments, dtype):
+    layer = layers.GroupNormalization(**arguments, dtype=dtype)
+    model = alone(layer, shape)
+    exact = batch_norm.exact(model)
+    assert [id(v) for v in exact.variables] == [id(v) for v in model.variables]
+    x = inputs(shape, dtype)
+    rtol, atol = DTYPES[dtype]
+    seen = tf.cast(tf.cast(x, layer.compute_dtype), "float64").numpy()
+    last = np.moveaxis(seen, layer.axis, -1)
+    groups = 6 if arguments["groups"] == -1 else arguments["groups"]
+    parts = last.reshape(shape[0], -1, groups, 6 // groups)
+    mean, variance = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = (parts - mean) / np.sqrt(variance + layer.epsilon)
+    expected = expected.reshape(last.shape)
+    expected = expected * (layer.gamma.numpy() if layer.scale else 1)
+    expected = expected + (layer.beta.numpy() if layer.center else 0)
+    expected = np.moveaxis(expected, -1, layer.axis)
+    # Keras computes in the precision of the layer, half precision too.
+    for one in (model, exact) if "mixed" not in dtype else (exact,):
+        found, _ = run(one, x)
+        assert found.dtype == layer.compute_dtype
+        found = tf.cast(found, "float64")
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
+    traced = tf.function(exact, input_signature=[tf.TensorSpec([None, *shape[1:]])])
+    assert traced.get_concrete_function().output_shapes[1:] == shape[1:]
+
+
+# What is replaced, and what is refused.
+
+
+def test_a_model_without_inexact_layers_stays_itself():
+    model = keras.Sequential([keras.Input([3]), layers.Dense(2)])
+    assert batch_norm.exact(model) is model
+    norm = layers.BatchNormalization(renorm=True)
+    model = keras.Sequential([keras.Input([3]), norm, layers.Dense(2)])
+    assert batch_norm.exact(model) is model  # renormalization has no exact form here
+    assert batch_norm.exact_form(norm) is norm
+    mixed = keras.Sequential([keras.Input([3]), norm, layers.BatchNormalization()])
+    exact = batch_norm.exact(mixed)
+    assert exact.layers[0] is norm
+    assert isinstance(exact.layers[1], batch_norm.ExactBatchNorm)
+
+
+def test_layers_keep_their_names_and_are_found_at_any_depth():
+    inner = keras.Sequential(
+        [keras.Input([3]), layers.BatchNormalization(name="deep"), layers.Dense(3)]
+    )
+    inputs = keras.Input([3])
+    x = layers.GroupNormalization(1, name="groups")(inputs)
+    model = keras.Model(inputs, layers.BatchNormalization(name="last")(inner(x)))
+    exact = batch_norm.exact(model)
+    assert [v.path for v in exact.variables] == [v.path for v in model.variables]
+    assert [layer.name for layer in batch_norm.batch_norms(model)] == ["deep", "last"]
+
+
+class Subclassed(keras.Model):
+    """A model with a layer whose graph nobody knows."""
+
+    def __init__(self, layer):
+        super().__init__(name="subclassed")
+        self.layer = layer
+
+    def call(self, x, training=False):
+        return self.layer(x, training=training)
+
+
+def in_a_subclass(layer):
+    model = Subclassed(layer)
+    model(tf.zeros([2, 4, 3]))
+    return model
+
+
+def in_a_wrapper(layer):
+    wrapped = layers.TimeDistributed(layer)
+    return keras.Sequential([keras.Input([4, 3]), wrapped], name="wrapped")
+
+
+def in_a_nested_subclass(layer):
+    inputs = keras.Input([4, 3])
+    return keras.Model(inputs, Subclassed(layer)(inputs), name="outside")
+
+
+@pytest.mark.parametrize(
+    ("place", "model"),
+    [
+        (in_a_subclass, "Subclassed 'subclassed'"),
+        (in_a_wrapper, "Sequential 'wrapped'"),
+        (in_a_nested_subclass, "Functional 'outside'"),
+    ],
+)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.BatchNormalization(name="norm"),
+        lambda: layers.GroupNormalization(1, name="norm"),
+    ],
+)
+def test_normalization_without_a_graph_is_refused(layer, place, model):
+    with pytest.raises(ValueError) as info:
+        batch_norm.exact(place(layer()))
+    assert str(info.value) == (
+        "expected normalization layers in a functional or Sequential network, whose "
+        "graph can be rebuilt with exact derivatives; 'norm' is inside one of another "
+        f"kind in {model}."
+    )
+
+
+def test_synchronized_statistics_are_refused():
+    norm = layers.BatchNormalization(synchronized=True, name="norm")
+    model = keras.Sequential([keras.Input([3]), norm])
+    with pytest.raises(ValueError) as info:
+        batch_norm.exact(model)
+    assert str(info.value) == (
+        "expected layer 'norm' to have synchronized=False: the statistics of a task "
+        "are its own, on whatever device it runs."
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [layers.BatchNormalization, layers.GroupNormalization])
+def test_activity_is_regularized_once(kind, training):
+    arguments = {"groups": 1} if kind is layers.GroupNormalization else {}
+    penalty = keras.regularizers.L2(0.1)
+    model = alone(kind(activity_regularizer=penalty, **arguments), [6, 3])
+    for one in (model, batch_norm.exact(model)):
+        outputs = one(inputs([6, 3]), training=training)
+        (loss,) = one.losses  # Keras divides it by the number of examples
+        assert float(loss) == pytest.approx(0.1 * np.sum(outputs**2) / 6, rel=1e-5)

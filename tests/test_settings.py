@@ -1,0 +1,138 @@
+"""Settings are validated when set, and known to whatever was traced."""
+
+import math
+
+import numpy as np
+import pytest
+
+from keras_meta import settings
+
+
+class Base:
+    rate = settings.Setting(settings.positive)
+    size = settings.Fixed(settings.integer(1))
+
+
+class Learner(Base):
+    mode = settings.Setting(settings.choice("a", "b"))
+    names = settings.Setting()
+    steps = settings.Setting(settings.integer(0, optional=True))
+
+
+def learner(**values):
+    made = Learner()
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_a_setting_is_validated_when_set():
+    made = learner(rate=0.5)
+    with pytest.raises(ValueError) as info:
+        made.rate = 0
+    assert str(info.value) == "expected rate to be a number above 0, got 0."
+    assert made.rate == 0.5  # as it was
+    made.rate = 2.0
+    assert made.rate == 2.0
+    # One learner's setting is not another's.
+    assert learner(rate=1.0).rate == 1.0 and made.rate == 2.0
+
+
+def test_an_unset_setting_is_no_attribute():
+    with pytest.raises(AttributeError, match="^rate$"):
+        _ = Learner().rate
+    assert not hasattr(Learner(), "rate")
+    assert isinstance(Learner.rate, settings.Setting)
+    assert Learner.rate.name == "rate"
+
+
+def test_a_fixed_setting_is_set_once():
+    made = learner(size=3)
+    for value in (4, 3):
+        with pytest.raises(AttributeError) as info:
+            made.size = value
+        assert str(info.value) == (
+            "expected size of Learner to stay as it was made, with the variables that "
+            "depend on it: make a new Learner with another size."
+        )
+    assert made.size == 3
+    with pytest.raises(ValueError, match="size to be an integer >= 1, got 0"):
+        learner(size=0)
+    fresh = Learner()
+    with pytest.raises(ValueError):
+        fresh.size = 0
+    fresh.size = 2  # what was refused has not been set
+    assert fresh.size == 2
+
+
+def test_current_has_all_that_is_set_and_changes_with_it():
+    made = learner(size=3, rate=0.5, names=["x", ["y"]])
+    before = settings.current(made)
+    assert before == (("names", ("x", ("y",))), ("rate", 0.5), ("size", 3))
+    hash(before)
+    made.rate = 0.5
+    assert settings.current(made) == before
+    for name, value in (("rate", 0.25), ("mode", "a"), ("names", ["x"]), ("steps", 1)):
+        setattr(made, name, value)
+        after = settings.current(made)
+        assert after != before and dict(after)[name] in (value, tuple("x"))
+        before = after
+    made.steps = None
+    assert dict(settings.current(made))["steps"] is None
+
+
+def test_what_cannot_be_hashed_is_known_by_what_it_is():
+    one, other = {"a": 1}, {"a": 1}
+    made = learner(names=one)
+    before = settings.current(made)
+    hash(before)
+    assert settings.current(made) == before
+    made.names = other
+    assert settings.current(made) != before
+    made.names = np.zeros(2)
+    hash(settings.current(made))
+
+
+@pytest.mark.parametrize(
+    ("check", "taken", "refused", "sentence"),
+    [
+        (
+            settings.integer(1),
+            {1: 1, 2.0: 2, np.int64(3): 3},
+            [0, -1, 1.5, True, "1", None, [1], math.nan, math.inf],
+            "an integer >= 1",
+        ),
+        (settings.integer(0, optional=True), {0: 0, None: None}, [-1], "an integer"),
+        (
+            settings.number(0),
+            {0: 0, 0.5: 0.5, np.float32(2): 2},
+            [-0.1, math.nan, math.inf, "1", None],
+            "a number >= 0",
+        ),
+        (
+            settings.between(0, 1),
+            {0.5: 0.5, np.float32(0.25): 0.25},
+            [0, 1, math.nan, "a", None],
+            "between 0 and 1",
+        ),
+        (settings.choice("a", "b"), {"b": "b"}, ["c", None, ["a"]], "one of a, b"),
+        (
+            settings.positive,
+            {0.5: 0.5, 3: 3},
+            [0, -1, math.nan, math.inf, "1", None],
+            "a number above 0",
+        ),
+    ],
+)
+def test_checks(check, taken, refused, sentence):
+    for value, expected in taken.items():
+        found = check(None, "it", value)
+        assert found == expected
+        if "integer" in sentence and found is not None:
+            assert type(found) is int
+    for value in refused:
+        with pytest.raises(ValueError) as info:
+            check(None, "it", value)
+        said = str(info.value)
+        assert said.startswith(f"expected it to be {sentence}")
+        assert said.endswith(f", got {value!r}.")

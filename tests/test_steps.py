@@ -1,0 +1,225 @@
+"""Maps over tasks, loops and steps against NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta import steps
+
+# map_tasks
+
+
+def solved(task):
+    """A nest of results of a task's nest: products, a sum and the labels."""
+    x, labels = task["x"], task["y"][0]
+    return {
+        "gram": tf.matmul(x, x, transpose_a=True),
+        "more": (tf.reduce_sum(x), labels),
+    }
+
+
+def some_tasks(count):
+    random = np.random.RandomState(0)
+    x = random.normal(size=[count, 4, 3]).astype("float32")
+    return {"x": x, "y": (random.randint(0, 9, [count, 2]).astype("int32"),)}
+
+
+def check_solved(found, elements):
+    assert set(found) == {"gram", "more"} and len(found["more"]) == 2
+    total, labels = found["more"]
+    gram = [x.T @ x for x in elements["x"]]
+    assert found["gram"].shape == (len(elements["x"]), 3, 3)
+    np.testing.assert_allclose(found["gram"], np.reshape(gram, [-1, 3, 3]), rtol=1e-5)
+    np.testing.assert_allclose(total, [x.sum() for x in elements["x"]], rtol=1e-5)
+    np.testing.assert_array_equal(labels, elements["y"][0])
+    assert labels.dtype == tf.int32
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_map_tasks_is_a_loop_over_tasks(vectorize):
+    for count in [5, 1] + [0] * (not vectorize):
+        elements = some_tasks(count)
+        tensors = tf.nest.map_structure(tf.constant, elements)
+        check_solved(steps.map_tasks(solved, tensors, vectorize), elements)
+
+    specs = tf.nest.map_structure(
+        lambda v: tf.TensorSpec([None, *v.shape[1:]], v.dtype), elements
+    )
+    graph = tf.function(
+        lambda elements: steps.map_tasks(solved, elements, vectorize),
+        input_signature=[specs],
+    )
+    shapes = graph.get_concrete_function().output_shapes
+    assert shapes["gram"].as_list() == [None, 3, 3]
+    # More tasks than run at once, one task and, without a batch to make, none.
+    for count in [steps.PARALLEL_TASKS + 3, 1] + [0] * (not vectorize):
+        elements = some_tasks(count)
+        check_solved(graph(tf.nest.map_structure(tf.constant, elements)), elements)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_outside_of_graphs_a_map_runs_as_python(vectorize):
+    """So that `run_eagerly=True` shows a debugger the tensors of each task."""
+    seen = []
+
+    def function(task):
+        assert tf.executing_eagerly()
+        seen.append(task)
+        return 2 * task["x"]
+
+    x = np.random.RandomState(0).normal(size=[3, 4])
+    for call in (1, 2):  # a second call is no call of a trace
+        found = steps.map_tasks(function, {"x": tf.constant(x)}, vectorize)
+        np.testing.assert_array_equal(found, 2 * x)
+        assert len(seen) == 3 * call
+    for task, expected in zip(seen, [*x, *x], strict=True):
+        np.testing.assert_array_equal(task["x"].numpy(), expected)
+
+    # In a graph it is traced, whatever T.
+    seen.clear()
+
+    def symbolic(task):
+        seen.append(task)
+        return 2 * task
+
+    graph = tf.function(lambda x: steps.map_tasks(symbolic, x, vectorize))
+    for _ in range(2):
+        np.testing.assert_array_equal(graph(tf.constant(x)), 2 * x)
+    assert len(seen) == 1 and tf.is_symbolic_tensor(seen[0])
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_gradients_go_through_map_tasks_to_what_it_closes_over(vectorize, graph):
+    # d/dw of the sum of (w x_t)^2 is 2 w sum of x_t^2; a second time, 2 sum of x_t^2.
+    x = tf.constant(np.random.RandomState(0).normal(size=[7]))
+
+    def slopes(w):
+        with tf.GradientTape() as outer:
+            outer.watch(w)
+            with tf.GradientTape() as tape:
+                tape.watch(w)
+                squares = steps.map_tasks(lambda x: (w * x) ** 2, x, vectorize)
+                total = tf.reduce_sum(squares)
+            first = tape.gradient(total, w)
+        return first, outer.gradient(first, w)
+
+    run = tf.function(slopes) if graph else slopes
+    second = 2 * np.sum(np.square(x))
+    np.testing.assert_allclose(
+        run(tf.constant(3.0, tf.float64)), [3 * second, second], rtol=1e-12
+    )
+
+
+def test_unknown_sizes_within_a_task():
+    spec = tf.TensorSpec([None, None, 2])
+    graph = tf.function(
+        lambda x: steps.map_tasks(lambda x: 2 * x, x), input_signature=[spec]
+    )
+    assert graph.get_concrete_function().output_shapes.as_list() == [None, None, 2]
+    for shape in ([3, 4, 2], [5, 1, 2]):
+        np.testing.assert_array_equal(graph(tf.ones(shape)), np.full(shape, 2))
+
+
+# repeat
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_repeat_unrolled_is_its_loop(count, graph):
+    def step(index, state):
+        position, (total, count) = state
+        position = tf.sin(position) + 0.1 * tf.cast(index, tf.float64)
+        return position, (total + position, count + 1)
+
+    def run(x, unroll):
+        state = (x, (tf.zeros_like(x), tf.constant(0)))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            position, (total, taken) = steps.repeat(step, state, count, unroll)
+        return position, total, taken, tape.gradient(total, x)
+
+    x = np.random.RandomState(0).normal(size=[4])
+    position, total, slope, sensitivity = x, np.zeros(4), np.ones(4), np.zeros(4)
+    for index in range(count):
+        slope = slope * np.cos(position)
+        position = np.sin(position) + 0.1 * index
+        total, sensitivity = total + position, sensitivity + slope
+    for unroll in (True, False):
+        call = tf.function(run) if graph else run
+        found = call(tf.constant(x), unroll)
+        assert found[2] == count
+        # float64: rounding alone.
+        np.testing.assert_allclose(found[0], position, rtol=1e-12)
+        np.testing.assert_allclose(found[1], total, rtol=1e-12, atol=1e-15)
+        if count:
+            np.testing.assert_allclose(found[3], sensitivity, rtol=1e-12, atol=1e-15)
+
+
+def test_a_loop_does_not_grow_with_its_steps():
+    def size(count, unroll):
+        graph = tf.function(
+            lambda x: steps.repeat(lambda _, x: tf.sin(x), x, count, unroll)
+        )
+        traced = graph.get_concrete_function(tf.TensorSpec([])).graph
+        return len(traced.get_operations())
+
+    assert size(5, unroll=False) == size(50, unroll=False)
+    assert size(50, unroll=True) - size(5, unroll=True) == 45
+
+
+# Steps.
+
+
+def test_a_proximal_step_by_hand():
+    start, weights, gradients = [[1.0, 2.0]], [[3.0, 2.0]], [[1.0, -4.0]]
+    arguments = [[tf.constant(v[0])] for v in (start, weights, gradients)]
+    moved = np.array([2.5, 4.0])  # at rate 1/2
+    (found,) = steps.proximal_step(*arguments, 0.5)
+    np.testing.assert_array_equal(found, moved)
+    for precision, share in ((0.0, 1.0), (2.0, 0.5), (6.0, 0.25), (np.inf, 0.0)):
+        (found,) = steps.proximal_step(
+            *arguments, 0.5, [tf.math.log(tf.constant(precision))]
+        )
+        expected = np.array(start[0]) + share * (moved - start[0])
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_proximal_step_is_an_argmin():
+    # Of g.x + P/2 |x - phi|^2 + |x - theta|^2 / 2a, whose slope is zero there.
+    random = np.random.RandomState(0)
+    phi, theta, gradient = random.normal(size=[3, 2, 5])
+    rate, log_precisions = 0.7, np.array([-1.0, 2.0])
+    found = steps.proximal_step(
+        *([tf.constant(v) for v in values] for values in (phi, theta, gradient)),
+        rate,
+        [tf.constant(p) for p in log_precisions],
+    )
+    pull = np.exp(log_precisions)[:, None] * (found - phi)
+    zero = gradient + pull + (found - theta) / rate
+    np.testing.assert_allclose(zero, np.zeros([2, 5]), atol=1e-14)
+    # One prior for each weight.
+    with pytest.raises(ValueError):
+        steps.proximal_step([phi], [theta], [gradient], rate, [0.0, 0.0])
+
+
+def test_an_inner_product_by_hand():
+    a = [tf.constant([1.0, 2.0]), tf.constant([[3.0]])]
+    b = [tf.constant([4.0, -5.0]), tf.constant([[6.0]])]
+    assert float(steps.inner_product(a, b)) == 4 - 10 + 18
+    with pytest.raises(ValueError):
+        steps.inner_product(a, b[:1])
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, math.inf, math.nan, "1", None, [1.0], 1j])
+def test_what_is_no_positive_number_is_refused(wrong):
+    with pytest.raises(ValueError) as info:
+        steps.check_positive("rate", wrong)
+    assert str(info.value) == f"expected rate to be a number above 0, got {wrong!r}."
+
+
+@pytest.mark.parametrize("right", [1, 1e-9, np.float32(0.5), np.int64(3)])
+def test_positive_numbers_are_taken(right):
+    steps.check_positive("rate", right)
