@@ -221,7 +221,9 @@ def _slopes(layer, x, weights, direction, order):
         outer.watch(point)
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(point)
-            outputs, _ = layer.stateless_call(weights, statistics, x, **_training(layer))
+            outputs, _ = layer.stateless_call(
+                weights, statistics, x, **_training(layer)
+            )
             marks = np.random.RandomState(4).normal(size=outputs.shape)
             # Squared, so that the way back depends on what came in.
             value = tf.reduce_sum(tf.cast(marks, outputs.dtype) * outputs**2)

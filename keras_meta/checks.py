@@ -122,9 +122,7 @@ def check_x(learner, name, x):
         elif learner.preprocess and not missing:
             hint = "; learner.preprocess resizes images."
         shape = named_shape(spec, "T", name[0].upper())
-        raise ValueError(
-            f"expected {name} of shape {shape}, got {list(x.shape)}{hint}"
-        )
+        raise ValueError(f"expected {name} of shape {shape}, got {list(x.shape)}{hint}")
     if tf.as_dtype(x.dtype) == tf.uint8:
         raise ValueError(
             f"expected {name} to be floating point, got uint8: pass images "

@@ -85,7 +85,8 @@ def of(loss, y_true, y_pred, weights=None):
         # One value a label, or a vector; Keras would align [T] with the last axis.
         rank = len(y_true.shape) - (0 if is_classification(loss) else 1)
         weights = tf.reshape(
-            weights, tf.concat([tf.shape(weights), [1] * (rank - len(weights.shape))], 0)
+            weights,
+            tf.concat([tf.shape(weights), [1] * (rank - len(weights.shape))], 0),
         )
     value = loss(y_true, y_pred, sample_weight=weights)
     return value * replicas if replicas > 1 else value

@@ -46,6 +46,7 @@ class Network:
     - `trainable`: those of them whose layers are not frozen;
     - `statistics`: moving mean and variance of each batch normalization that measures
       its batch while training (a frozen one uses its own stored statistics);
+    - `frozen`: the rest of `adaptable`;
     - `buffers`: all other non-trainable variables of the network, seeds among them;
     - `seeds`: the states of random seed generators.
 
@@ -79,13 +80,20 @@ class Network:
         return self.model.trainable_variables
 
     @property
+    def frozen(self):
+        trained = {id(v) for v in self.trainable}
+        return [v for v in self.adaptable if id(v) not in trained]
+
+    @property
     def norms(self):
         """The batch normalization layers that measure their batch while training."""
         return [n for n in batch_norm.batch_norms(self.model) if n.trainable]
 
     @property
     def statistics(self):
-        return [v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)]
+        return [
+            v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)
+        ]
 
     @property
     def seeds(self):

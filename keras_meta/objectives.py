@@ -16,17 +16,18 @@ class SupportLoss:
         network: a `network.Network`.
         adapted: its variables that adapt.
         shared: its trainable variables that do not.
-        buffers: values of `network.buffers`, of which those of seeds are the task's own.
+        held: values of what does not learn, `{"buffers": [...], "frozen": [...]}`, in
+            the order of the network's roles; seeds are the task's own.
         x: support examples `[S, ...]`.
         y: their labels `[S]` or targets `[S, d_y]`.
         loss: `(y, outputs) -> scalar`.
         batch: support examples of one step, None for all.
     """
 
-    def __init__(self, network, adapted, shared, buffers, x, y, loss, batch=None):
+    def __init__(self, network, adapted, shared, held, x, y, loss, batch=None):
         self.network, self.adapted, self.shared = network, adapted, shared
         self.y, self.loss, self.batch = y, loss, batch
-        self.buffers = buffers
+        self.held = held
         self.ahead, self.graph = None, network.graph
         if batch is None:  # what comes before the first layer that adapts is run once
             self.ahead, self.graph = network.split(adapted)
@@ -36,7 +37,7 @@ class SupportLoss:
         """The tensors besides the adapted weights: features of x, shared weights."""
         if self.ahead is None:
             return {"x": self.x, "weights": shared}
-        pairs = self._pairs([], shared, self.buffers)
+        pairs = self._pairs([], shared, self.held["buffers"])
         outputs = self.network.apply(pairs, self.x, training=True, graph=self.ahead)
         return {"x": outputs.values, "weights": shared}
 
@@ -55,7 +56,7 @@ class SupportLoss:
             size = tf.minimum(self.batch, examples)
             chosen = (index * size + tf.range(size)) % examples
             x, y = tf.gather(x, chosen), tf.gather(y, chosen)
-        buffers = self.buffers if buffers is None else buffers
+        buffers = self.held["buffers"] if buffers is None else buffers
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             outputs, penalty, updated = self.network.apply(
@@ -75,6 +76,7 @@ class SupportLoss:
         yield from zip(self.adapted, weights, strict=False)
         yield from zip(self.shared, shared, strict=True)
         yield from zip(self.network.buffers, buffers, strict=True)
+        yield from zip(self.network.frozen, self.held["frozen"], strict=True)
 
 
 class OuterLoss:

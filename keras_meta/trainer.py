@@ -207,6 +207,7 @@ class Trainer(keras_private.WorkersModel):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+        self._functions = Functions()  # traced with layers as they are now
         self._compiled_variables = frozenset(map(id, self.trainable_variables))
 
     def compile_from_config(self, config):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import keras_private, losses, settings
+from keras_meta import keras_private, settings
 from tests import contract
 
 rows = pytest.mark.parametrize("name", contract.ROWS)
@@ -55,6 +55,12 @@ def after_a_step(learner, data, optimizer=None, eager=True):
     learner.compile(optimizer or keras.optimizers.SGD(RATE), run_eagerly=eager)
     learner.train_on_batch(*data)
     return learner.get_weights()
+
+
+def change(before, after):
+    """What a step changes, all weights in one vector."""
+    pairs = zip(before, after, strict=True)
+    return np.concatenate([np.ravel(b - a) for a, b in pairs])
 
 
 def first_layer(learner):
@@ -150,29 +156,30 @@ CHANGES = {
 @rows
 def test_a_changed_setting_takes_effect(name):
     learner, data = made(name), batch(name)
-    contract.answers(learner, data[0])  # which traces
+    before = contract.answers(learner, data[0])  # which traces
     kinds = {
         key: value
-        for kind in type(learner).__mro__
-        for key, value in reversed(vars(kind).items())
+        for kind in reversed(type(learner).__mro__)
+        for key, value in vars(kind).items()
         if isinstance(value, settings.Setting)
     }
-    assert kinds
+    changed = []
     for key, value in CHANGES.items():
         if key not in dict(settings.current(learner)):
             continue
         if learner.classification and key.startswith("target_"):
             continue
-        if isinstance(vars(type(learner)).get(key), settings.Fixed):
+        if isinstance(kinds[key], settings.Fixed):
             with pytest.raises(AttributeError, match=f"expected {key} of"):
                 setattr(learner, key, value)
             continue
         setattr(learner, key, value)
         assert getattr(learner, key) == value
-        fresh = copy_of(learner)  # made with it
-        contract.close(
-            contract.answers(learner, data[0]), contract.answers(fresh, data[0])
-        )
+        changed.append(key)
+    answers = contract.answers(learner, data[0])
+    fresh = copy_of(learner)  # made with them
+    contract.close(answers, contract.answers(fresh, data[0]))
+    assert bool(changed) == bool(np.abs(answers - before).max() > 1e-3)
 
 
 # regularizers
@@ -206,14 +213,14 @@ def test_an_activity_regularizer_acts(name):
     loss, _, _ = gradient(learner, *data)
     learner.compile(run_eagerly=True)
     without = learner.evaluate(*data, verbose=0, return_dict=True)["loss"]
-    layer = first_layer(learner)
-    if layer.__class__.__name__.endswith("Cell"):
-        pytest.skip("a cell's activity regularizer: Keras has no such thing in an RNN")
-    layer.activity_regularizer = keras.regularizers.L2(10.0)
+    # Keras has no activity regularizers inside the loop of an RNN.
+    layer = getattr(learner, "head", None) or first_layer(learner)
+    layer.activity_regularizer = keras.regularizers.L2(0.1)
+    learner.compile(run_eagerly=True)  # as in Keras, for what was traced
     penalized, _, _ = gradient(learner, *data)
-    assert penalized > loss + 0.01 or is_reptile(learner)
+    assert penalized > loss + 1e-4 or is_reptile(learner)
     reported = learner.evaluate(*data, verbose=0, return_dict=True)["loss"]
-    assert reported > without + 0.01
+    assert reported > without + 1e-4
 
 
 # sample weights
@@ -244,9 +251,7 @@ def test_weights_of_queries(name):
         with pytest.raises(ValueError, match=r"sample_weight of tasks, \[T\]"):
             gradient(learner, episode, query_y, weights=tf.constant(weights))
         return
-    loss, _, outputs = gradient(
-        learner, episode, query_y, weights=tf.constant(weights)
-    )
+    loss, _, outputs = gradient(learner, episode, query_y, weights=tf.constant(weights))
     plain, _, _ = gradient(learner, episode, query_y)
     # What the weights change is the queries' own part, in its share of all terms.
     unreduced = type(learner.query_loss).from_config(
@@ -273,7 +278,11 @@ def test_weighted_figures_and_refusals(name):
         return_dict=True,
     )
     weighted = learner.evaluate(
-        episode, query_y, sample_weight=np.array([2.0, 0.0]), verbose=0, return_dict=True
+        episode,
+        query_y,
+        sample_weight=np.array([2.0, 0.0]),
+        verbose=0,
+        return_dict=True,
     )
     key = "accuracy" if learner.classification else "mse"
     assert weighted[key] == pytest.approx(alone[key], rel=1e-4)
@@ -304,12 +313,17 @@ def test_loss_scaling_changes_nothing(name):
 
 
 @rows
-@pytest.mark.parametrize("policy, limit", [("mixed_bfloat16", 0.1), ("mixed_float16", 0.02)])
+@pytest.mark.parametrize(
+    "policy, limit", [("mixed_bfloat16", 0.1), ("mixed_float16", 0.02)]
+)
 def test_a_mixed_step_is_that_of_float32(name, policy, limit):
     data, learner = batch(name), made(name)
     before = learner.get_weights()
     expected = np.concatenate(
-        [np.ravel(b - a) for a, b in zip(before, after_a_step(learner, data), strict=True)]
+        [
+            np.ravel(b - a)
+            for a, b in zip(before, after_a_step(learner, data), strict=True)
+        ]
     )
     keras.config.set_dtype_policy(policy)
     try:
@@ -321,7 +335,9 @@ def test_a_mixed_step_is_that_of_float32(name, policy, limit):
                 break
     finally:
         keras.config.set_dtype_policy("float32")
-    change = np.concatenate([np.ravel(b - a) for a, b in zip(before, moved, strict=True)])
+    change = np.concatenate(
+        [np.ravel(b - a) for a, b in zip(before, moved, strict=True)]
+    )
     assert np.isfinite(change).all()
     error = np.linalg.norm(change - expected) / np.linalg.norm(expected)
     assert error < limit
@@ -361,9 +377,7 @@ def test_sparse_gradients(name, monkeypatch):
         "features",
         lambda inputs=6, outputs=16, units=(), activation="": embedded(inputs, outputs),
     )
-    monkeypatch.setattr(
-        km.networks, "mlp", lambda *args, **kwargs: embedded(1, 1)
-    )
+    monkeypatch.setattr(km.networks, "mlp", lambda *args, **kwargs: embedded(1, 1))
     learner, data = made(name), batch(name)
     data = tf.nest.map_structure(
         lambda v: np.clip(v, -4, 4) if v.dtype == "float32" else v, data

@@ -175,7 +175,8 @@ class GradientLearner(learner.Learner):
         Args:
             meta: values of `meta_variables()`.
             start: the adapted weights' meta-learned values.
-            inputs: all else that the support loss depends on (`objectives.SupportLoss.inputs`).
+            inputs: all else that the support loss depends on, as
+                `objectives.SupportLoss.inputs` gives it.
             descend: `(start, inputs) -> weights`, the inner loop.
             support_loss: an `objectives.SupportLoss`.
             examples: S, an integer tensor.
@@ -210,12 +211,12 @@ class GradientLearner(learner.Learner):
             return self.inner_steps
         return self.evaluation_steps
 
-    def inner_loop(self, meta, buffers, support_x, support_y, training):
+    def inner_loop(self, meta, held, support_x, support_y, training):
         """The adapted weights of one task, and the memory of its inner optimizer.
 
         Args:
             meta: values of `meta_variables()`.
-            buffers: values of the network's buffers.
+            held: values of what does not learn, see `objectives.SupportLoss`.
             support_x: `[S, ...]`.
             support_y: `[S]` or `[S, d_y]`.
             training: whether to take `inner_steps`.
@@ -231,7 +232,7 @@ class GradientLearner(learner.Learner):
             self.bound,
             adapted,
             others,
-            buffers,
+            held,
             support_x,
             support_y,
             lambda y, z: losses.of(self.support_loss, y, self.masked(z, ways)),
@@ -252,7 +253,7 @@ class GradientLearner(learner.Learner):
 
             weights, _, memory = steps.repeat(
                 step,
-                (start, buffers, self.begin(start)),
+                (start, held["buffers"], self.begin(start)),
                 count,
                 unroll=training and self.unrolled and count <= UNROLLED_STEPS,
             )
@@ -265,23 +266,23 @@ class GradientLearner(learner.Learner):
         weights = self.solve(meta, start, inputs, descend, support_loss, examples)
         return weights, memories[-1]
 
-    def adapt_task(self, meta, buffers, support_x, support_y, training):
+    def adapt_task(self, meta, held, support_x, support_y, training):
         """The state of one task; arguments as for `inner_loop`."""
-        weights, _ = self.inner_loop(meta, buffers, support_x, support_y, training)
+        weights, _ = self.inner_loop(meta, held, support_x, support_y, training)
         statistics = []
         if self.normalization == "inductive":
-            pairs = self._pairs(meta, weights, buffers)
+            pairs = self._pairs(meta, weights, held)
             statistics = self.bound.measure(pairs, support_x)
         ways = self._ways(support_y)
         return {"weights": weights, "statistics": statistics, "ways": ways}
 
-    def infer_task(self, meta, buffers, state, query_x):
+    def infer_task(self, meta, held, state, query_x):
         """The answers of one task, and the activity regularizers of the run.
 
         Returns:
             `(outputs, penalty)`: logits `[Q, N]` or predictions `[Q, d_y]`, a scalar.
         """
-        pairs = self._pairs(meta, state["weights"], buffers)
+        pairs = self._pairs(meta, state["weights"], held)
         if self.normalization == "inductive":
             pairs += zip(self.bound.statistics, state["statistics"], strict=True)
         outputs, penalty, _ = self.bound.apply(
@@ -290,12 +291,12 @@ class GradientLearner(learner.Learner):
         outputs = self.masked(outputs, state["ways"])
         return outputs, tf.cast(penalty, outputs.dtype)
 
-    def task_gradient(self, meta, buffers, task, outer):
+    def task_gradient(self, meta, held, task, outer):
         """Loss, answers and meta-gradient of one task.
 
         Args:
             meta: values of `meta_variables()`.
-            buffers: values of the network's buffers.
+            held: values of what does not learn, see `objectives.SupportLoss`.
             task: a dict of support_x, support_y, query_x, query_y and, if there are
                 any, weights: of the task, a scalar, or of its queries `[Q]`.
             outer: an `objectives.OuterLoss`.
@@ -307,9 +308,9 @@ class GradientLearner(learner.Learner):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tf.nest.flatten(meta))
             state = self.adapt_task(
-                meta, buffers, task["support_x"], task["support_y"], True
+                meta, held, task["support_x"], task["support_y"], True
             )
-            outputs, penalty = self.infer_task(meta, buffers, state, task["query_x"])
+            outputs, penalty = self.infer_task(meta, held, state, task["query_x"])
             loss = outer.loss(task, outputs) + penalty
             scaled = loss * outer.scale
         gradients = tape.gradient(
@@ -331,26 +332,28 @@ class GradientLearner(learner.Learner):
         pairs = list(zip(adapts, per_variable, strict=True))
         return [v for a, v in pairs if a], [v for a, v in pairs if not a]
 
-    def _pairs(self, meta, weights, buffers):
+    def _pairs(self, meta, weights, held):
         """Variables of the network and their values: a task's own, and shared ones."""
         pairs = list(zip(self.bound.trainable, meta["weights"], strict=True))
         pairs += zip(self.adapted(), weights, strict=True)  # the later value counts
-        return pairs + list(zip(self.bound.buffers, buffers, strict=True))
+        pairs += zip(self.bound.buffers, held["buffers"], strict=True)
+        pairs += zip(self.bound.frozen, held["frozen"], strict=True)
+        return pairs
 
     # All tasks.
 
     def adapt_tasks(self, support_x, support_y, training=False):
-        meta, buffers = self._meta_values(), self._buffer_values()
+        meta, held = self._meta_values(), self._held_values()
         return steps.map_tasks(
-            lambda task: self.adapt_task(meta, buffers, *task, training),
+            lambda task: self.adapt_task(meta, held, *task, training),
             (support_x, support_y),
             self.vectorize,
         )
 
     def infer_tasks(self, state, query_x, training=False):
-        meta, buffers = self._meta_values(), self._buffer_values()
+        meta, held = self._meta_values(), self._held_values()
         outputs, penalties = steps.map_tasks(
-            lambda task: self.infer_task(meta, buffers, *task),
+            lambda task: self.infer_task(meta, held, *task),
             (state, query_x),
             self.vectorize,
         )
@@ -358,7 +361,7 @@ class GradientLearner(learner.Learner):
         return outputs
 
     def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
-        values, buffers = self._meta_values(), self._buffer_values()
+        values, held = self._meta_values(), self._held_values()
         support_x, support_y = checks.checked_support(
             self, episode["support_x"], episode["support_y"]
         )
@@ -378,7 +381,7 @@ class GradientLearner(learner.Learner):
             task, index = elements
             # A tape watches tensors of its own graph.
             meta = tf.nest.map_structure(tf.identity, values)
-            return self.task_gradient(meta, self._seeded(buffers, index), task, outer)
+            return self.task_gradient(meta, self._seeded(held, index), task, outer)
 
         loss, outputs, gradients = steps.map_tasks(
             of_task, (tasks, tf.range(tf.shape(support_x)[0])), self.vectorize
@@ -401,7 +404,7 @@ class GradientLearner(learner.Learner):
             )
 
     def _weight_penalty(self, values, scale):
-        """The weight regularizers, and their scaled gradient, in the order of `meta`."""
+        """The weight regularizers, and their scaled gradient in the order of `meta`."""
         flat = tf.nest.flatten(values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flat)
@@ -418,14 +421,17 @@ class GradientLearner(learner.Learner):
             self.meta_variables(),
         )
 
-    def _buffer_values(self):
-        return network_module.values(self.bound.buffers)
+    def _held_values(self):
+        return {
+            "buffers": network_module.values(self.bound.buffers),
+            "frozen": network_module.values(self.bound.frozen),
+        }
 
-    def _seeded(self, buffers, index):
+    def _seeded(self, held, index):
         """The network's random layers draw anew for each meta-step and task."""
         seeds = {id(seed) for seed in self.bound.seeds}
         if not seeds:
-            return buffers
+            return held
         if getattr(self, "optimizer", None) is None:
             raise ValueError(
                 "expected a compiled learner, because random layers draw by the "
@@ -434,13 +440,13 @@ class GradientLearner(learner.Learner):
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
         drawn = []
         for place, (variable, value) in enumerate(
-            zip(self.bound.buffers, buffers, strict=True)
+            zip(self.bound.buffers, held["buffers"], strict=True)
         ):
             if id(variable) in seeds:
                 fold = tf.random.experimental.stateless_fold_in([step, place], index)
                 value += tf.cast(tf.bitcast(fold, tf.uint32), value.dtype)
             drawn.append(value)
-        return drawn
+        return {**held, "buffers": drawn}
 
     # One task's Keras model.
 

@@ -83,13 +83,13 @@ class Reptile(gradient.GradientLearner):
         ]
         return weights, (power, squares)
 
-    def task_gradient(self, meta, buffers, task, outer):
+    def task_gradient(self, meta, held, task, outer):
         x, y = task["support_x"], task["support_y"]
         if self.joint:
             x = tf.concat([x, task["query_x"]], axis=0)
             y = tf.concat([y, tf.cast(task["query_y"], y.dtype)], axis=0)
-        state = self.adapt_task(meta, buffers, x, y, True)
-        outputs, _ = self.infer_task(meta, buffers, state, task["query_x"])
+        state = self.adapt_task(meta, held, x, y, True)
+        outputs, _ = self.infer_task(meta, held, state, task["query_x"])
         ends = dict(zip(map(id, self.adapted()), state["weights"], strict=True))
         gradients = [
             (phi - ends.get(id(v), phi)) * outer.factor(task)
@@ -123,7 +123,7 @@ class Reptile(gradient.GradientLearner):
         if count:  # it goes on with what the inner loop has seen
             run = tf.function(
                 lambda: self.inner_loop(
-                    self._meta_values(), self._buffer_values(), x, y, False
+                    self._meta_values(), self._held_values(), x, y, False
                 )
             )
             _, (_, squares) = run()

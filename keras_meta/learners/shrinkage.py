@@ -215,8 +215,8 @@ class SigmaReptile(Shrinkage):
 
         return list(solved(*start, *self.log_precisions(meta, examples)))
 
-    def task_gradient(self, meta, buffers, task, outer):
-        loss, outputs, gradients = super().task_gradient(meta, buffers, task, outer)
+    def task_gradient(self, meta, held, task, outer):
+        loss, outputs, gradients = super().task_gradient(meta, held, task, outer)
         # The rule for phi is no gradient of the loss, whose factors it has not seen.
         adapted = {id(variable) for variable in self.adapted()}
         variables = tf.nest.flatten(self.meta_variables())
