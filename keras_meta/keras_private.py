@@ -40,6 +40,14 @@ def track_loss(model, loss, tasks):
     model._loss_tracker.update_state(loss, sample_weight=tasks)
 
 
+def place_of(optimizer, variable):
+    """The index of a variable among those that a Keras optimizer was built with.
+
+    `update_step` is given the backend's variable, not the Keras one.
+    """
+    return optimizer._get_variable_index(variable)
+
+
 def adam_velocities(optimizer):
     """The running squares of gradients of a built `keras.optimizers.Adam`."""
     return list(optimizer._velocities)

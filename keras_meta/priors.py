@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_meta import keras_private
+
 
 def module_names(variables, modules="layer"):
     """The module that each variable belongs to.
@@ -102,7 +104,6 @@ class ProximalSGD(keras.optimizers.Optimizer):
             self.add_variable(shape=(), dtype=variable.dtype, name="log_precision")
             for variable in variables
         ]
-        self.places = {id(variable): i for i, variable in enumerate(variables)}
 
     def set_prior(self, variables, centres, log_precisions):
         """Gives each variable its phi (an array) and log P (a scalar)."""
@@ -115,7 +116,7 @@ class ProximalSGD(keras.optimizers.Optimizer):
                 variable.assign(value)
 
     def update_step(self, gradient, variable, learning_rate):
-        place = self.places[id(variable)]
+        place = keras_private.place_of(self, variable)
         centre = self.centres[place]
         rate = keras.ops.cast(learning_rate, variable.dtype)
         log_rate = keras.ops.log(rate)

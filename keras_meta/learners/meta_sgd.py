@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_meta import settings
+from keras_meta import keras_private, settings
 from keras_meta.learners import gradient
 
 
@@ -93,7 +93,6 @@ class RatedSGD(keras.optimizers.Optimizer):
             self.add_variable_from_reference(variable, name="rate")
             for variable in variables
         ]
-        self.places = {id(variable): i for i, variable in enumerate(variables)}
 
     def set_rates(self, variables, rates):
         """Gives each variable its alpha, an array of its shape."""
@@ -103,5 +102,5 @@ class RatedSGD(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         factor = keras.ops.cast(learning_rate, variable.dtype)
-        rate = factor * self.rates[self.places[id(variable)]]
+        rate = factor * self.rates[keras_private.place_of(self, variable)]
         self.assign_sub(variable, rate * gradient)
