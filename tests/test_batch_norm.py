@@ -253,6 +253,28 @@ def test_layers_keep_their_names_and_are_found_at_any_depth():
     assert [layer.name for layer in batch_norm.batch_norms(model)] == ["deep", "last"]
 
 
+class Doubled(layers.BatchNormalization):
+    """A normalization with something of its own."""
+
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+def test_a_users_own_normalization_is_refused_or_stays_what_it_is():
+    model = alone(Doubled(name="own"), [6, 3])
+    try:
+        exact = batch_norm.exact(model)
+    except ValueError as error:
+        assert "'own'" in str(error) and "\n" not in str(error)
+        return
+    x = inputs([6, 3])
+    for training in (True, False):
+        (found, after), (expected, kept) = (run(m, x, training) for m in (exact, model))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        for path, value in kept.items():
+            np.testing.assert_allclose(after[path], value, rtol=1e-5)
+
+
 class Subclassed(keras.Model):
     """A model with a layer whose graph nobody knows."""
 
