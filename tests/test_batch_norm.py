@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_meta as km
 from keras_meta import batch_norm
 
 layers = keras.layers
@@ -101,16 +102,19 @@ def test_batch_normalization_is_keras_and_numpys(shape, arguments, dtype):
                 expected = (1 - share) * old + share * new
                 np.testing.assert_allclose(after[path], expected, **single)
 
-    # While measuring, momentum and `training` are of no account.
+    # While measuring, momentum and `training` are of no account, and nothing moves.
     for training in (True, False):
-        with batch_norm.measuring():
+        with batch_norm.measuring() as measurements:
             found, after = run(exact, x, training)
         found = tf.cast(found, "float64")
         expected = normalized(mean, variance)
         np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
-        values = {path.split("/")[-1]: value for path, value in after.items()}
-        np.testing.assert_allclose(values["moving_mean"], mean, **single)
-        np.testing.assert_allclose(values["moving_variance"], variance, **single)
+        variables, values = zip(*measurements, strict=True)
+        assert variables[0] is layer.moving_mean
+        assert variables[1] is layer.moving_variance and len(variables) == 2
+        np.testing.assert_allclose(values, [mean, variance], **single)
+        for variable in model.variables:
+            np.testing.assert_array_equal(after[variable.path], variable)
 
 
 def test_measuring_ends_with_its_block():
@@ -135,8 +139,9 @@ def test_a_frozen_layer_keeps_and_uses_its_own_statistics():
     assert np.abs(measured - expected).max() > 0.1
     model.layers[0].trainable = False  # seen by the graph that was made before
     for training in (True, False):
-        with batch_norm.measuring():
+        with batch_norm.measuring() as measurements:
             found, after = run(exact, x, training)
+        assert measurements == []
         np.testing.assert_array_equal(found, expected)
         for variable in model.variables:
             np.testing.assert_array_equal(after[variable.path], variable)
@@ -184,6 +189,38 @@ def test_large_numbers_of_half_precision_do_not_overflow():
     x = 1000 * inputs([6, 3])  # whose squares are beyond 65504
     found, _ = run(batch_norm.exact(model), x)
     assert np.isfinite(found).all() and np.std(found) > 0.1
+
+
+def test_estimated_statistics_are_means_over_batches_of_episodes():
+    norm, frozen = layers.BatchNormalization(momentum=0.7), layers.BatchNormalization()
+    frozen.trainable = False
+    drop = layers.Dropout(0.5)
+    network = keras.Sequential([keras.Input([3]), norm, drop, frozen])
+    learner = km.ProtoNet(network)
+    random = np.random.RandomState(0)
+    batches = []
+    for scale in (1, 2, 4):
+        x = [random.normal(scale, scale, [2, n, 3]).astype("float32") for n in (6, 4)]
+        y = [np.tile(np.arange(n) % 2, [2, 1]).astype("int32") for n in (6, 4)]
+        episode = {"support_x": x[0], "support_y": y[0], "query_x": x[1]}
+        batches.append((episode, y[1]))
+    before = [v.numpy() for v in learner.variables]
+    batch_norm.estimate(learner, batches)
+    inputs = ("support_x", "query_x")
+    runs = [e[name].reshape(-1, 3) for e, _ in batches for name in inputs]
+    expected = {
+        id(norm.moving_mean): np.mean([x.mean(0) for x in runs], axis=0),
+        id(norm.moving_variance): np.mean([x.var(0) for x in runs], axis=0),
+    }
+    for variable, value in zip(learner.variables, before, strict=True):
+        wanted = expected.get(id(variable), value)
+        np.testing.assert_allclose(variable, wanted, rtol=1e-5)
+    # Without a batch nothing is known; learners that measure each task need nothing.
+    batch_norm.estimate(learner, [])
+    np.testing.assert_allclose(
+        norm.moving_mean, expected[id(norm.moving_mean)], rtol=1e-5
+    )
+    assert km.MAML(network).moving_statistics() == []
 
 
 GROUP_NORMS = [
@@ -251,6 +288,28 @@ def test_layers_keep_their_names_and_are_found_at_any_depth():
     exact = batch_norm.exact(model)
     assert [v.path for v in exact.variables] == [v.path for v in model.variables]
     assert [layer.name for layer in batch_norm.batch_norms(model)] == ["deep", "last"]
+
+
+class Doubled(layers.BatchNormalization):
+    """A normalization with something of its own."""
+
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+def test_a_users_own_normalization_is_refused_or_stays_what_it_is():
+    model = alone(Doubled(name="own"), [6, 3])
+    try:
+        exact = batch_norm.exact(model)
+    except ValueError as error:
+        assert "'own'" in str(error) and "\n" not in str(error)
+        return
+    x = inputs([6, 3])
+    for training in (True, False):
+        (found, after), (expected, kept) = (run(m, x, training) for m in (exact, model))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        for path, value in kept.items():
+            np.testing.assert_allclose(after[path], value, rtol=1e-5)
 
 
 class Subclassed(keras.Model):

@@ -67,6 +67,8 @@ KINDS = {
     "groups": (layers.GroupNormalization, {"groups": 2}, [3, 4]),
     "groups of images": (layers.GroupNormalization, {"groups": 2}, [2, 2, 2, 4]),
     "groups first": (layers.GroupNormalization, {"groups": 2, "axis": 1}, [2, 4, 3]),
+    "layer": (layers.LayerNormalization, {}, [3, 4]),
+    "layer of images": (layers.LayerNormalization, {"axis": [1, 2]}, [2, 3, 2]),
 }
 
 
@@ -87,7 +89,7 @@ def test_derivatives_are_those_of_differences(kind):
     assert first < 1e-7 and second < 1e-7
 
 
-@pytest.mark.parametrize("kind", ["batch", "images", "groups", "groups of images"])
+@pytest.mark.parametrize("kind", ["batch", "images", "groups", "layer"])
 def test_kerass_own_second_derivatives_are_wrong(kind):
     """The reason for exact layers: where this fails, Keras or TensorFlow is mended."""
     model, shape, _ = made(kind)

@@ -34,6 +34,8 @@ def test_a_setting_is_validated_when_set():
     assert made.rate == 0.5  # as it was
     made.rate = 2.0
     assert made.rate == 2.0
+    made.steps = 3.0
+    assert type(made.steps) is int  # what the check makes of it
     # One learner's setting is not another's.
     assert learner(rate=1.0).rate == 1.0 and made.rate == 2.0
 

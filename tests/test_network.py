@@ -1,0 +1,302 @@
+"""A bound network: what it gives with other weights, and that it leaves no trace."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta import batch_norm, network
+from tests import smooth
+from tests.nets import chain, ids, pairs, rich, same, snapshot, tensors
+
+layers = keras.layers
+Network = network.Network
+
+
+# apply
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
+def test_apply_threads_the_statistics_of_batches(momentum):
+    norm = layers.BatchNormalization(momentum=momentum, epsilon=1e-3)
+    model = keras.Sequential([keras.Input([2]), norm])
+    bound = Network(model)
+    gamma, beta = weights = tensors(bound.trainable)
+    statistics = tensors(bound.statistics, seed=1)
+    before = snapshot(model)
+    expected = [value.numpy().astype("float64") for value in statistics]
+    for seed in range(3):
+        x = np.random.RandomState(seed).normal(seed, 1 + seed, [6, 2])
+        assigned = pairs(bound.trainable, weights) + pairs(bound.statistics, statistics)
+        outputs, penalty, updated = bound.apply(assigned, np.float32(x), training=True)
+        statistics = updated(bound.statistics)
+        mean, variance = x.mean(0), x.var(0)
+        expected = [
+            momentum * old + (1 - momentum) * new
+            for old, new in zip(expected, (mean, variance), strict=True)
+        ]
+        # float32: some roundings of numbers of a few units.
+        np.testing.assert_allclose(statistics, expected, rtol=1e-5, atol=1e-6)
+        scaled = (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+        np.testing.assert_allclose(outputs, scaled, rtol=1e-4, atol=1e-5)
+        assert penalty == 0
+        same(updated(bound.trainable), weights, rtol=0)
+    # Not in training: the statistics are used, and kept.
+    assigned = pairs(bound.trainable, weights) + pairs(bound.statistics, statistics)
+    outputs, _, updated = bound.apply(assigned, np.float32(x), training=False)
+    mean, variance = (value.numpy() for value in statistics)
+    scaled = (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    np.testing.assert_allclose(outputs, scaled, rtol=1e-4, atol=1e-5)
+    same(updated(bound.statistics), statistics, rtol=0)
+    # What is not given is as it is, and the network itself has not changed.
+    same(bound.apply([], np.float32(x), False).values, model(x, training=False), rtol=0)
+    same(snapshot(model), before, rtol=0)
+
+
+def test_apply_uses_the_weights_given_and_sums_the_penalties():
+    activity = keras.regularizers.L2(0.1)
+    some = [
+        layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1)),
+        layers.Dense(1, "linear", bias_regularizer=keras.regularizers.L1(2.0)),
+        layers.ActivityRegularization(l1=0.5),
+    ]
+    model = keras.Sequential([keras.Input([4]), *some])
+    model.layers[0].activity_regularizer = activity
+    bound = Network(model)
+    w, b, v, c = weights = tensors(bound.trainable)
+    x = np.random.RandomState(3).normal(size=[5, 4]).astype("float32")
+    given = pairs(bound.trainable, weights)
+    outputs, penalty, updated = bound.apply(given, x, training=True)
+    hidden = x @ w + b
+    np.testing.assert_allclose(outputs, hidden @ v + c, rtol=1e-5, atol=1e-6)
+    # Regularizers of weights act in the outer loss alone, of activities here.
+    expected = (0.1 * np.sum(hidden**2) + 0.5 * np.sum(np.abs(outputs))) / 5
+    np.testing.assert_allclose(penalty, expected, rtol=1e-5)
+    assert updated(bound.buffers) == []
+    np.testing.assert_allclose(
+        bound.penalty(given), 0.1 * np.sum(w**2) + 2 * np.sum(c), rtol=1e-6
+    )
+    assert bound.penalty([]) == 0 and bound.penalty(given[1:3]) == 0
+    model.layers[0].trainable = False
+    given = pairs(bound.trainable, weights[2:])
+    np.testing.assert_allclose(bound.penalty(given), 2 * np.sum(c), rtol=1e-6)
+
+
+def test_values_can_be_watched_and_differentiated():
+    model = keras.Sequential([keras.Input([4]), layers.Dense(3)])
+    bound = Network(model)
+    values = network.values(bound.trainable)
+    for value, variable in zip(values, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, variable)
+    x = np.random.RandomState(3).normal(size=[5, 4]).astype("float32")
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        outputs = bound.apply(pairs(bound.trainable, values), x, training=True).values
+        total = tf.reduce_sum(outputs)
+    w, b = tape.gradient(total, values)
+    np.testing.assert_allclose(w, np.repeat(x.sum(0)[:, None], 3, 1), rtol=1e-5)
+    np.testing.assert_allclose(b, [5, 5, 5])
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_changes_a_variable(training, graph):
+    model = rich()
+    bound = Network(model)
+    before = snapshot(model)
+    x = tf.constant(np.random.RandomState(0).normal(size=[6, 4]), tf.float32)
+
+    def run(x):
+        _, _, updated = bound.apply([], x, training)
+        ahead, rest = bound.split([model.get_layer("head").kernel])
+        bound.apply([], x, training, graph=ahead or rest)
+        bound.each(x[None], training=False)
+        return [*updated(model.variables), *bound.measure([], x)]
+
+    found = (tf.function(run) if graph else run)(x)
+    same(snapshot(model), before, rtol=0)
+    # The run itself knows what a Keras model would have assigned, seeds among it.
+    moved = [np.abs(a - b).max() > 0 for a, b in zip(found, before, strict=False)]
+    expected = bound.statistics + bound.seeds if training else []
+    assert {i for i, m in enumerate(moved) if m} == {
+        i for i, v in enumerate(model.variables) if id(v) in ids(expected)
+    }
+
+
+# measure
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
+def test_measured_statistics_are_numpys_and_nothing_drops(momentum):
+    norms = [layers.BatchNormalization(momentum=momentum) for _ in range(2)]
+    first, second = layers.Dense(5), layers.Dense(3)
+    drop = layers.Dropout(0.5)
+    model = chain(first, norms[0], drop, second, norms[1])
+    bound = Network(model)
+    weights = [value.numpy() for value in tensors(bound.trainable)]
+    w, b, gamma, beta, v, c, *_ = weights
+    x = np.random.RandomState(0).normal(2, 3, [8, 4])
+    given = pairs(bound.trainable, map(tf.constant, weights))
+    found = bound.measure(given, np.float32(x))
+    assert ids(bound.statistics) == ids(
+        v for norm in norms for v in (norm.moving_mean, norm.moving_variance)
+    )
+    hidden = x @ w + b
+    mean, variance = hidden.mean(0), hidden.var(0)
+    scaled = (hidden - mean) / np.sqrt(variance + norms[0].epsilon) * gamma + beta
+    after = scaled @ v + c
+    expected = [mean, variance, after.mean(0), after.var(0)]
+    same(found, expected, rtol=1e-4, atol=1e-5)
+    # The random state of the layer that drops has not moved either.
+    with batch_norm.measuring():
+        updated = bound.apply(given, np.float32(x), training=False).updated
+    same(updated(bound.seeds), [drop.seed_generator.state], rtol=0)
+    # What is frozen uses its own statistics and has none to give.
+    norms[0].trainable = False
+    moving = [norms[0].moving_mean, norms[0].moving_variance]
+    mean, variance = (value.numpy() for value in tensors(moving))
+    kept = pairs(moving, map(tf.constant, (mean, variance)))
+    hidden = (hidden - mean) / np.sqrt(variance + norms[0].epsilon)
+    after = (hidden * norms[0].gamma.numpy() + norms[0].beta.numpy()) @ v + c
+    given = pairs([first.kernel, first.bias], map(tf.constant, (w, b)))
+    given += pairs([second.kernel, second.bias], map(tf.constant, (v, c)))
+    found = bound.measure(given + kept, np.float32(x))
+    same(found, [after.mean(0), after.var(0)], rtol=1e-4, atol=1e-5)
+    norms[1].trainable = False
+    assert bound.measure(given, np.float32(x)) == []
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_measured_statistics_of_images_and_masks(axis):
+    norm = layers.BatchNormalization(axis=axis)
+    model = keras.Sequential(
+        [keras.Input([3, 4, 5]), norm, layers.GlobalAveragePooling2D()]
+    )
+    x = np.random.RandomState(0).normal(2, 3, [6, 3, 4, 5])
+    axes = tuple({0, 1, 2, 3} - {axis % 4})
+    found = Network(model).measure([], np.float32(x))
+    same(found, [x.mean(axes), x.var(axes)], rtol=1e-4)
+
+    norm = layers.BatchNormalization()
+    pool = layers.GlobalAveragePooling1D()
+    model = keras.Sequential([keras.Input([4, 2]), layers.Masking(), norm, pool])
+    x, kept = x[:, 0, :, :2], np.random.RandomState(1).rand(6, 4) > 0.4
+    x[~kept] = 0
+    expected = [x[kept].mean(0), x[kept].var(0)]
+    same(Network(model).measure([], np.float32(x)), expected, rtol=1e-4)
+
+
+def test_a_layer_used_twice_keeps_its_last_statistics():
+    norm, dense = layers.BatchNormalization(), layers.Dense(2, use_bias=False)
+    inputs = keras.Input([2])
+    model = keras.Model(inputs, norm(dense(norm(inputs))))
+    bound = Network(model)
+    x = np.random.RandomState(0).normal(2, 3, [8, 2])
+    once = (x - x.mean(0)) / np.sqrt(x.var(0) + norm.epsilon) @ dense.get_weights()[0]
+    expected = [once.mean(0), once.var(0)]
+    same(bound.measure([], np.float32(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+# split
+
+
+def in_training(bound, values, x, cut=None):
+    """Outputs and all variables after a run, of the whole or of two parts."""
+    model = bound.model
+    given = pairs(model.variables, values)
+    if cut is None:
+        outputs, penalty, updated = bound.apply(given, x, training=True)
+        return outputs, penalty, updated(model.variables)
+    ahead, rest = cut
+    x, first, updated = bound.apply(given, x, training=True, graph=ahead)
+    given = pairs(model.variables, updated(model.variables))
+    outputs, second, updated = bound.apply(given, x, training=True, graph=rest)
+    return outputs, first + second, updated(model.variables)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("first", ["head", "norm"])
+def test_a_network_is_cut_before_the_first_layer_that_adapts(first, frozen):
+    model = smooth.network(momentum=0.5)
+    model.get_layer("norm").trainable = not frozen
+    for layer in (model.get_layer("conv"), model.get_layer("norm")):
+        layer.activity_regularizer = keras.regularizers.L2(0.1)
+    bound = Network(model)
+    x = np.random.RandomState(0).normal(size=[5, 6, 6, 1])
+    values = tensors(model.variables)
+    expected = in_training(bound, values, x)
+    assert expected[1] > 0.1
+    adapted = model.get_layer(first).variables[:2]
+    ahead, rest = bound.split(adapted)
+    assert rest.layers[1].name == first
+    found = in_training(bound, values, x, (ahead, rest))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-12)
+    same(found[2], expected[2], rtol=1e-12)
+    # The first part does not read the variables that adapt.
+    assert not set(ids(ahead.variables)) & set(ids(adapted))
+
+
+def test_flags_of_after_the_cut_are_seen_by_both_parts():
+    model = smooth.network(momentum=0.5)
+    bound = Network(model)
+    cut = bound.split(model.get_layer("head").variables)
+    x = np.random.RandomState(0).normal(size=[5, 6, 6, 1])
+    values = tensors(model.variables)
+    before = in_training(bound, values, x, cut)
+    model.get_layer("norm").trainable = False
+    found, expected = (in_training(bound, values, x, c) for c in (cut, None))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+    assert np.abs(found[0] - before[0]).max() > 1e-3
+
+
+def test_a_random_layer_is_never_ahead():
+    first, drop = layers.Dense(4, name="first"), layers.Dropout(0.5, name="drop")
+    model = chain(first, drop, layers.Dense(4), layers.Dense(2, name="head"))
+    bound = Network(model)
+    cut = ahead, part = bound.split(model.get_layer("head").variables)
+    assert [layer.name for layer in ahead.layers[1:]] == ["first"]
+    assert part.layers[1].name == "drop"
+    x = np.random.RandomState(0).normal(size=[5, 4]).astype("float32")
+    values = network.values(model.variables)
+    found, expected = (in_training(bound, values, x, c) for c in (cut, None))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)  # the same draws
+    same(found[2], expected[2], rtol=0)
+
+
+def test_a_sequential_model_is_cut_too():
+    model = keras.Sequential(
+        [keras.Input([4]), layers.Dense(4, name="first"), layers.Dense(2, name="head")]
+    )
+    ahead, rest = Network(model).split(model.get_layer("head").variables)
+    assert ahead is not None
+    assert ids(ahead.variables) == ids(model.layers[0].variables)
+    assert ids(rest.variables) == ids(model.layers[1].variables)
+
+
+def two_paths():
+    """A network whose head sees its input past the layers before."""
+    inputs = keras.Input([4])
+    x = layers.Dense(4, name="second")(layers.Dense(4)(inputs))
+    joined = layers.Concatenate()([inputs, x])
+    return keras.Model(inputs, layers.Dense(2, name="head")(joined))
+
+
+def random_first():
+    return chain(layers.Dropout(0.5), layers.Dense(4), layers.Dense(2, name="head"))
+
+
+@pytest.mark.parametrize(
+    ("make", "adapted"),
+    [
+        (smooth.network, ["conv", "head"]),  # the first layer adapts
+        (two_paths, ["second", "head"]),
+        (random_first, ["head"]),
+    ],
+)
+def test_a_network_that_cannot_be_cut_stays_whole(make, adapted):
+    model = make()
+    bound = Network(model)
+    ahead, rest = bound.split([model.get_layer(name).kernel for name in adapted])
+    assert ahead is None
+    assert rest is bound.graph
