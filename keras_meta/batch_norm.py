@@ -11,9 +11,6 @@ from keras_meta import keras_private
 # The list that batch normalization measures into, or None: see `measuring`.
 _MEASURING = contextvars.ContextVar("measuring", default=None)
 
-# Normalization layers whose moments Keras computes with `tf.nn.moments`.
-INEXACT = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
-
 
 @contextlib.contextmanager
 def measuring():
@@ -102,7 +99,7 @@ def exact(model):
             rebuild, such as a subclassed model, or one synchronized between replicas.
     """
     layers = keras_private.layers_of(model)
-    inexact = [layer for layer in layers if _is_inexact(layer)]
+    inexact = [layer for layer in layers if is_inexact(layer)]
     if not inexact:
         return model
     for layer in inexact:
@@ -136,16 +133,18 @@ def exact(model):
 
 def exact_form(layer):
     """The exact form of a normalization layer; any other layer as it is."""
-    if not _is_inexact(layer):
+    if not is_inexact(layer):
         return layer
-    batch = isinstance(layer, keras.layers.BatchNormalization)
-    kind = ExactBatchNorm if batch else ExactGroupNorm
+    kind = EXACT[type(layer)]
     return kind(layer, name=layer.name, dtype=layer.dtype_policy)
 
 
-def _is_inexact(layer):
-    # Renormalization has statistics of its own, and no exact form here.
-    return isinstance(layer, INEXACT) and not getattr(layer, "renorm", False)
+def is_inexact(layer):
+    """Whether a layer has an exact form: not those of a user's own subclass.
+
+    Batch renormalization has statistics of its own, and no exact form here.
+    """
+    return type(layer) in EXACT and not getattr(layer, "renorm", False)
 
 
 class Exact(keras.layers.Layer):
@@ -168,7 +167,9 @@ class Exact(keras.layers.Layer):
     def regularized(self, outputs):
         """The outputs, the source's activity regularizer applied as Keras does."""
         if self.source.activity_regularizer is not None:
-            self.source.add_loss(self.source.activity_regularizer(outputs))
+            examples = tf.cast(tf.maximum(tf.shape(outputs)[0], 1), outputs.dtype)
+            penalty = self.source.activity_regularizer(outputs)
+            self.source.add_loss(penalty / examples)
         return outputs
 
 
@@ -241,6 +242,32 @@ class ExactGroupNorm(Exact):
             x += tf.reshape(tf.cast(source.beta.value, x.dtype), along)
         x = tf.ensure_shape(x, inputs.shape)
         return self.regularized(tf.cast(x, self.compute_dtype))
+
+
+class ExactLayerNorm(Exact):
+    """`keras.layers.LayerNormalization`, exact."""
+
+    def call(self, inputs):
+        source, rank = self.source, inputs.shape.rank
+        axes = source.axis if isinstance(source.axis, list | tuple) else [source.axis]
+        axes = sorted(axis % rank for axis in axes)
+        x = _precise(inputs)
+        mean, variance = _moments(x, axes)
+        x = (x - mean) * tf.math.rsqrt(variance + source.epsilon)
+        along = [inputs.shape[i] if i in axes else 1 for i in range(rank)]
+        if source.scale:
+            x *= tf.reshape(tf.cast(source.gamma.value, x.dtype), along)
+        if source.center:
+            x += tf.reshape(tf.cast(source.beta.value, x.dtype), along)
+        return self.regularized(tf.cast(x, self.compute_dtype))
+
+
+# The exact forms of layers whose moments Keras computes with `tf.nn.moments`.
+EXACT = {
+    keras.layers.BatchNormalization: ExactBatchNorm,
+    keras.layers.GroupNormalization: ExactGroupNorm,
+    keras.layers.LayerNormalization: ExactLayerNorm,
+}
 
 
 def _precise(x):

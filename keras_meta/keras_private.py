@@ -29,6 +29,11 @@ def made_to_train(layer):
     return list(layer._trainable_variables)
 
 
+def seed_generators(layer):
+    """The `keras.random.SeedGenerator`s of a layer itself, wherever it keeps them."""
+    return list(layer._seed_generators)
+
+
 def track_loss(model, loss, tasks):
     """Adds a batch's loss to the mean that `fit` reports.
 

@@ -97,12 +97,9 @@ class Network:
 
     @property
     def seeds(self):
-        found = {}
-        for layer in [self.model, *keras_private.layers_of(self.model)]:
-            for value in vars(layer).values():
-                if isinstance(value, keras.random.SeedGenerator):
-                    found[id(value.state)] = value.state
-        return list(found.values())
+        layers = [self.model, *keras_private.layers_of(self.model)]
+        states = [g.state for v in layers for g in keras_private.seed_generators(v)]
+        return list({id(state): state for state in states}.values())
 
     @property
     def buffers(self):
@@ -174,8 +171,8 @@ class Network:
         )
         for layer in reversed(self.model.layers[1 : len(fixed) + 1]):
             try:
-                ahead = keras.Model(self.model.input, layer.input)
-                rest = keras.Model(layer.input, self.model.output)
+                ahead = keras.Model(self.model.inputs, layer.input)
+                rest = keras.Model(layer.input, self.model.outputs[0])
             except (AttributeError, ValueError):
                 continue  # called twice, or passed by: one tensor does not carry it all
             if ahead.weights:
@@ -275,7 +272,8 @@ def with_outputs(network, outputs):
         ValueError: the last layer is not a Dense one.
     """
     last = network.layers[-1]
-    if not isinstance(last, keras.layers.Dense) or last.output is not network.output:
+    ends = isinstance(network, keras.Sequential) or last.output is network.outputs[0]
+    if not isinstance(last, keras.layers.Dense) or not ends:
         raise ValueError(
             "expected a network that ends in a Dense layer, whose units can be other "
             f"in number; {network.name} ends in {type(last).__name__}."

@@ -74,8 +74,8 @@ def integer(least, optional=False):
     def check(learner, name, value):
         if value is None and optional:
             return None
-        right = isinstance(value, int | float) or hasattr(value, "__index__")
-        if isinstance(value, bool) or not right or value != int(value) or value < least:
+        whole = isinstance(value, numbers.Real) and float(value).is_integer()
+        if isinstance(value, bool) or not whole or value < least:
             raise ValueError(
                 f"expected {name} to be an integer >= {least}, got {value!r}."
             )

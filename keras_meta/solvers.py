@@ -1,11 +1,9 @@
 """Conjugate gradient for equations that may be indefinite."""
 
+import numpy as np
 import tensorflow as tf
 
 from keras_meta import steps as steps_module
-
-# Of the first residual's square: below it a solution is exact to float32.
-RELATIVE_TOLERANCE = 1e-14
 
 
 def conjugate_gradient(product, right, precondition, steps):
@@ -13,10 +11,9 @@ def conjugate_gradient(product, right, precondition, steps):
 
     Returns the iterate of the smallest residual `|right - A v|`, which need not be the
     last: residuals rise and fall in between, and A may be indefinite. It stops early
-    where the curvature along the search direction is not positive. Where that is so for
-    the first direction, or no iterate has a smaller residual than v = 0, nothing is
-    known of A along it, and v is `precondition(right)`. All thresholds are relative,
-    so the solution of `c right` is c times that of `right`.
+    where the curvature along the search direction is not positive; where that is so for
+    the first direction, v is `precondition(right)`. All thresholds are relative, so the
+    solution of `c right` is c times that of `right`.
 
     Args:
         product: `v -> A v`, on lists of tensors.
@@ -44,7 +41,7 @@ def conjugate_gradient(product, right, precondition, steps):
         solution, residual, direction, size, best, least, active = state
         ahead = product(direction)
         curvature = steps_module.inner_product(direction, ahead)
-        active = active & (curvature > 0) & (size > RELATIVE_TOLERANCE * first)
+        active = active & (curvature > 0) & (size > rounding**2 * first)
         length = tf.where(active, size / tf.where(active, curvature, 1), 0)
         solution = axpy(length, direction, solution)
         residual = axpy(-length, ahead, residual)
@@ -57,6 +54,13 @@ def conjugate_gradient(product, right, precondition, steps):
         direction = axpy(turn, direction, conditioned)
         return solution, residual, direction, new_size, best, least, active
 
+    rounding = np.finfo(right[0].dtype.as_numpy_dtype).eps
+    # Squares of small gradients underflow: solve for those of length about one, a
+    # power of two away, which rounds nothing.
+    largest = tf.reduce_max([tf.reduce_max(tf.abs(r)) for r in right])
+    power = tf.math.floor(tf.math.log(largest) / tf.math.log(tf.ones_like(largest) * 2))
+    unit = tf.where(largest > 0, 2**power, tf.ones_like(largest))
+    right = [r / unit for r in right]
     direction = precondition(right)
     first = steps_module.inner_product(right, direction)
     state = (
@@ -65,7 +69,8 @@ def conjugate_gradient(product, right, precondition, steps):
         direction,
         first,
         direction,
-        squared(right),
+        tf.constant(np.inf, first.dtype),
         tf.constant(True),
     )
-    return steps_module.repeat(step, state, steps, unroll=False)[4]
+    best = steps_module.repeat(step, state, steps, unroll=False)[4]
+    return [unit * v for v in best]

@@ -61,7 +61,7 @@ def build(learner, x, y, optimizer=None):
         optimizer = learner.task_optimizer(variables, x, y)
     found = [learner.task_prior(source, len(y)) for _, source in variables]
     if found and found[0] is not None:
-        network = TaskNetwork(network)
+        network = TaskNetwork(network, dtype=learner.dtype_policy)
         network.set_prior(*zip(*found, strict=True))
     return network, optimizer
 

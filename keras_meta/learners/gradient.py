@@ -5,11 +5,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta import (
+    batch_norm,
     checks,
     keras_private,
     learner,
     losses,
     objectives,
+    priors,
     settings,
     steps,
 )
@@ -88,11 +90,12 @@ class GradientLearner(learner.Learner):
         bound = network_module.Network(network)
         if not bound.adaptable:
             raise ValueError("expected a network with trainable weights, got none.")
-        renormalized = [norm.name for norm in bound.norms if norm.renorm]
-        if renormalized:
+        unread = [n for n in bound.norms if not batch_norm.is_inexact(n)]
+        if unread:
             raise ValueError(
-                "expected BatchNormalization layers whose batch statistics can be read "
-                f"(no renorm); layer '{renormalized[0]}' has renorm True."
+                "expected keras.layers.BatchNormalization without renorm, whose batch "
+                f"statistics can be read, got layer '{unread[0].name}' of "
+                f"{type(unread[0]).__name__}."
             )
         kwargs.setdefault("dtype", network_module.policy(network))
         super().__init__(
@@ -357,7 +360,8 @@ class GradientLearner(learner.Learner):
             (state, query_x),
             self.vectorize,
         )
-        self.add_loss(tf.reduce_mean(penalties))
+        # In the precision of Keras' own losses.
+        self.add_loss(tf.cast(tf.reduce_mean(penalties), keras.config.floatx()))
         return outputs
 
     def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
@@ -484,7 +488,9 @@ class GradientLearner(learner.Learner):
             x: support examples `[S, ...]`.
             y: their labels `[S]` or targets `[S, d_y]`.
         """
-        return keras.optimizers.SGD(self.inner_rate)
+        if self.log_precisions(self._meta_values(), tf.constant(len(y))) is None:
+            return keras.optimizers.SGD(self.inner_rate)
+        return priors.ProximalSGD(self.inner_rate)
 
     def task_model(self, x, y, optimizer=None):
         from keras_meta import task_network

@@ -37,8 +37,6 @@ class Reptile(gradient.GradientLearner):
     """
 
     unrolled = False
-
-    unrolled = False
     outer_loss = False
 
     inner_optimizer = settings.Setting(settings.choice(*OPTIMIZERS))

@@ -129,9 +129,6 @@ class Shrinkage(gradient.GradientLearner):
             for variable in self.adapted()
         ]
 
-    def task_optimizer(self, variables, x, y):
-        return priors.ProximalSGD(self.inner_rate)
-
     def get_config(self):
         config = super().get_config()
         config.update(
