@@ -19,16 +19,16 @@ setuptools.setup(
     install_requires=[
         "absl-py>=2.1",
         "importlib_resources>=6.0",  # tensorflow-datasets needs it, undeclared
-        "keras>=3.10",
+        "keras>=3.15",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "pillow>=10.0",
         "rich>=13.0",
-        "tensorboard>=2.19",
-        "tensorflow>=2.19",
+        "tensorboard>=2.16",
+        "tensorflow>=2.16.1",
         "tensorflow-datasets>=4.9.8",
-        "tensorflow-probability[tf]>=0.25",
-        "tensorflow-serving-api>=2.19",
+        "tensorflow-probability[tf]>=0.24",
+        "tensorflow-serving-api>=2.16.1",
     ],
     extras_require={
         "bench": ["jax>=0.5", "torch>=2.6"],  # peers of tools/benchmark.py
@@ -47,6 +47,7 @@ setuptools.setup(
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "setuptools>=70.1",
+            "uv>=0.5",  # tools/check_versions.py
         ],
     },
     entry_points={"console_scripts": ["keras-meta = zoo.cli:main"]},

@@ -88,22 +88,27 @@ def test_a_tool_says_what_a_system_does_not_tell():
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
 def test_peak_memory_is_at_its_most():
     before = runtime.peak_memory()
-    held = np.ones([600, 2**20], "uint8")  # 600 MB, every page of them
+    held = np.ones([200, 2**20], "uint8")  # 200 MB, every page of them
     during = runtime.peak_memory()
     del held
     assert during <= runtime.peak_memory() < during + 50
-    assert during >= 600 and during >= before
+    assert during >= 200 and during >= before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what Linux' getrusage does")
 def test_peak_memory_is_not_that_of_who_began_the_process():
-    child = "from keras_meta import runtime; print(runtime.peak_memory())"
+    child = (
+        "import runpy, sys, types\n"
+        "sys.modules['tensorflow'] = types.ModuleType('tensorflow')  # is large\n"
+        f"path = {str(ROOT / 'keras_meta' / 'runtime.py')!r}\n"
+        "print(runpy.run_path(path)['peak_memory']())"
+    )
     program = (
         "import subprocess, sys, numpy\n"
-        "held = numpy.ones([1500, 2**20], 'uint8')\n"
+        "held = numpy.ones([300, 2**20], 'uint8')\n"
         f"sys.exit(subprocess.call([sys.executable, '-c', {child!r}]))"
     )
-    assert 100 < float(python(program)) < 1400  # with TensorFlow
+    assert 5 < float(python(program)) < 200
 
 
 @pytest.mark.parametrize("platform, unit", [("darwin", 2**20), ("freebsd14", 2**10)])

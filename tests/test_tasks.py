@@ -362,7 +362,8 @@ def test_least_squares_leaves_repeated_points_alone():
 
 
 def kernel_matrix(kernel, x1, x2, length, scale):
-    d = np.abs(np.float64(x1)[:, None, 0] - np.float64(x2)[None, :, 0])
+    x1, x2 = np.asarray(x1, "float64"), np.asarray(x2, "float64")
+    d = np.abs(x1[:, None, 0] - x2[None, :, 0])
     root = np.sqrt(3) * d / length
     return (
         scale**2
@@ -727,7 +728,8 @@ def test_glyphs_look_like_omniglot(alphabet):
     ink = alphabet.mean(axis=(2, 3))
     assert ink.min() > 0.005  # never blank
     assert 0.055 < ink.mean() < 0.085  # 0.078
-    edges = np.concatenate([alphabet[..., [0, -1]], alphabet[..., [0, -1], :].mT], 2)
+    rows = alphabet[..., [0, -1], :]
+    edges = np.concatenate([alphabet[..., [0, -1]], rows.swapaxes(-1, -2)], 2)
     assert edges.mean() < 0.001  # nor cut off
 
     steps = np.diff(np.pad(alphabet, [(0, 0)] * 3 + [(1, 1)]), axis=-1)
