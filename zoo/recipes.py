@@ -727,7 +727,8 @@ RECIPES = {
         warm_start="maml.omniglot_5w1s",
     ),
     "imaml.omniglot_5w1s": Recipe(
-        # Damped as by its authors: at a rate of 1e-3 and without, training diverged.
+        # Damped, otherwise than by its authors, who solve (1 + d) v + H v / (lambda +
+        # 10) = g: at a rate of 1e-3 and without, training diverged.
         # Under their lambda of 2 answers stay unsure, and training unlearned the warm
         # start to make them surer.
         _drawn(
