@@ -5,6 +5,7 @@
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import variables as autocast_scope
 
 
 def layers_of(model, recursive=True):
@@ -32,6 +33,15 @@ def made_to_train(layer):
 def seed_generators(layer):
     """The `keras.random.SeedGenerator`s of a layer itself, wherever it keeps them."""
     return list(layer._seed_generators)
+
+
+def full_precision():
+    """A scope in which variables are read as they are.
+
+    `Layer.__call__` of a layer of a mixed policy reads them in its compute dtype, even
+    one with `autocast=False`.
+    """
+    return autocast_scope.AutocastScope(None)
 
 
 def track_loss(model, loss, tasks):

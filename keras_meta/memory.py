@@ -68,7 +68,7 @@ class LRUACell(keras.layers.Layer):
         output_hidden=False,
         **kwargs,
     ):
-        # The memory and its usage stay in the variables' precision: rows are compared.
+        # States stay in the variables' precision: rows are compared by their usage.
         super().__init__(autocast=False, **kwargs)
         if controller not in CONTROLLERS:
             raise ValueError(
@@ -121,6 +121,11 @@ class LRUACell(keras.layers.Layer):
         ]
         self.output_size = read_size + (units if output_hidden else 0)
 
+    @property
+    def compute_dtype(self):
+        """Of the state and of what is done here; the layers inside have the policy's."""
+        return self.variable_dtype
+
     def build(self, input_shape):
         reads = self.heads * self.width if self.feed_reads else 0
         self.inner.build([None, input_shape[-1] + reads])
@@ -130,14 +135,7 @@ class LRUACell(keras.layers.Layer):
 
     def get_initial_state(self, batch_size=None):
         shapes = [(s,) if isinstance(s, int) else s for s in self.state_size]
-        inner = 2 if self.controller == "lstm" else 0  # h and c, the controller's own
-        return [
-            tf.zeros(
-                [batch_size, *shape],
-                self.compute_dtype if index < inner else self.variable_dtype,
-            )
-            for index, shape in enumerate(shapes)
-        ]
+        return [tf.zeros([batch_size, *s], self.variable_dtype) for s in shapes]
 
     def call(self, inputs, states, training=False):
         *inner, reads, memory, read_weights, usage = states
@@ -147,6 +145,7 @@ class LRUACell(keras.layers.Layer):
             inputs = tf.concat([inputs, reads], axis=-1)
         if self.controller == "lstm":
             hidden, inner = self.inner(inputs, inner, training=training)
+            inner = [tf.cast(state, precision) for state in inner]
         else:
             hidden = self.inner(inputs)
         keys = tf.cast(self.key(hidden), precision)

@@ -66,7 +66,8 @@ def test_frozen_modules_have_the_meta_gradient_of_the_unrolled_loop():
     assert slopes[0].keys() == slopes[1].keys()
     for path, expected in slopes[0].items():
         error = np.linalg.norm(slopes[1][path] - expected)
-        assert error < 1e-4 * np.linalg.norm(expected), path
+        # A bias before a normalization has none.
+        assert error < 1e-4 * max(np.linalg.norm(expected), 1e-6), path
 
 
 # Fine-tuning.
@@ -156,7 +157,7 @@ def test_the_prior_survives_saving(name, optimizer, tmp_path, names):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     # Compiled with another optimizer, it still has its prior: -log p / S, by hand.
     loaded.compile(keras.optimizers.SGD(0.01), loss=learner.support_loss)
-    total = loaded.evaluate(x, y, verbose=0)
+    total = loaded.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     logits = loaded.predict(x, verbose=0)
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     data = -np.mean(np.log(chances[np.arange(len(y)), y]))

@@ -7,6 +7,17 @@ from keras_meta import learner, losses, settings
 from keras_meta import network as network_module
 
 AGGREGATES = ("mean", "attention")
+MIN_SCALE = 0.1  # as published
+
+
+def _least_scale(learner, name, value):
+    """The check of the least sigma, of which classification has none."""
+    if learner.classification and value != MIN_SCALE:
+        raise ValueError(
+            f"expected no {name} for classification, which predicts no scale, got "
+            f"{value!r}."
+        )
+    return settings.between(0, 1)(learner, name, value)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -66,7 +77,7 @@ class CNP(learner.Learner):
     """
 
     aggregate = settings.Fixed()
-    min_scale = settings.Setting(settings.between(0, 1))
+    min_scale = settings.Setting(_least_scale)
 
     def __init__(
         self,
@@ -75,7 +86,7 @@ class CNP(learner.Learner):
         loss="gaussian",
         outputs=None,
         aggregate="mean",
-        min_scale=0.1,
+        min_scale=MIN_SCALE,
         preprocess=None,
         **kwargs,
     ):

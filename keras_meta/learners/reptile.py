@@ -102,12 +102,10 @@ class Reptile(gradient.GradientLearner):
         if self.joint:  # it has adapted to the queries
             query_y = tf.convert_to_tensor(query_y)
             shown = slice(self.reported_tasks)
-            state = self.adapt_tasks(
-                episode["support_x"][shown], episode["support_y"][shown]
-            )
-            outputs = self.infer_tasks(state, episode["query_x"][shown])
+            outputs = self({key: x[shown] for key, x in episode.items()})
             weights = None if weights is None else weights[shown]
             loss = losses.of(self.query_loss, query_y[shown], outputs, weights)
+            loss += self.penalty()
         return loss, gradients, variables, outputs
 
     def task_optimizer(self, variables, x, y):

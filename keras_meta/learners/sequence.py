@@ -118,8 +118,7 @@ class SequenceLearner(learner.Learner):
             return_sequences=True,
             return_state=True,
             unroll=unroll,
-            dtype=self.dtype_policy,
-            autocast=False,  # the cell casts, each part of its state as it needs
+            dtype=cell.compute_dtype,  # to which it casts what the cell returns
             name="rnn",
         )
         self.head = keras.layers.Dense(
