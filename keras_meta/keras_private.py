@@ -5,7 +5,6 @@
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import variables as autocast_scope
 
 
 def layers_of(model, recursive=True):
@@ -35,13 +34,13 @@ def seed_generators(layer):
     return list(layer._seed_generators)
 
 
-def full_precision():
-    """A scope in which variables are read as they are.
+def uncast(variable):
+    """The value of a Keras variable in its own dtype.
 
-    `Layer.__call__` of a layer of a mixed policy reads them in its compute dtype, even
-    one with `autocast=False`.
+    Inside the call of a layer of a mixed policy, even of one with `autocast=False`,
+    `variable.value` is cast to the compute dtype.
     """
-    return autocast_scope.AutocastScope(None)
+    return variable._value
 
 
 def track_loss(model, loss, tasks):

@@ -254,10 +254,11 @@ def require_logits(network):
 def values(variables):
     """The current values of Keras variables, as a list of tensors.
 
-    `convert_to_tensor(v.value)` and not `v` itself: a tape can then watch the value,
-    and nothing assigns to a variable inside a tape, which would lose the second order.
+    Tensors and not the variables: a tape can then watch them, and nothing assigns to a
+    variable inside a tape, which would lose the second order. In the variables' own
+    dtype, whatever layer of a mixed policy is being called.
     """
-    return [tf.convert_to_tensor(variable.value) for variable in variables]
+    return [tf.convert_to_tensor(keras_private.uncast(v)) for v in variables]
 
 
 def dense(gradients):

@@ -21,10 +21,6 @@ class Trainer(keras_private.WorkersModel):
         super().__init__(**kwargs)
         self._functions = Functions()
 
-    def __call__(self, *args, **kwargs):
-        with keras_private.full_precision():  # the layers cast by themselves
-            return super().__call__(*args, **kwargs)
-
     @property
     def trainable(self):
         """Whether `fit` changes anything; the layers have flags of their own."""

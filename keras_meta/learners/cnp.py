@@ -145,7 +145,9 @@ class CNP(learner.Learner):
                 name="attention",
             )
             self.attention.build([None, None, width], [None, None, width])
-            self.nothing = self.add_weight(shape=[2, 1, 1, width], name="nothing")
+            self.nothing = self.add_weight(
+                shape=[2, 1, 1, width], name="nothing", autocast=False
+            )
         self.built = True
 
     def adapt_tasks(self, support_x, support_y, training=False):

@@ -420,10 +420,9 @@ class GradientLearner(learner.Learner):
         return penalty, tape.gradient(scaled, flat)
 
     def _meta_values(self):
-        return tf.nest.map_structure(
-            lambda variable: tf.convert_to_tensor(variable.value),
-            self.meta_variables(),
-        )
+        variables = self.meta_variables()
+        values = network_module.values(tf.nest.flatten(variables))
+        return tf.nest.pack_sequence_as(variables, values)
 
     def _held_values(self):
         return {
