@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_meta import steps as steps_module
 
 
-def conjugate_gradient(product, right, precondition, steps):
+def conjugate_gradient(product, right, precondition, steps, unroll=False):
     """Solves `A v = right` by preconditioned conjugate gradient, from v = 0.
 
     Returns the iterate of the smallest residual `|right - A v|`, which need not be the
@@ -20,6 +20,7 @@ def conjugate_gradient(product, right, precondition, steps):
         right: a list of tensors.
         precondition: `r -> z`, an approximate and positive inverse of A.
         steps: iterations, a Python integer.
+        unroll: write the iterations out in the graph; otherwise they are a loop.
 
     Returns:
         v, a list of tensors.
@@ -72,5 +73,5 @@ def conjugate_gradient(product, right, precondition, steps):
         tf.constant(np.inf, first.dtype),
         tf.constant(True),
     )
-    best = steps_module.repeat(step, state, steps, unroll=False)[4]
+    best = steps_module.repeat(step, state, steps, unroll)[4]
     return [unit * v for v in best]

@@ -58,10 +58,19 @@ def solve_implicitly(
                 for p in log_precisions
             ]
 
-            def product(direction):
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
+            def taped_gradient():
+                tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+                with tape:
                     tape.watch(weights)
                     slope, _ = support_loss.gradient(weights, inputs)
+                return tape, slope
+
+            # Written out, all products share one gradient; a loop has its own.
+            unroll = count <= gradient.UNROLLED_STEPS
+            shared = taped_gradient() if unroll else None
+
+            def product(direction):
+                tape, slope = shared or taped_gradient()
                 bent = network.dense(
                     tape.gradient(slope, weights, output_gradients=direction, **zero)
                 )
@@ -76,7 +85,7 @@ def solve_implicitly(
                 ]
 
             direction = solvers.conjugate_gradient(
-                product, network.dense(upstream), precondition, count
+                product, network.dense(upstream), precondition, count, unroll
             )
             pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
             scales = [
