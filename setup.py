@@ -24,11 +24,11 @@ setuptools.setup(
         "numpy>=1.26",
         "pillow>=10.0",
         "rich>=13.0",
-        "tensorboard>=2.16",
-        "tensorflow>=2.16.1",
+        "tensorboard>=2.20",
+        "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.8",
         "tensorflow-probability[tf]>=0.24",
-        "tensorflow-serving-api>=2.16.1",
+        "tensorflow-serving-api>=2.20",
     ],
     extras_require={
         "bench": ["jax>=0.5", "torch>=2.6"],  # peers of tools/benchmark.py
