@@ -123,7 +123,7 @@ class LRUACell(keras.layers.Layer):
 
     @property
     def compute_dtype(self):
-        """Of the state and of what is done here; the layers inside have the policy's."""
+        """Of the state and the memory; the layers inside have the policy's."""
         return self.variable_dtype
 
     def build(self, input_shape):
