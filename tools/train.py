@@ -12,6 +12,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -108,7 +109,9 @@ def train(name, directory, steps, seed):
 
 
 def commit():
-    """The commit of the code that trains; None outside a checkout."""
+    """The commit of the code that trains; None outside a checkout, or without git."""
+    if shutil.which("git") is None:
+        return None
     done = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         cwd=pathlib.Path(__file__).parent,
