@@ -27,6 +27,17 @@ HELD = 30.0
 UNROLLED_STEPS = 10
 
 
+def _normalization(learner, name, value):
+    """The check of the normalization of queries."""
+    settings.choice(*NORMALIZATIONS)(learner, name, value)
+    if value == "transductive" and learner.bound.seeds:
+        raise ValueError(
+            "expected a network without random layers for transductive normalization, "
+            "which runs queries in training mode; use 'inductive'."
+        )
+    return value
+
+
 class GradientLearner(learner.Learner):
     """Takes gradient steps on the support loss, from a meta-learned start.
 
@@ -71,7 +82,7 @@ class GradientLearner(learner.Learner):
     inner_steps = settings.Setting(settings.integer(0))
     evaluation_steps = settings.Setting(settings.integer(0, optional=True))
     inner_batch = settings.Setting(settings.integer(1, optional=True))
-    normalization = settings.Setting(settings.choice(*NORMALIZATIONS))
+    normalization = settings.Setting(_normalization)
     vectorize = settings.Setting()
 
     def __init__(
@@ -115,11 +126,6 @@ class GradientLearner(learner.Learner):
         self.inner_batch = inner_batch
         self.normalization = normalization
         self.vectorize = bound.vectorizes() if vectorize is None else vectorize
-        if normalization == "transductive" and bound.seeds:
-            raise ValueError(
-                "expected a network without random layers for transductive "
-                "normalization, which runs queries in training mode; use 'inductive'."
-            )
         self.built = True
 
     # What a subclass may change.
