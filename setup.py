@@ -26,7 +26,7 @@ setuptools.setup(
         "rich>=13.0",
         "tensorboard>=2.20",
         "tensorflow>=2.20",
-        "tensorflow-datasets>=4.9.8",
+        "tensorflow-datasets>=4.9.10",
         "tensorflow-probability[tf]>=0.24",
         "tensorflow-serving-api>=2.20",
     ],
