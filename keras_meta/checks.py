@@ -207,8 +207,10 @@ def checked_data(learner, data):
                 "expected sample_weight of shape [T] or [T, Q], got "
                 f"{list(weights.shape)}."
             )
-        fits = tf.reduce_all(tf.equal(shape[:rank], tf.shape(weights)))
         sentence = "expected sample_weight of shape [T] or [T, Q], it has another."
+        if not y.shape[:rank].is_compatible_with(weights.shape):
+            raise ValueError(sentence)
+        fits = tf.reduce_all(tf.equal(shape[:rank], tf.shape(weights)))
         checks += [(fits, sentence), finite("sample_weight", is_finite(weights))]
     y = tf.cast(y, learner.y_spec("query_y").dtype)
     if weights is None:

@@ -22,6 +22,10 @@ VECTORIZED_LAYERS = (
 )
 
 
+# What float16 leaves of a sum of probabilities.
+SUMS_TO_ONE = 1e-2
+
+
 class Outputs(typing.NamedTuple):
     """The result of a run of a network.
 
@@ -215,6 +219,12 @@ def require_built(network):
             "expected network to be a built keras.Model (start it with a "
             f"keras.Input), got {type(network).__name__}."
         )
+    if not hasattr(network, "input_shape"):
+        raise ValueError(
+            "expected a functional or Sequential network, got the subclassed model "
+            f"{type(network).__name__}: keras.Model(x, network(x)) makes one of it "
+            "with x = keras.Input(shape), if it has no normalization."
+        )
     for name in ("input", "output"):
         shape = getattr(network, f"{name}_shape")
         if shape and not isinstance(shape[0], int | None):
@@ -234,21 +244,32 @@ def require_logits(network):
 
     The loss normalizes logits; probabilities would be normalized twice.
     """
-    layer = network.layers[-1] if network.layers else network
-    if hasattr(network, "operations"):  # a functional model's, in no order
-        ends = (v for v in network.operations if v.output is network.output)
-        layer = next(ends, layer)
-    if isinstance(layer, keras.Model) and layer.layers:
-        return require_logits(layer)
+    expected = (
+        "expected a network that gives logits, which the loss normalizes, got one "
+    )
+    layer = _last_layer(network)
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Softmax) or (
         activation is keras.activations.softmax
     ):
-        raise ValueError(
-            "expected a network that gives logits, which the loss normalizes, got one "
-            f"that ends in a softmax: layer '{layer.name}'."
-        )
-    return None
+        raise ValueError(f"{expected}that ends in a softmax: layer '{layer.name}'.")
+    if tf.executing_eagerly() and network.output_shape[-1] > 1:
+        # A softmax by another way: whatever comes in, each row sums to one.
+        shape = [2, *(side or 8 for side in network.input_shape[1:])]
+        rows = tf.cast(network(tf.zeros(shape), training=False), "float32")
+        sums = tf.reduce_sum(rows, axis=-1, keepdims=True)
+        if tf.reduce_all((rows >= 0) & (tf.abs(sums - 1) < SUMS_TO_ONE)):
+            raise ValueError(f"{expected}whose rows of outputs each sum to one.")
+
+
+def _last_layer(network):
+    """The layer or operation that gives a network's output."""
+    layer = network.layers[-1] if network.layers else network
+    if hasattr(network, "operations"):  # a functional model's, in no order
+        ends = (v for v in network.operations if v.output is network.output)
+        layer = next(ends, layer)
+    inside = isinstance(layer, keras.Model) and layer.layers
+    return _last_layer(layer) if inside else layer
 
 
 def values(variables):

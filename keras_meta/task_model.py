@@ -53,6 +53,7 @@ class TaskModel(keras.Model):
         self.built = True
 
     def call(self, x):
+        x = tf.cast(x, self.learner.variable_dtype)
         leaves = [tf.convert_to_tensor(variable)[None] for variable in self.state]
         state = tf.nest.pack_sequence_as(self._structure, leaves)
         return stacked(self.learner.infer_tasks(state, x[None]))[0]

@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_meta import checks, keras_private, losses, metrics
@@ -20,6 +21,8 @@ class Trainer(keras_private.WorkersModel):
         self._meta_trains = bool(trainable)
         super().__init__(**kwargs)
         self._functions = Functions()
+        # Keras would relax the shapes of a trace to any rank.
+        self._weights_rank = None
 
     @property
     def trainable(self):
@@ -90,6 +93,7 @@ class Trainer(keras_private.WorkersModel):
                     "expected compile() after a layer is made trainable, because the "
                     f"optimizer does not know {unknown[0]}."
                 )
+        self._weights_rank = _rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().fit(
                 x,
@@ -129,6 +133,7 @@ class Trainer(keras_private.WorkersModel):
         """
         checks.check_episodes(self, x)
         checks.check_end(x, steps, "steps")
+        self._weights_rank = _rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().evaluate(
                 x,
@@ -243,7 +248,8 @@ class Trainer(keras_private.WorkersModel):
 
     def _is_stale(self, name):
         """Whether Keras' function of a name was made with other settings or flags."""
-        return self._functions.is_stale(name, (self.trace_key(), self.trainable))
+        key = self.trace_key(), self.trainable, self._weights_rank
+        return self._functions.is_stale(name, key)
 
     def train_step(self, data):
         episode, query_y, weights = checks.checked_data(self, data)
@@ -276,6 +282,16 @@ class Trainer(keras_private.WorkersModel):
         if weights is not None and weights.shape.rank == 1:
             weights = tf.repeat(weights[:, None], tf.shape(query_y)[1], axis=1)
         return super().test_step((episode, query_y, weights))
+
+
+def _rank_of_weights(x, sample_weight):
+    """The rank of the sample weights that Keras is given, None without any."""
+    if sample_weight is not None:
+        return len(np.shape(sample_weight))
+    spec = getattr(x, "element_spec", None)
+    if isinstance(spec, tuple) and len(spec) > 2:
+        return spec[2].shape.rank
+    return None
 
 
 class Functions:

@@ -54,7 +54,8 @@ class GradientLearner(learner.Learner):
         network: a built Keras model from `[B, ...]` to logits or predictions `[B, N]`.
             Layers with `trainable=False` keep their weights. BatchNormalization may
             have any momentum: batch statistics are read, never averages. Dropout is
-            active in the inner loop only.
+            active in the inner loop only; outside meta-training it draws alike for
+            every task, so that answers repeat, after loading too.
         loss: see `Learner`.
         inner_rate: step size of the inner loop, on the mean loss of the support set.
         inner_steps: inner steps while meta-training.
@@ -353,6 +354,8 @@ class GradientLearner(learner.Learner):
 
     def adapt_tasks(self, support_x, support_y, training=False):
         meta, held = self._meta_values(), self._held_values()
+        if not training:
+            held = {**held, "buffers": self._unseeded(held["buffers"])}
         return steps.map_tasks(
             lambda task: self.adapt_task(meta, held, *task, training),
             (support_x, support_y),
@@ -435,6 +438,12 @@ class GradientLearner(learner.Learner):
             "buffers": network_module.values(self.bound.buffers),
             "frozen": network_module.values(self.bound.frozen),
         }
+
+    def _unseeded(self, buffers):
+        """Random layers draw alike for every task: states of seeds are not saved."""
+        seeds = {id(seed) for seed in self.bound.seeds}
+        pairs = zip(self.bound.buffers, buffers, strict=True)
+        return [tf.zeros_like(v) if id(b) in seeds else v for b, v in pairs]
 
     def _seeded(self, held, index):
         """The network's random layers draw anew for each meta-step and task."""

@@ -1,0 +1,116 @@
+"""What a newcomer tried: answers that repeat, and sentences in place of tracebacks."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta as km
+
+
+def task(tasks=2, queries=6):
+    random = np.random.RandomState(0)
+    labels = np.tile(np.arange(3), [tasks, 2]).astype("int32")
+    x = random.normal(size=[tasks, 6, 4]).astype("float32")
+    query_x = random.normal(size=[tasks, queries, 4]).astype("float32")
+    query_y = np.tile(np.arange(3), [tasks, queries // 3]).astype("int32")
+    return {"support_x": x, "support_y": labels, "query_x": query_x}, query_y
+
+
+def chain(*layers):
+    return keras.Sequential([keras.Input([4]), *layers])
+
+
+def test_dropout_draws_alike_after_loading(tmp_path):
+    layers = keras.layers
+    network = chain(layers.Dense(16), layers.Dropout(0.3), layers.Dense(3))
+    learner = km.MAML(network, inner_rate=0.5)
+    learner.compile("sgd")
+    episode, query_y = task()
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    expected, found = (
+        each.infer(
+            each.adapt(episode["support_x"], episode["support_y"]), episode["query_x"]
+        ).numpy()
+        for each in (learner, loaded)
+    )
+    np.testing.assert_array_equal(found, expected)
+    # It draws, and while meta-training anew for each task.
+    without = km.MAML(chain(*network.layers[::2]), inner_rate=0.5)
+    state = without.adapt(episode["support_x"], episode["support_y"])
+    assert np.abs(without.infer(state, episode["query_x"]) - expected).max() > 1e-3
+    same = {key: np.repeat(value[:1], 2, axis=0) for key, value in episode.items()}
+    *_, outputs = learner.meta_gradient(same, query_y)
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+
+
+def by_ops():
+    x = keras.Input([4])
+    return keras.Model(x, keras.ops.softmax(keras.layers.Dense(3)(x)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        by_ops,
+        lambda: chain(keras.layers.Dense(3, activation=tf.nn.softmax)),
+        lambda: chain(
+            keras.layers.Dense(3, activation="softmax"), keras.layers.Reshape([3])
+        ),
+    ],
+)
+def test_a_softmax_by_any_way_is_refused(make):
+    with pytest.raises(ValueError, match="expected a network that gives logits"):
+        km.MAML(make())
+    km.MAML(make(), "mse")  # whose outputs may be what they like
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.parametrize("kind", [km.MAML, km.ProtoNet])
+def test_a_subclassed_model_is_told_what_to_do(kind):
+    network = Subclassed()
+    network(np.zeros([1, 4], "float32"))
+    with pytest.raises(ValueError, match=r"makes one of it with x = keras\.Input"):
+        kind(network)
+    x = keras.Input([4])
+    learner = kind(keras.Model(x, network(x)))
+    episode, _ = task()
+    learner.adapt(episode["support_x"], episode["support_y"])
+
+
+def test_weights_of_other_ranks_one_after_the_other():
+    learner = km.MAML(chain(keras.layers.Dense(3)))
+    learner.compile(keras.optimizers.SGD(0.0))
+    episode, query_y = task()
+    for _ in range(2):
+        for shape in ([2], [2, 6]):
+            weights = np.full(shape, 2.0, "float32")
+            data = tf.data.Dataset.from_tensors((episode, query_y, weights))
+            plain = learner.evaluate(episode, query_y, verbose=0, return_dict=True)
+            twice = learner.evaluate(data, verbose=0, return_dict=True)
+            assert twice["loss"] == pytest.approx(2 * plain["loss"], rel=1e-5)
+            learner.fit(data, verbose=0)
+    wrong = tf.data.Dataset.from_tensors((episode, query_y, np.ones([2, 5], "float32")))
+    for call in (learner.fit, learner.evaluate):
+        with pytest.raises(
+            ValueError, match=r"sample_weight of shape \[T\] or \[T, Q\]"
+        ):
+            call(wrong, verbose=0)
+
+
+def test_a_fine_tuned_model_takes_whole_numbers():
+    learner = km.LSTMLearner(example_shape=[4], outputs=5, units=8)
+    x = np.arange(20).reshape(5, 4).astype("int32")
+    model = km.finetune(learner, x, np.arange(5))
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), model.predict(x.astype("float32"), verbose=0)
+    )
