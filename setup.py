@@ -1,21 +1,28 @@
 """Packaging of keras-meta."""
 
 import pathlib
+import re
 
 import setuptools
 
+ROOT = pathlib.Path(__file__).parent
+PACKAGE = (ROOT / "keras_meta" / "__init__.py").read_text(encoding="utf-8")
+
 setuptools.setup(
     name="keras-meta",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', PACKAGE)[1],
     description="Few-shot meta-learning for TensorFlow and Keras, with a model zoo.",
-    long_description=pathlib.Path(__file__)
-    .with_name("README.md")
-    .read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["keras_meta*", "zoo*"]),
-    package_data={"zoo": ["models/*/*.keras", "models/*/*.json", "*.csv", "*.md"]},
+    # The folder zoo/ is installed as keras_meta.zoo.
+    packages=[*setuptools.find_packages(include=["keras_meta*"]), "keras_meta.zoo"],
+    package_dir={"keras_meta.zoo": "zoo"},
+    package_data={
+        "keras_meta": ["py.typed"],
+        "keras_meta.zoo": ["models/*/*.keras", "models/*/*.json", "*.csv", "*.md"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "importlib_resources>=6.0",  # tensorflow-datasets needs it, undeclared
@@ -29,6 +36,7 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.10",
         "tensorflow-probability[tf]>=0.24",
         "tensorflow-serving-api>=2.20",
+        "wrapt>=1.16",
     ],
     extras_require={
         "bench": ["jax>=0.5", "torch>=2.6"],  # peers of tools/benchmark.py
@@ -50,5 +58,5 @@ setuptools.setup(
             "uv>=0.5",  # tools/check_versions.py
         ],
     },
-    entry_points={"console_scripts": ["keras-meta = zoo.cli:main"]},
+    entry_points={"console_scripts": ["keras-meta = keras_meta.__main__:main"]},
 )

@@ -31,8 +31,7 @@ import PIL.Image
 import tensorflow as tf
 
 import keras_meta as km
-import zoo
-from keras_meta import plots
+from keras_meta import plots, zoo
 
 km.runtime.configure()  # threads that suit many small tasks; first of all
 

@@ -3,6 +3,10 @@
 `tests/test_keras_private.py` has a test of each, which says when Keras has changed.
 """
 
+from keras_meta import backend
+
+backend.check()
+
 import keras
 import tensorflow as tf
 

@@ -22,8 +22,8 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 SENTENCE = (
-    "ImportError: expected the TensorFlow backend of Keras, got {}: set "
-    "KERAS_BACKEND=tensorflow before Keras is imported."
+    "keras_meta.backend.BackendError: expected the TensorFlow backend of Keras, got "
+    "{}: set KERAS_BACKEND=tensorflow before Keras is imported."
 )
 
 
@@ -45,7 +45,7 @@ def python(program, home, **environment):
 @pytest.mark.parametrize("backend", ["jax", "torch", "theano"])
 def test_the_environment_names_another_backend(backend, tmp_path):
     program = ABSENT + (
-        "try:\n    import keras_meta\n"
+        "try:\n    import keras_meta; keras_meta.MAML\n"
         "finally:\n    print('keras' in sys.modules, 'tensorflow' in sys.modules)"
     )
     said, error = python(program, tmp_path, KERAS_BACKEND=backend)
@@ -55,7 +55,7 @@ def test_the_environment_names_another_backend(backend, tmp_path):
 
 def test_the_settings_of_keras_name_a_backend_that_is_absent(tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps({"backend": "torch"}))
-    _, error = python(ABSENT + "import keras_meta", tmp_path)
+    _, error = python(ABSENT + "import keras_meta; keras_meta.MAML", tmp_path)
     assert error == SENTENCE.format("torch")
 
 
@@ -73,13 +73,17 @@ def test_the_backend_that_keras_has_been_imported_with(tmp_path):
 
 @pytest.mark.parametrize("words", ["evaluate maml.sinusoid", "demo"])
 def test_the_command_says_so_in_one_sentence(words, tmp_path):
-    program = ABSENT + f"from zoo import cli; sys.exit(cli.main({words.split()}))"
+    program = (
+        ABSENT + f"from keras_meta.zoo import cli; sys.exit(cli.main({words.split()}))"
+    )
     _, error = python(program, tmp_path, KERAS_BACKEND="jax")
-    assert error == SENTENCE.format("jax").replace("ImportError", "keras-meta: error")
+    assert error == SENTENCE.format("jax").replace(
+        "keras_meta.backend.BackendError", "keras-meta: error"
+    )
 
 
 def test_the_zoo_says_so(tmp_path):
-    program = ABSENT + "import zoo; zoo.load('maml.sinusoid')"
+    program = ABSENT + "from keras_meta import zoo; zoo.load('maml.sinusoid')"
     _, error = python(program, tmp_path, KERAS_BACKEND="jax")
     assert error == SENTENCE.format("jax")
 
@@ -87,7 +91,12 @@ def test_the_zoo_says_so(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs JAX")
 def test_jax_that_is_installed(tmp_path):
-    for order in ("import keras_meta", "import keras, keras_meta"):
+    for order in (
+        "from keras_meta import MAML",
+        "import keras, keras_meta",
+        "import keras_meta, keras",
+        "import keras_meta.learners.maml",
+    ):
         _, error = python(order, tmp_path, KERAS_BACKEND="jax")
         assert error == SENTENCE.format("jax")
 
@@ -105,7 +114,8 @@ def test_tensorflow_is_expected(tmp_path):
 
 def test_a_broken_keras_is_not_mistaken_for_a_backend(tmp_path):
     program = (
-        "import sys; sys.modules['keras'] = None\nimport keras_meta"  # not installed
+        "import sys; sys.modules['keras'] = None\n"  # not installed
+        "import keras_meta; keras_meta.MAML"
     )
     _, error = python(program, tmp_path)
     assert "keras" in error and "backend" not in error

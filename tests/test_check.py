@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_meta.zoo import cli
 
 import keras_meta as km
 from keras_meta import check
 from tests import smooth
-from zoo import cli
 
 
 class Stopped(keras.layers.Layer):

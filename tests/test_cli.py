@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+from keras_meta.zoo import cards, cli, console, demo, learn, recipes, scores
 
 import keras_meta as km
-import zoo
-from zoo import cards, cli, console, demo, learn, recipes, scores
+from keras_meta import zoo
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PREPROCESS = km.ImagePreprocess(28, 28, 1, invert=True)
@@ -155,7 +155,7 @@ def assert_fails(capsys, sentence, *argv):
 def test_answers_without_tensorflow(argv):
     program = (
         "import sys\n"
-        "from zoo import cli\n"
+        "from keras_meta.zoo import cli\n"
         "try:\n"
         f"    code = cli.main({argv})\n"
         "except SystemExit as end:\n"

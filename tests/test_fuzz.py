@@ -15,11 +15,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from hypothesis import strategies
+from keras_meta.zoo import cli, learn
 
 import keras_meta as km
-import zoo
-from keras_meta import episodes
-from zoo import cli, learn
+from keras_meta import episodes, zoo
 
 CASES = int(os.environ.get("FUZZ_CASES", 150))
 CURVES = "maml.sinusoid"

@@ -81,7 +81,7 @@ def test_gradient_learners_never_read_the_average():
 
 
 def test_recipes_of_gradient_learners_keep_the_momentum_they_were_trained_with():
-    from zoo import recipes
+    from keras_meta.zoo import recipes
 
     for name in ("maml.omniglot_5w1s", "anil.omniglot_20w1s", "maml.cifar100_5w1s"):
         network = recipes.recipe(name).learner().network

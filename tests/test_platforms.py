@@ -61,7 +61,7 @@ def test_configure_without_an_affinity():
 @pytest.mark.parametrize("tool", ["train", "benchmark"])
 def test_tools_of_a_system_without_what_linux_has(tool):
     program = WINDOWS + (
-        f"import {tool}, zoo.cli, keras_meta.check\n"
+        f"import {tool}, keras_meta.zoo.cli, keras_meta.check\n"
         f"if {tool!r} == 'benchmark':\n"
         "    print(list(benchmark.thread_settings()))"
     )
@@ -71,7 +71,7 @@ def test_tools_of_a_system_without_what_linux_has(tool):
 
 def test_a_tool_says_what_a_system_does_not_tell():
     program = WINDOWS + (
-        "import benchmark, keras_meta\n"
+        "import benchmark, keras_meta.api\n"
         "for measure in benchmark.peak_memory, benchmark.anonymous_memory:\n"
         "    sys.platform = 'win32'\n"
         "    try:\n"
@@ -149,7 +149,7 @@ def test_the_sentence_of_cost():
 def test_start_noise_is_dropped_without_a_grep():
     program = (
         "import os, sys\n"
-        "from zoo import console\n"
+        "from keras_meta.zoo import console\n"
         "os.dup2(1, 2)\n"
         "with console.start_noise_dropped():\n"
         "    os.write(2, b'I0000 00:00 noise\\nkept \\xff\\nW0000 x\\n')\n"

@@ -7,8 +7,7 @@ import shlex
 import numpy as np
 import PIL.Image
 import pytest
-
-from zoo import cli
+from keras_meta.zoo import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_meta.zoo import cards, recipes, scores
 
-import zoo
-from zoo import cards, recipes, scores
+from keras_meta import zoo
 
 QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # 1.96
 

@@ -28,7 +28,6 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import rich.console
@@ -133,7 +132,7 @@ def freezing_case(steps, repeats):
     import tensorflow as tf
 
     import keras_meta as km
-    import zoo
+    from keras_meta import zoo
 
     km.runtime.configure()
     batch, _ = tf.nest.map_structure(tf.constant, episode(1))
@@ -221,7 +220,7 @@ def serving_case(model, repeats):
     import tensorflow as tf
 
     import keras_meta as km
-    import zoo
+    from keras_meta import zoo
 
     km.runtime.configure()
     learner = zoo.load(model)
@@ -867,7 +866,7 @@ def adaptation_case(model, repeats):
     import tensorflow as tf
 
     import keras_meta as km
-    import zoo
+    from keras_meta import zoo
 
     km.runtime.configure()
     learner, card = zoo.load(model), zoo.card(model)
@@ -896,7 +895,7 @@ def adaptation_case(model, repeats):
 
 def adaptation():
     """What it costs to learn a task, by zoo entry."""
-    import zoo
+    from keras_meta import zoo
 
     base = "maml.omniglot_5w1s"
     names = [card.name for card in zoo.list_models()]

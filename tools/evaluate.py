@@ -8,16 +8,14 @@ of another to ask about, from the evaluation alphabets.
 """
 
 import os
-import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app, flags
+from keras_meta.zoo import lake, scores
 
 import keras_meta as km
-from zoo import lake, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Name of the entry.", required=True)

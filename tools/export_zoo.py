@@ -13,13 +13,12 @@ import sys
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import rich.progress
 from absl import app, flags
 
 import keras_meta as km
-import zoo
+from keras_meta import zoo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", None, "Entries to export; all by default.")

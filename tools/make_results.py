@@ -11,19 +11,17 @@ and zoo/README.md.
 import csv
 import dataclasses
 import os
-import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import keras
 import numpy as np
 from absl import app, flags
+from keras_meta.zoo import cards, lake, pages, published, recipes, scores, training
 
 import keras_meta as km
-import zoo
-from zoo import cards, lake, pages, published, recipes, scores, training
+from keras_meta import zoo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("episodes", 1000, "Tasks for each figure.")

@@ -20,15 +20,14 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import keras
 import tensorflow as tf
 from absl import app, flags
+from keras_meta.zoo import cards, recipes, training
 
 import keras_meta as km
-import zoo
-from zoo import cards, recipes, training
+from keras_meta import zoo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("recipe", None, "Name of the recipe.", required=True)

@@ -1,8 +1,8 @@
 """The zoo: pretrained learners, each with a card."""
 
-from zoo.cards import Card as Card
-from zoo.cards import card as card
-from zoo.cards import list_models as list_models
+from keras_meta.zoo.cards import Card as Card
+from keras_meta.zoo.cards import card as card
+from keras_meta.zoo.cards import list_models as list_models
 
 
 def load(name):
@@ -18,7 +18,7 @@ def load(name):
         ValueError: no such entry, or a file whose sha256 is not the card's.
     """
     found = card(name)
-    import keras_meta  # noqa: F401  registers the learners, checks Keras' backend
+    from keras_meta import api  # noqa: F401  registers the learners with Keras
 
     found.check()
     import keras

@@ -11,9 +11,10 @@ import warnings
 import rich.box
 import rich.console
 import rich.table
+from keras_meta.zoo import console, learn, recipes, request, scores
 
-import zoo
-from zoo import console, learn, recipes, request, scores
+import keras_meta
+from keras_meta import backend, zoo
 
 # TensorFlow is imported by the commands that run a model, and not before: `list`,
 # `info` and `--help` answer at once.
@@ -73,13 +74,8 @@ def main(argv=None):
             # Letters that matplotlib's font lacks become boxes: tables have the names.
             warnings.filterwarnings("ignore", message="Glyph")
             return arguments.run(arguments) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, backend.BackendError) as error:
         print(f"keras-meta: error: {_sentence(error)}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        if "backend of Keras" not in str(error):
-            raise
-        print(f"keras-meta: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("keras-meta: interrupted", file=sys.stderr)
@@ -101,6 +97,8 @@ class Parser(argparse.ArgumentParser):
 
 def _parser():
     parser = Parser("keras-meta", description=DESCRIPTION)
+    version = f"%(prog)s {keras_meta.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name, run, text, **kwargs):
@@ -358,7 +356,7 @@ def _evaluate(arguments):
 
 
 def _lake_runs(card, directory):
-    from zoo import lake
+    from keras_meta.zoo import lake
 
     errors = lake.official(card.name, directory)
     made = console.table("run", ">errors")
@@ -428,7 +426,7 @@ def _check(arguments):
 def _demo(arguments):
     began = time.time()
     console.start()
-    from zoo import demo
+    from keras_meta.zoo import demo
 
     return demo.run(arguments.out, arguments.seed, began)
 

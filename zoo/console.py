@@ -9,9 +9,9 @@ import sys
 import rich.box
 import rich.console
 import rich.table
+from keras_meta.zoo import recipes
 
-import zoo
-from zoo import recipes
+from keras_meta import zoo
 
 # What TensorFlow's native code says at each start, before it reads its log level, and
 # on every machine without a GPU.
@@ -57,6 +57,7 @@ def start():
         import tensorflow as tf
 
         import keras_meta as km
+        from keras_meta import api  # noqa: F401  some seconds
 
         km.runtime.configure()
         tf.config.list_physical_devices()

@@ -9,11 +9,10 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from keras_meta.zoo import console, recipes
 
 import keras_meta as km
-import zoo
-from keras_meta import plots
-from zoo import console, recipes
+from keras_meta import plots, zoo
 
 GLYPHS = "maml.glyphs_5w1s-inductive"
 OMNIGLOT = "maml.omniglot_5w1s-inductive"

@@ -5,11 +5,10 @@ import re
 
 import numpy as np
 import tensorflow as tf
+from keras_meta.zoo import console, published, recipes, scores, training
 
-import zoo
-from keras_meta import episodes, plots
+from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
-from zoo import console, published, recipes, scores, training
 
 SEED = 0
 TASKS = 100  # of a curve
@@ -90,7 +89,7 @@ def page(learner, card, pictures):
         "",
         "```python",
         "import keras_meta as km",
-        "import zoo",
+        "from keras_meta import zoo",
         "",
         "km.runtime.configure()",
         f'learner = zoo.load("{card.name}")',

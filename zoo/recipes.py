@@ -4,7 +4,7 @@ import collections.abc
 import dataclasses
 import itertools
 
-from zoo import cards
+from keras_meta.zoo import cards
 
 MAML_PAPER = (
     "Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep "

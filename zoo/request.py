@@ -8,8 +8,7 @@ import urllib.error
 import urllib.request
 
 import numpy as np
-
-from zoo import console, learn
+from keras_meta.zoo import console, learn
 
 # The server's own ports; any other is taken for REST.
 GRPC_PORT = "8500"

@@ -15,7 +15,6 @@ import zipfile
 import keras
 import tensorflow as tf
 
-import keras_meta  # noqa: F401  registers the learners with Keras
 from keras_meta import batch_norm
 
 # Training batches that the statistics of averaged weights are computed on.

@@ -14,7 +14,7 @@ import numpy as np
 
 class Forbidden:
     def find_spec(self, name, *_):
-        if name.partition(".")[0] in ("keras_meta", "zoo"):
+        if name.partition(".")[0] == "keras_meta":
             raise ImportError(f"{name} is not there at serving time")
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-import zoo
+from keras_meta import zoo
 
 SESSION = pathlib.Path(__file__).with_name("session.py")
 # Of each kind one: images, curves, transductive, and one learned scale a layer.

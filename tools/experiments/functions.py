@@ -16,18 +16,16 @@ import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import matplotlib.figure
 import numpy as np
 import rich.console
 import rich.table
 from absl import app, flags
+from keras_meta.zoo import recipes, scores
 
 import keras_meta as km
-import zoo
-from keras_meta import plots, tasks
-from zoo import recipes, scores
+from keras_meta import plots, tasks, zoo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/functions", "Folder of the table and the pictures.")

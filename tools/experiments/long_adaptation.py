@@ -14,7 +14,6 @@ import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import keras
 import matplotlib.figure
@@ -24,10 +23,10 @@ import rich.table
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import app, flags
+from keras_meta.zoo import scores, training
 
 import keras_meta as km
 from keras_meta import images, plots
-from zoo import scores, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/long", "Folder of the runs.")

@@ -13,7 +13,6 @@ import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import matplotlib.figure
 import numpy as np
@@ -21,10 +20,10 @@ import rich.console
 import rich.progress
 import rich.table
 from absl import app, flags
+from keras_meta.zoo import recipes, scores
 
 import keras_meta as km
-import zoo
-from zoo import recipes, scores
+from keras_meta import zoo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/presentations", "Folder of the table and the picture.")
