@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_meta.zoo import cli
 
 import keras_meta as km
 from keras_meta import check
+from keras_meta.zoo import cli
 from tests import smooth
 
 

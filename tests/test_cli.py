@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-from keras_meta.zoo import cards, cli, console, demo, learn, recipes, scores
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import cards, cli, console, demo, learn, recipes, scores
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PREPROCESS = km.ImagePreprocess(28, 28, 1, invert=True)

@@ -15,10 +15,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from hypothesis import strategies
-from keras_meta.zoo import cli, learn
 
 import keras_meta as km
 from keras_meta import episodes, zoo
+from keras_meta.zoo import cli, learn
 
 CASES = int(os.environ.get("FUZZ_CASES", 150))
 CURVES = "maml.sinusoid"

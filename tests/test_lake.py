@@ -6,11 +6,11 @@ import statistics
 import keras
 import numpy as np
 import pytest
-from keras_meta.zoo import cli, lake
 from tensorflow_datasets.core import hashing
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import cli, lake
 
 PREPROCESS = km.ImagePreprocess(2, 2, 1, invert=False)
 # Three alphabets, of 20, 21 and 25 characters.

@@ -3,9 +3,9 @@
 import matplotlib.figure
 import numpy as np
 import pytest
-from keras_meta.zoo import pages, scores
 
 from keras_meta import zoo
+from keras_meta.zoo import pages, scores
 
 
 def lines(figure):

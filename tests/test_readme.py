@@ -7,6 +7,7 @@ import shlex
 import numpy as np
 import PIL.Image
 import pytest
+
 from keras_meta.zoo import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -14,9 +14,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from keras_meta.zoo import cli, request
 
 import keras_meta as km
+from keras_meta.zoo import cli, request
 
 PREPARE = km.ImagePreprocess(8, 8, 1)
 IMAGES, CURVES = "protonet.marks", "maml.lines"

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_meta.zoo import cards, recipes, scores
 
 from keras_meta import zoo
+from keras_meta.zoo import cards, recipes, scores
 
 QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # 1.96
 

@@ -8,10 +8,10 @@ import itertools
 
 import numpy as np
 import pytest
-from keras_meta.zoo import pages, recipes
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import pages, recipes
 
 CARDS = {card.name: card for card in zoo.list_models()}
 PARTS = "train", "validation", "test"

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_meta.zoo import training
 
 import keras_meta as km
+from keras_meta.zoo import training
 
 
 def test_a_warm_start_copies_what_the_learners_share():

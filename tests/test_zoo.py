@@ -9,10 +9,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras_meta.zoo import cards, published, recipes, scores, training
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import cards, published, recipes, scores, training
 
 NAMES = [card.name for card in zoo.list_models()]
 

@@ -13,9 +13,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
-from keras_meta.zoo import lake, scores
 
 import keras_meta as km
+from keras_meta.zoo import lake, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Name of the entry.", required=True)

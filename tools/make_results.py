@@ -18,10 +18,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 from absl import app, flags
-from keras_meta.zoo import cards, lake, pages, published, recipes, scores, training
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import cards, lake, pages, published, recipes, scores, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("episodes", 1000, "Tasks for each figure.")

@@ -24,10 +24,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 from absl import app, flags
-from keras_meta.zoo import cards, recipes, training
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import cards, recipes, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("recipe", None, "Name of the recipe.", required=True)

@@ -11,10 +11,10 @@ import warnings
 import rich.box
 import rich.console
 import rich.table
-from keras_meta.zoo import console, learn, recipes, request, scores
 
 import keras_meta
 from keras_meta import backend, zoo
+from keras_meta.zoo import console, learn, recipes, request, scores
 
 # TensorFlow is imported by the commands that run a model, and not before: `list`,
 # `info` and `--help` answer at once.
@@ -393,7 +393,7 @@ def _check(arguments):
     km = console.start()
     import keras
 
-    from keras_meta import check
+    from keras_meta import api, check
 
     try:
         learner = zoo.load(card.name) if card else keras.models.load_model(path)
@@ -406,7 +406,7 @@ def _check(arguments):
         kind = arguments.learner or "MAML"
         kinds = {
             name: each
-            for name, each in vars(km).items()
+            for name, each in vars(api).items()
             if isinstance(each, type) and issubclass(each, km.MAML.__base__)
         }
         if kind not in kinds:

@@ -9,9 +9,9 @@ import sys
 import rich.box
 import rich.console
 import rich.table
-from keras_meta.zoo import recipes
 
 from keras_meta import zoo
+from keras_meta.zoo import recipes
 
 # What TensorFlow's native code says at each start, before it reads its log level, and
 # on every machine without a GPU.

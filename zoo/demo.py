@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 import tensorflow as tf
-from keras_meta.zoo import console, recipes
 
 import keras_meta as km
 from keras_meta import plots, zoo
+from keras_meta.zoo import console, recipes
 
 GLYPHS = "maml.glyphs_5w1s-inductive"
 OMNIGLOT = "maml.omniglot_5w1s-inductive"

@@ -10,9 +10,9 @@ import pathlib
 
 import numpy as np
 import rich.progress
-from keras_meta.zoo import recipes, scores
 
 from keras_meta import zoo
+from keras_meta.zoo import recipes, scores
 
 WAYS = 20
 DRAWERS = 20

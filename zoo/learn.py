@@ -4,9 +4,9 @@ import csv
 import functools
 
 import numpy as np
-from keras_meta.zoo import console, recipes
 
 from keras_meta import zoo
+from keras_meta.zoo import console, recipes
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 LEARNED = "predictions.png"

@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import tensorflow as tf
-from keras_meta.zoo import console, published, recipes, scores, training
 
 from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
+from keras_meta.zoo import console, published, recipes, scores, training
 
 SEED = 0
 TASKS = 100  # of a curve

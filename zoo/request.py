@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 
 import numpy as np
+
 from keras_meta.zoo import console, learn
 
 # The server's own ports; any other is taken for REST.

@@ -3,9 +3,9 @@
 import time
 
 import numpy as np
-from keras_meta.zoo import recipes
 
 from keras_meta import zoo
+from keras_meta.zoo import recipes
 
 # Tasks scored at once: enough to keep the cores busy, few enough for any memory.
 BATCH = 20

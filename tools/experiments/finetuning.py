@@ -19,10 +19,10 @@ import numpy as np
 import rich.console
 import rich.table
 from absl import app, flags
-from keras_meta.zoo import recipes
 
 import keras_meta as km
 from keras_meta import plots, zoo
+from keras_meta.zoo import recipes
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/finetuning", "Folder of the table and the picture.")

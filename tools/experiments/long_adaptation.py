@@ -23,10 +23,10 @@ import rich.table
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import app, flags
-from keras_meta.zoo import scores, training
 
 import keras_meta as km
 from keras_meta import images, plots
+from keras_meta.zoo import scores, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/long", "Folder of the runs.")

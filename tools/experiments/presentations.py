@@ -20,10 +20,10 @@ import rich.console
 import rich.progress
 import rich.table
 from absl import app, flags
-from keras_meta.zoo import recipes, scores
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import recipes, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/presentations", "Folder of the table and the picture.")

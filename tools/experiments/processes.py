@@ -20,10 +20,10 @@ import numpy as np
 import rich.console
 import rich.table
 from absl import app, flags
-from keras_meta.zoo import recipes, scores
 
 import keras_meta as km
 from keras_meta import episodes, zoo
+from keras_meta.zoo import recipes, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/processes", "Folder of the table and the picture.")

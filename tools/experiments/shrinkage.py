@@ -22,11 +22,11 @@ import rich.console
 import rich.table
 import tensorflow as tf
 from absl import app, flags
-from keras_meta.zoo import training
 from matplotlib import ticker
 
 import keras_meta as km
 from keras_meta import episodes, metrics, plots
+from keras_meta.zoo import training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "1", ["1", "2"], "1: linear; 2: spiral.")
