@@ -22,11 +22,15 @@ class SupportLoss:
         y: their labels `[S]` or targets `[S, d_y]`.
         loss: `(y, outputs) -> scalar`.
         batch: support examples of one step, None for all.
+        order: the places of the examples in the order in which batches take them,
+            `[S]`; None to take them as they come.
     """
 
-    def __init__(self, network, adapted, shared, held, x, y, loss, batch=None):
+    def __init__(
+        self, network, adapted, shared, held, x, y, loss, batch=None, order=None
+    ):
         self.network, self.adapted, self.shared = network, adapted, shared
-        self.y, self.loss, self.batch = y, loss, batch
+        self.y, self.loss, self.batch, self.order = y, loss, batch, order
         self.held = held
         self.ahead, self.graph = None, network.graph
         if batch is None:  # what comes before the first layer that adapts is run once
@@ -55,6 +59,8 @@ class SupportLoss:
             examples = tf.shape(x)[0]
             size = tf.minimum(self.batch, examples)
             chosen = (index * size + tf.range(size)) % examples
+            if self.order is not None:
+                chosen = tf.gather(self.order, chosen)
             x, y = tf.gather(x, chosen), tf.gather(y, chosen)
         buffers = self.held["buffers"] if buffers is None else buffers
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -162,7 +162,11 @@ def test_an_inner_batch_is_taken_in_turn():
     episode, _ = smooth.episode(tasks=1)
     examples = episode["support_x"].shape[1]
     network = smooth.network()
-    settings = {"inner_rate": 0.3, "normalization": "transductive"}
+    settings = {
+        "inner_rate": 0.3,
+        "normalization": "transductive",
+        "support_order": "given",
+    }
     three = km.MAML(network, inner_steps=3, inner_batch=4, **settings)
     found = three.adapt(episode["support_x"], episode["support_y"])["weights"]
     for first in (0, 4, 8):  # a step at a time, from where the last one ended

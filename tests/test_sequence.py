@@ -46,6 +46,7 @@ def leaky(**options):
             example_shape=[INPUTS],
             outputs=options.pop("outputs", CLASSES),
             dtype="float64",
+            support_order="given",
             **options,
         )
     )
@@ -195,7 +196,11 @@ def test_lstm_is_its_equations(units):
     with smooth.float64():
         keras.utils.set_random_seed(1)
         learner = km.LSTMLearner(
-            example_shape=[INPUTS], outputs=CLASSES, units=units, dtype="float64"
+            example_shape=[INPUTS],
+            outputs=CLASSES,
+            units=units,
+            dtype="float64",
+            support_order="given",
         )
     check(dressed(learner), "onehot", lstm_cell)
 
@@ -212,6 +217,7 @@ def test_mann_asks_a_copy_of_its_memory():
                 width=3,
                 heads=2,
                 dtype="float64",
+                support_order="given",
             )
         )
     data, _ = episode()

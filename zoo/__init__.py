@@ -8,6 +8,9 @@ from keras_meta.zoo.cards import list_models as list_models
 def load(name):
     """A pretrained learner, compiled and with its own preprocessing.
 
+    Learners whose result depends on the order of the support set have the setting
+    `support_order="shuffled"`: all entries were trained on sets in random order.
+
     Args:
         name: of an entry, as `list_models()` has it.
 
@@ -18,11 +21,13 @@ def load(name):
         ValueError: no such entry, or a file whose sha256 is not the card's.
     """
     found = card(name)
-    from keras_meta import api  # noqa: F401  registers the learners with Keras
+    from keras_meta import api, ordered  # noqa: F401  api registers the learners
 
     found.check()
     import keras
 
     learner = keras.models.load_model(found.weights, compile=False)
+    if isinstance(learner, ordered.OrderedLearner):
+        learner.support_order = "shuffled"  # files older than the setting have "given"
     learner.compile()
     return learner

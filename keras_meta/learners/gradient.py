@@ -8,9 +8,9 @@ from keras_meta import (
     batch_norm,
     checks,
     keras_private,
-    learner,
     losses,
     objectives,
+    ordered,
     priors,
     settings,
     steps,
@@ -38,7 +38,7 @@ def _normalization(learner, name, value):
     return value
 
 
-class GradientLearner(learner.Learner):
+class GradientLearner(ordered.OrderedLearner):
     """Takes gradient steps on the support loss, from a meta-learned start.
 
     The inner loop and the meta-gradient of the MAML family. The state of a task is its
@@ -60,14 +60,19 @@ class GradientLearner(learner.Learner):
         inner_rate: step size of the inner loop, on the mean loss of the support set.
         inner_steps: inner steps while meta-training.
         evaluation_steps: inner steps at all other times; `inner_steps` by default.
-        inner_batch: support examples of one inner step, taken in turn in their order,
-            beginning again at the end; all of them by default.
+        inner_batch: support examples of one inner step, taken in turn in the order that
+            `support_order` names, beginning again at the end; all of them by default.
         normalization: "inductive": queries are normalized with the statistics of the
             support set, so that no answer depends on other queries; "transductive":
             with those of all queries of the task, as MAML was published.
         preprocess: see `Learner`.
         vectorize: run tasks as one batch rather than side by side; by default for
             networks of dense layers, which it makes several times faster.
+        support_order: the order in which inner batches take the support examples
+            outside of meta-training: "shuffled", in a fixed order that depends on S
+            alone (`ordered.permutation`), or "given", as they come. Meta-training
+            takes them as given. Without `inner_batch` every step takes all of them,
+            and the order makes no difference.
         **kwargs: for `keras.Model`.
 
     Raises:
@@ -97,6 +102,7 @@ class GradientLearner(learner.Learner):
         normalization="inductive",
         preprocess=None,
         vectorize=None,
+        support_order="shuffled",
         **kwargs,
     ):
         bound = network_module.Network(network)
@@ -115,6 +121,7 @@ class GradientLearner(learner.Learner):
             example_shape=network.input_shape[1:],
             outputs=network.output_shape[-1],
             preprocess=preprocess,
+            support_order=support_order,
             **kwargs,
         )
         if self.classification:
@@ -229,13 +236,16 @@ class GradientLearner(learner.Learner):
             held: values of what does not learn, see `objectives.SupportLoss`.
             support_x: `[S, ...]`.
             support_y: `[S]` or `[S, d_y]`.
-            training: whether to take `inner_steps`.
+            training: whether to take `inner_steps`, on examples in the order given.
 
         Returns:
             `(weights, memory)`; only the weights have a derivative.
         """
         count = self.steps_of(training)
         ways, examples = self._ways(support_y), tf.shape(support_x)[0]
+        order = None
+        if self.inner_batch is not None:
+            order = self.reading_order(examples, training)
         start, shared = self._split(meta["weights"])
         adapted, others = self._split(self.bound.trainable)
         support_loss = objectives.SupportLoss(
@@ -247,6 +257,7 @@ class GradientLearner(learner.Learner):
             support_y,
             lambda y, z: losses.of(self.support_loss, y, self.masked(z, ways)),
             self.inner_batch,
+            order,
         )
         memories = []
 

@@ -5,14 +5,14 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_meta import checks, learner, losses, settings, steps
+from keras_meta import checks, losses, ordered, settings, steps
 from keras_meta import network as network_module
 
 # Of a label that is a string: Santoro et al.'s five characters out of five.
 SYMBOLS = 5
 
 
-class SequenceLearner(learner.Learner):
+class SequenceLearner(ordered.OrderedLearner):
     """Learns a task by reading its support set as a sequence.
 
     The recurrent network gets each example with the label of the one before, and so
@@ -24,6 +24,10 @@ class SequenceLearner(learner.Learner):
     Meta-training takes the loss on every time step, the queries counting as one more. A
     query enters with y_n, the last support label, and is answered from a copy of the
     state after the support set, so that queries tell each other nothing.
+
+    The state depends on the order of the support set, which is random in episodes. A
+    set that comes class by class is unlike any of them; `adapt` therefore shuffles it
+    (`support_order`). `sequence` always reads the order given.
 
     Args:
         cell: a Keras RNN cell.
@@ -41,6 +45,10 @@ class SequenceLearner(learner.Learner):
             as `(y - mean) / scale`, the loss of meta-training is of such, and answers
             leave as `mean + scale g`. So targets that hardly vary are seen beside x.
         preprocess: an `ImagePreprocess` that the data came through, if any.
+        support_order: the order in which `adapt` reads the support examples outside of
+            meta-training: "shuffled", a fixed order that depends on S alone
+            (`ordered.permutation`), or "given", as they come, for a stream.
+            Meta-training and `sequence` read them as given.
         **kwargs: for `keras.Model`.
 
     State:
@@ -71,6 +79,7 @@ class SequenceLearner(learner.Learner):
         target_mean=0.0,
         target_scale=1.0,
         preprocess=None,
+        support_order="shuffled",
         **kwargs,
     ):
         steps.check_positive("target_scale", target_scale)
@@ -89,7 +98,14 @@ class SequenceLearner(learner.Learner):
                     f"expected {SYMBOLS} outputs for string labels, got {outputs}."
                 )
             self.label_shape = (SYMBOLS,)
-        super().__init__(loss, example_shape, outputs, preprocess, **kwargs)
+        super().__init__(
+            loss,
+            example_shape,
+            outputs,
+            preprocess,
+            support_order=support_order,
+            **kwargs,
+        )
         if self.classification and (target_mean, target_scale) != (0, 1):
             raise ValueError(
                 "expected target_mean 0 and target_scale 1 for classification, got "
@@ -180,6 +196,12 @@ class SequenceLearner(learner.Learner):
     # The contract.
 
     def adapt_tasks(self, support_x, support_y, training=False):
+        order = self.reading_order(tf.shape(support_x)[1], training)
+        if order is not None:
+            support_x, support_y = (
+                tf.ensure_shape(tf.gather(v, order, axis=1), v.shape)
+                for v in (support_x, support_y)
+            )
         return self._read(support_x, support_y, training)[0]
 
     def infer_tasks(self, state, query_x, training=False):
@@ -199,7 +221,7 @@ class SequenceLearner(learner.Learner):
         return self._answers(features, outputs)
 
     def sequence(self, support_x, support_y):
-        """The answer to each support example, from those before it.
+        """The answer to each support example, from those before it in the order given.
 
         Args:
             support_x: as for `adapt`.
