@@ -317,6 +317,20 @@ def test_support_order(name):
 
 
 @rows
+def test_a_sorted_support_set_is_learned(name):
+    # Class by class, or targets that rise.
+    learner, _ = trained(name)
+    losses_ = []
+    for episode, query_y in ROWS[name].episodes(seed=1).batch(TASKS).take(10):
+        keys = tf.reshape(episode["support_y"], [TASKS, WAYS * SHOTS])
+        order = tf.argsort(keys, axis=1, stable=True)
+        for key in ("support_x", "support_y"):
+            episode[key] = tf.gather(episode[key], order, batch_dims=1)
+        losses_.append(learner.evaluate(episode, query_y, verbose=0, return_dict=True))
+    assert np.mean([result["loss"] for result in losses_]) < ROWS[name].loss
+
+
+@rows
 def test_query_labels_are_not_seen(name):
     learner, _ = trained(name)
     episode, query_y = batch(name)

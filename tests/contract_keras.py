@@ -160,6 +160,7 @@ CHANGES = {
     "inner_steps": 3,
     "evaluation_steps": 4,
     "inner_batch": 2,
+    "support_order": "given",
     "regularization": 20.0,
     "min_scale": 0.3,
     "target_mean": 0.5,
