@@ -271,7 +271,7 @@ def test_other_orders_are_refused():
     with pytest.raises((TypeError, ValueError), match="support_order"):
         km.ProtoNet(network(), CLASSES, support_order="given")
     with pytest.raises((TypeError, ValueError), match="support_order"):
-        encoder, decoder = km.networks.mlp((6,), 4), km.networks.mlp((10,), 1)
+        encoder, decoder = km.networks.mlp((6,), 4), km.networks.mlp((8,), 1)
         loss = "sparse_categorical_crossentropy"
         km.CNP(encoder, decoder, loss, CLASSES, support_order="given")
 
