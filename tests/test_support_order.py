@@ -152,7 +152,11 @@ def test_a_traced_time_axis_keeps_its_length():
     data = {key: tf.constant(value) for key, value in episode(learner).items()}
     rolled = km.LSTMLearner(example_shape=[6], outputs=CLASSES, units=7)
     rolled.set_weights(learner.get_weights())
-    close(tf.function(lambda: learner(data))(), rolled(data))
+    specs = {  # any number of tasks
+        key: tf.TensorSpec([None, *value.shape[1:]], value.dtype)
+        for key, value in data.items()
+    }
+    close(tf.function(learner, input_signature=[specs])(data), rolled(data))
 
 
 def test_a_full_batch_reads_all_examples_in_any_order():

@@ -198,10 +198,8 @@ class SequenceLearner(ordered.OrderedLearner):
     def adapt_tasks(self, support_x, support_y, training=False):
         order = self.reading_order(tf.shape(support_x)[1], training)
         if order is not None:
-            support_x, support_y = (
-                tf.ensure_shape(tf.gather(v, order, axis=1), v.shape)
-                for v in (support_x, support_y)
-            )
+            support_x = tf.gather(support_x, order, axis=1)
+            support_y = tf.gather(support_y, order, axis=1)
         return self._read(support_x, support_y, training)[0]
 
     def infer_tasks(self, state, query_x, training=False):
@@ -239,7 +237,10 @@ class SequenceLearner(ordered.OrderedLearner):
         return run(support_x, support_y)
 
     def call(self, episode, training=False, reading=False):
-        """As every learner's call; with `reading`, also the answers of `sequence`."""
+        """As every learner's call; with `reading`, also the answers of `sequence`.
+
+        Then both read the order given, as in meta-training.
+        """
         if not reading:
             return super().call(episode, training)
         support_x, support_y = checks.checked_support(
