@@ -30,6 +30,14 @@ def test_committed_entry(name):
     assert learner.optimizer is not None
     assert learner.normalization == card.normalization
     assert card.inputs == recipe.task.inputs
+    source = recipe.task.source
+    assert (card.source, card.data) == (source.id, source.title)
+    assert (card.family, card.procedural) == (source.family, source.procedural)
+    assert card.learner == type(learner).__name__
+    assert card.command == f"python tools/train.py --recipe={name}"
+    assert card.initial_weights in (cards.RANDOM, *NAMES)
+    assert card.validation["metric"] == recipe.task.metric
+    assert (card.directory / "tasks.npz").exists()
     example = learner.example()
     if card.ways is not None:
         _, _, tested = recipe.task.source.sizes
@@ -105,7 +113,8 @@ def test_unknown_names(models):
 
 def test_a_card_is_what_was_written(models):
     written = json.loads((models / "maml.tiny" / "card.json").read_text())
-    assert dataclasses.asdict(zoo.card("maml.tiny")) == written
+    fields = {"schema": cards.SCHEMA, **dataclasses.asdict(zoo.card("maml.tiny"))}
+    assert fields == written
     assert [card.name for card in zoo.list_models()] == ["maml.tiny"]
 
 
