@@ -54,6 +54,9 @@ def test_a_page_tells_what_its_card_does(name):
     random = card.initial_weights == cards.RANDOM
     origin = "random weights" if random else f"`{card.initial_weights}`"
     assert f"- Began from: {origin}" in text
+    table = (cards.MODELS.parent / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{re.escape(name)}` .*\|$", table, re.MULTILINE)[0]
+    assert f"| {origin} |" in row
     for figure in card.figures:
         assert scores.sentence(figure) in text
     assert ("one query at a time" in text) == (card.normalization == "transductive")

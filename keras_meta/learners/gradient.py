@@ -68,7 +68,7 @@ class GradientLearner(learner.Learner):
         preprocess: see `Learner`.
         vectorize: run tasks as one batch rather than side by side; by default for
             networks of dense layers, which it makes several times faster.
-        **kwargs: for `keras.Model`.
+        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
 
     Raises:
         ValueError: an argument out of range, or a network that is not built.

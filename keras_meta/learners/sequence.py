@@ -41,7 +41,7 @@ class SequenceLearner(learner.Learner):
             as `(y - mean) / scale`, the loss of meta-training is of such, and answers
             leave as `mean + scale g`. So targets that hardly vary are seen beside x.
         preprocess: an `ImagePreprocess` that the data came through, if any.
-        **kwargs: for `keras.Model`.
+        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
 
     State:
         `{"cell": [...], "label": [T, L]}`: the cell's state and y_n as it enters.
