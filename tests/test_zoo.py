@@ -118,6 +118,12 @@ def test_a_card_is_what_was_written(models):
     assert [card.name for card in zoo.list_models()] == ["maml.tiny"]
 
 
+def source_of(load):
+    """Alphabets of which three are to train and two to validate."""
+    sizes = 3, 2, 659
+    return recipes.Alphabets("x", "x", "x", sizes=sizes, load=load, rotations=False)
+
+
 def alphabets(preprocess, ids):
     """Five alphabets of three characters, whose images hold what they are of."""
     images = np.repeat(np.arange(15, dtype="uint8"), 4)[:, None, None, None]
@@ -127,7 +133,7 @@ def alphabets(preprocess, ids):
 
 
 def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
-    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    source = source_of(alphabets)
     pools = source.pools(None)
     train, validation = (set(pools[p].class_ids // 3) for p in ("train", "validation"))
     assert len(train) == 3 and len(validation) == 2 and not train & validation
@@ -150,7 +156,7 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
 
 
 def test_augmented_episodes_are_replayed():
-    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    source = source_of(alphabets)
     still = {"degrees": 0, "zoom": (1, 1), "shift": 0.0}
     drawn = []
     for augment in (None, still, {"degrees": 10}):
@@ -168,7 +174,7 @@ def test_augmented_episodes_are_replayed():
 
 
 def test_a_curriculum_comes_first_and_is_replayed_from_anywhere():
-    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    source = source_of(alphabets)
     stages = (2, 1, 3), (3, 2, 4)
     task = recipes.Classification(source, 5, 3, 1, test_queries=1, curriculum=stages)
     train = task.episodes(None, seed=0)["train"]
