@@ -30,3 +30,4 @@ from keras_meta.learners.shrinkage import SigmaIMAML as SigmaIMAML
 from keras_meta.learners.shrinkage import SigmaMAML as SigmaMAML
 from keras_meta.learners.shrinkage import SigmaReptile as SigmaReptile
 from keras_meta.saved_model import export as export
+from keras_meta.units import StandardUnits as StandardUnits

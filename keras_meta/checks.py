@@ -8,6 +8,7 @@ import tensorflow as tf
 
 # The inputs of an episode, by name.
 INPUTS = ("support_x", "support_y", "query_x")
+UNEQUAL_TASKS = "expected query_x and the state to be of the same number of tasks."
 UNEQUAL_QUERIES = "expected query_x and query_y of equal T and Q, they differ."
 # What to do about labels, in the sentences that refuse them.
 NUMBERED = "np.unique(labels, return_inverse=True)[1]"

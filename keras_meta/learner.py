@@ -5,7 +5,15 @@ import functools
 import keras
 import tensorflow as tf
 
-from keras_meta import batch_norm, checks, keras_private, losses, settings, trainer
+from keras_meta import (
+    batch_norm,
+    checks,
+    keras_private,
+    losses,
+    settings,
+    trainer,
+    units,
+)
 
 # Added to the logit of a class that is absent from the support set: its probability is
 # then exactly zero in float32, and nothing turns into NaN as infinity would.
@@ -55,6 +63,10 @@ class Learner(settings.Spelled, trainer.Trainer):
         outputs: number of classes N, or of target dimensions d_y; None where the
             support set decides how many classes there are.
         preprocess: an `ImagePreprocess` that the data came through, if any.
+        point_units: the `StandardUnits` by which points of any units become those that
+            a learner for regression was trained in; None takes points as they are.
+            `adapt` and `infer` themselves take the units of training, as they take
+            what `preprocess` gives.
         **kwargs: for `keras.Model`.
 
     Call arguments:
@@ -80,8 +92,17 @@ class Learner(settings.Spelled, trainer.Trainer):
 
     support_loss = settings.Fixed()
     output_size = settings.Fixed()
+    point_units = settings.Setting(units.setting)
 
-    def __init__(self, loss, example_shape, outputs, preprocess=None, **kwargs):
+    def __init__(
+        self,
+        loss,
+        example_shape,
+        outputs,
+        preprocess=None,
+        point_units=None,
+        **kwargs,
+    ):
         for name in ELSEWHERE.keys() & kwargs.keys():
             raise ValueError(
                 f"expected the arguments of {type(self).__name__}, got {name}: use "
@@ -95,6 +116,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         self.example_shape = tuple(example_shape)
         self.output_size = outputs
         self.preprocess = preprocess
+        self.point_units = point_units
         self.query_loss = self.support_loss
         self._loss_config = losses.config(loss)
 
@@ -234,8 +256,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         query_x = checks.checked_x(self, "query_x", query_x)
         tasks = tf.shape(tf.nest.flatten(state)[0])[0]
         same = tf.equal(tasks, tf.shape(query_x)[0])
-        sentence = "expected query_x and the state to be of the same number of tasks."
-        state, query_x = checks.required((state, query_x), (same, sentence))
+        state, query_x = checks.required((state, query_x), (same, checks.UNEQUAL_TASKS))
         if training or not (traced or tf.executing_eagerly()):
             return self.infer_tasks(state, query_x, training), None
         try:
@@ -380,7 +401,8 @@ class Learner(settings.Spelled, trainer.Trainer):
     def get_config(self):
         config = super().get_config()
         config["loss"] = self._loss_config
-        config["preprocess"] = keras.saving.serialize_keras_object(self.preprocess)
+        for name in ("preprocess", "point_units"):
+            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
         flags = [layer.trainable for layer in keras_private.layers_of(self)]
         config["layer_flags"] = None if all(flags) else flags
         return config

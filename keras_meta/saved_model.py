@@ -13,6 +13,8 @@ import tensorflow as tf
 from keras_meta import learner as learner_module
 from keras_meta import losses
 
+# The signature that gives the state which another takes.
+STATES = {"infer": "adapt", "infer_points": "adapt_points"}
 # Of the pictures in the warmup request for `serving_images`; any size is served.
 WARMUP_SIDE = 64
 # Classes in the warmup request of a learner that takes any number of them.
@@ -33,8 +35,12 @@ def export(model, base, version=None):
       (float32), labels are int32.
     - `serving_images`, if the learner has a `preprocess`: the same from uint8 images
       `[T, S or Q, H, W, 1 or 3]` of any size.
+    - `serving_points`, if the learner has `point_units`: the same from points in units
+      of their own, float64; mean and scale are in these units.
     - `adapt`, `{support_x, support_y}` -> the state, a tensor for each leaf, and
       `infer`, `{state..., query_x}` -> as above: adapt once and ask many times.
+      `adapt_points` and `infer_points`, if the learner has `point_units`: the same for
+      points in units of their own, whose state holds the units too.
 
     T leads because a server joins requests along the first axis: each task in a batch
     keeps to its own support set. A request with labels out of range or with a gap, of
@@ -132,46 +138,90 @@ def _inputs(function):
 
 def _signatures(learner):
     """`{name: concrete function}` of a learner; all share one graph of `adapt`."""
-    support = [learner.x_spec("support_x"), learner.y_spec("support_y")]
-    query = learner.x_spec("query_x")
-    structure = learner.state_spec()
-    paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
-    names = ["_".join(map(str, path)) for path in paths]
+    specs = [
+        learner.x_spec("support_x"),
+        learner.y_spec("support_y"),
+        learner.x_spec("query_x"),
+    ]
 
     def adapt(support_x, support_y):
-        state = learner.adapt(support_x, support_y, traced=True)
-        return dict(zip(names, tf.nest.flatten(state), strict=True))
+        return learner.adapt(support_x, support_y, traced=True)
 
-    def infer(query_x, **leaves):
-        state = [leaves[name] for name in names]
-        state = tf.nest.pack_sequence_as(structure, state)
-        outputs = learner.infer(state, query_x, traced=True)
-        return _answered(learner.classification, outputs)
-
-    def both(support_x, support_y, query_x):
-        return infer(query_x, **adapt(support_x, support_y))
+    def infer(state, query_x):
+        return learner.infer(state, query_x, traced=True)
 
     def images(support_x, support_y, query_x):
         return both(prepare(support_x), support_y, prepare(query_x))
 
-    leaves = [
-        tf.TensorSpec(leaf.shape, leaf.dtype, name)
-        for name, leaf in zip(names, tf.nest.flatten(structure), strict=True)
-    ]
-    found = {
-        "serving_default": _function(both, [*support, query]),
-        "adapt": _function(adapt, support),
-        "infer": _function(infer, [*leaves, query]),
-    }
+    both, functions = _stages(learner, adapt, infer, specs)
+    found = dict(zip(("serving_default", "adapt", "infer"), functions, strict=True))
     prepare = _prepare(learner)
     if prepare is not None:
         pictures = [
             tf.TensorSpec([None] * 5, tf.uint8, name)
             for name in ("support_x", "query_x")
         ]
-        specs = [pictures[0], support[1], pictures[1]]
-        found["serving_images"] = _function(images, specs)
+        pictures.insert(1, specs[1])
+        found["serving_images"] = _function(images, pictures)
+    if learner.point_units is not None:
+        found |= _points(learner, specs)
     return found
+
+
+def _stages(learner, adapt, infer, specs):
+    """One request that adapts and infers, and the two apart.
+
+    Args:
+        learner: that is exported.
+        adapt: `(support_x, support_y) -> state`.
+        infer: `(state, query_x) -> outputs`.
+        specs: TensorSpecs of support_x, support_y and query_x.
+
+    Returns:
+        `(both, functions)`: the one request, to be traced in others, and the concrete
+        functions of it and of the two, which have the state's tensors by name.
+    """
+    structure = _function(adapt, specs[:2]).structured_outputs
+    paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+    names = ["_".join(map(str, path)) for path in paths]
+
+    def learned(support_x, support_y):
+        leaves = tf.nest.flatten(adapt(support_x, support_y))
+        return dict(zip(names, leaves, strict=True))
+
+    def answered(query_x, **leaves):
+        state = [leaves[name] for name in names]
+        state = tf.nest.pack_sequence_as(structure, state)
+        return _answered(learner.classification, infer(state, query_x))
+
+    def both(support_x, support_y, query_x):
+        return answered(query_x, **learned(support_x, support_y))
+
+    leaves = [
+        tf.TensorSpec(leaf.shape, leaf.dtype, name)
+        for name, leaf in zip(names, tf.nest.flatten(structure), strict=True)
+    ]
+    return both, [
+        _function(both, specs),
+        _function(learned, specs[:2]),
+        _function(answered, [*leaves, specs[2]]),
+    ]
+
+
+def _points(learner, specs):
+    """The signatures that take points in units of their own, in float64."""
+    units = learner.point_units
+
+    def adapt(support_x, support_y):
+        return units.adapt(learner, support_x, support_y, traced=True)
+
+    def infer(state, query_x):
+        return units.infer(learner, state, query_x, traced=True)
+
+    specs = [tf.TensorSpec(spec.shape, tf.float64, spec.name) for spec in specs]
+    _, functions = _stages(learner, adapt, infer, specs)
+    names = "serving_points", "adapt_points", "infer_points"
+    return dict(zip(names, functions, strict=True))
 
 
 def _prepare(model):
@@ -195,23 +245,22 @@ def _requests(learner, signatures):
             return random.randint(256, size=shape, dtype=np.uint8)
         return random.uniform(size=shape).astype(spec.dtype.as_numpy_dtype)
 
-    y_spec = learner.y_spec("support_y")
-    if learner.classification:
+    def answers(spec):
+        if not learner.classification:
+            return drawn(spec, count)
         labels = np.arange(count, dtype=np.int32) % classes
-        support_y = np.zeros([*y_spec.shape[2:], count, 1], np.int32) + labels[:, None]
-        support_y = support_y.T
-    else:
-        support_y = drawn(y_spec, count)
+        return (np.zeros([*spec.shape[2:], count, 1], np.int32) + labels[:, None]).T
+
     found = {}
     for name, function in signatures.items():
         specs = _inputs(function)
-        if name == "infer":
-            state = signatures["adapt"](**found["adapt"])
+        if name in STATES:
+            state = signatures[STATES[name]](**found[STATES[name]])
             found[name] = {key: value.numpy() for key, value in state.items()}
         else:
             found[name] = {
                 "support_x": drawn(specs["support_x"], count),
-                "support_y": support_y,
+                "support_y": answers(specs["support_y"]),
             }
         if "query_x" in specs:
             found[name]["query_x"] = drawn(specs["query_x"], 1)
@@ -294,6 +343,14 @@ def _meaning(model, signatures):
         yield (
             "- `serving_images` takes uint8 images of any size, as they are in a file; "
             'with REST, put `"signature_name": "serving_images"` beside `inputs`.'
+        )
+    if "serving_points" in signatures:
+        yield (
+            "- `serving_default`, `adapt` and `infer` take points in the units of "
+            f"training, x in [-{model.point_units.end:g}, {model.point_units.end:g}]. "
+            "`serving_points`, `adapt_points` and `infer_points` take points in units "
+            "of their own; with REST, put "
+            '`"signature_name": "serving_points"` beside `inputs`.'
         )
     if "adapt" in signatures and model.classification:
         gap = ", those present from 0 without a gap" if model.gapless else ""

@@ -1,6 +1,7 @@
 """The `keras-meta` command: its tables, its pictures, its exit codes and sentences."""
 
-import functools
+import dataclasses
+import decimal
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, cli, console, demo, learn, recipes, scores
+from keras_meta.zoo import cards, cli, console, demo, learn, scores
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PREPROCESS = km.ImagePreprocess(28, 28, 1, invert=True)
@@ -29,17 +30,21 @@ def write_entry(name, learner, **facts):
     learner.save(path)
     cards.Card(
         name=name,
+        learner=type(learner).__name__,
         paper="none",
+        source="none",
         licence="none",
         protocol="untrained",
         normalization="inductive",
         seed=0,
         command="none",
+        initial_weights=cards.RANDOM,
         steps=0,
         kept=0,
         hours=0.0,
         sha256=cards.sha256(path),
-        **facts,
+        any_units=learner.point_units is not None,
+        **{"procedural": False, **facts},
     ).write()
 
 
@@ -61,7 +66,9 @@ def write_entries():
     write_entry(
         IMAGES,
         km.MAML(keras.Model(image, logits), inner_rate=RATE, preprocess=PREPROCESS),
-        data="procedural glyphs: a few",
+        family="procedural glyphs",
+        data="glyphs that a program drew: a few",
+        procedural=True,
         test_classes=list(range(1000, 1012)),
         inputs="images",
         ways=5,
@@ -76,6 +83,7 @@ def write_entries():
     write_entry(
         CURVES,
         km.MAML(keras.Model(x, line), "mse", inner_rate=RATE),
+        family="lines",
         data="lines: a few",
         test_classes=None,
         inputs="curves",
@@ -197,6 +205,7 @@ def test_info(capsys):
     out = capsys.readouterr().out
     assert re.search(r"5-way 1-shot, inductive, 9 tasks +90.00% ± 1.00%", out)
     assert zoo.card(IMAGES).sha256 in out
+    assert re.search(r"began from +random weights *\n", out)
     assert cli.main(["info", "maml.cifar100_5w1s"]) == 0
     assert "none: an untrained recipe" in capsys.readouterr().out
     assert_fails(capsys, "got 'maml.none'", "info", "maml.none")
@@ -342,32 +351,61 @@ def test_broken_image(glyphs, capsys):
         assert_fails(capsys, "an image file, .*task/query/1-5.png", "learn", "task")
 
 
-def test_choice_of_a_model(monkeypatch):
-    def card(name, ways, shots, normalization="inductive", mean=0.9, data="drawn"):
-        return cards.Card(
-            name, "", data, "", "", normalization, 0, "", 0, 0, 0.0, "", [],
-            "images" if ways else "curves", ways, shots, [{"mean": mean}],
-        )  # fmt: skip
+def entry(name, ways, shots, mean=0.9, normalization="inductive", **fields):
+    """A card that says what the choice of a model reads; the test figure misleads."""
+    blank = {field.name: None for field in dataclasses.fields(cards.Card)}
+    return cards.Card(
+        **blank
+        | {"name": name, "ways": ways, "shots": shots, "normalization": normalization}
+        | {"inputs": "images" if ways else "curves", "procedural": False}
+        | {"validation": {"metric": "accuracy", "mean": mean}}
+        | {"figures": [{"metric": "accuracy", "mean": 1 - mean}]}
+        | fields
+    )
 
+
+def test_choice_of_a_model(monkeypatch):
     found = [
-        card("curves", None, 10),
-        card("procedural", 5, 1, mean=0.99, data=recipes.GLYPHS.title),
-        card("5w1s", 5, 1),
-        card("better", 5, 1, mean=0.95),
-        card("transductive", 5, 1, "transductive", mean=0.98),
-        card("5w5s", 5, 5),
-        card("20w1s", 20, 1),
-        card("20w5s", 20, 5),
+        entry("curves", None, 10),
+        entry("procedural", 5, 1, mean=0.99, procedural=True),
+        entry("5w1s", 5, 1),
+        entry("unvalidated", 5, 1, validation=None),
+        entry("better", 5, 1, mean=0.95),
+        entry("transductive", 5, 1, 0.98, "transductive"),
+        entry("5w5s", 5, 5),
+        entry("20w1s", 20, 1),
+        entry("20w5s", 20, 5),
     ]
     monkeypatch.setattr(zoo, "list_models", lambda: found)
     assert learn._choose(None, 3, 1).name == "better"
     assert learn._choose(None, 5, 4.2).name == "5w5s"
     assert learn._choose(None, 6, 2).name == "20w1s"
-    assert learn._choose(found[4], 5, 1) is found[4]
+    assert learn._choose(found[5], 5, 1) is found[5]
     with pytest.raises(ValueError, match="at most 20 classes, got 21"):
         learn._choose(None, 21, 1)
-    del found[5]
+    del found[6]
     assert learn._choose(None, 5, 4.2).name == "20w5s"
+
+
+def test_choice_of_a_model_for_curves(monkeypatch):
+    def curves(name, mean, any_units=True, metric="nll"):
+        figure = {"metric": metric, "mean": mean}
+        return entry(name, None, 9, any_units=any_units, validation=figure)
+
+    found = [
+        entry("images", 5, 1),
+        curves("one range", -9.0, any_units=False),
+        curves("worse", 0.3),
+        curves("best", -0.2),
+        entry("unvalidated", None, 9, any_units=True, validation=None),
+    ]
+    monkeypatch.setattr(zoo, "list_models", lambda: found)
+    assert learn._curve_card().name == "best"
+    del found[2:]
+    assert learn._curve_card().name == "one range"
+    del found[1:]
+    with pytest.raises(ValueError, match="the zoo has none"):
+        learn._curve_card()
 
 
 # learn, a curve
@@ -414,33 +452,8 @@ def test_wrong_points(text, sentence, capsys):
 
 def process():
     keras.utils.set_random_seed(0)
-    return km.CNP(km.networks.mlp((2,), 8, (8,)), km.networks.mlp((9,), 2, (8,)))
-
-
-def test_curves_of_any_units_for_a_process():
-    random = np.random.RandomState(0)
-    known, x = random.normal(size=[6, 2]), random.normal(size=5)
-
-    def in_units(known, x):
-        predict = functools.partial(learn._predicted, process())
-        return learn.in_units("cnp.any", known, x, predict)
-
-    mean, scale = in_units(known, x)
-    assert mean.shape == scale.shape == (5,) and (scale > 0).all()
-    moved, wider = in_units(known * [300, 10] + [7, -4], 300 * x + 7)
-    np.testing.assert_allclose(moved, 10 * mean - 4, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(wider, 10 * scale, rtol=1e-3)
-    # In units of its own, it is what the learner says.
-    ends = np.array([[-1.6, 1.0], [1.6, -1.0]])
-    mean, scale = in_units(ends, np.array([0.5]))
-    # What else is asked changes nothing, be it far away, where the end's answer stands.
-    more = in_units(ends, np.array([0.5, 30.0, 2.0]))
-    np.testing.assert_allclose(np.array(more)[:, 0], np.ravel([mean, scale]), rtol=1e-6)
-    np.testing.assert_allclose(*np.array(more).T[1:], rtol=1e-6)
-    learner = process()
-    state = learner.adapt(ends[None, :, :1], ends[None, :, 1:])
-    expected = learner.infer(state, [[[0.5]]])
-    np.testing.assert_allclose([mean, scale], np.ravel(expected)[:, None], rtol=1e-5)
+    networks = km.networks.mlp((2,), 8, (8,)), km.networks.mlp((9,), 2, (8,))
+    return km.CNP(*networks, point_units=km.StandardUnits(known=1.5))
 
 
 def test_learn_points_with_a_process(monkeypatch, tmp_path, capsys):
@@ -448,19 +461,77 @@ def test_learn_points_with_a_process(monkeypatch, tmp_path, capsys):
         patch.setattr(cards, "MODELS", tmp_path / "models")
         (tmp_path / "models").mkdir()
         facts = {"data": "waves: a few", "test_classes": None, "ways": None}
-        facts |= {"inputs": "curves", "figures": []}
-        write_entry(learn.CURVES, process(), **facts, shots=9)
-        write_entry("cnp.other", process(), **facts, shots=2)
+        facts |= {"inputs": "curves", "figures": [], "family": "waves", "shots": 9}
+        # No name says that a model takes points of any units.
+        write_entry("waves", process(), **facts)
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "p.csv").write_text("x,y\n0,1\n10,3\n5,\n20,\n")
+        x = [1_700_000_000.25, 1_700_000_010.5, 1_700_000_005.125, 1_700_000_020]
+        rows = [f"{x[0]},101320.001", f"{x[1]},101320.002", f"{x[2]},", f"{x[3]},"]
+        (tmp_path / "p.csv").write_text("\n".join(["x,y", *rows]))
         assert cli.main(["learn", "p.csv"]) == 0
-    out = capsys.readouterr().out
-    assert f"{learn.CURVES} learned a curve from 2 points" in out
-    assert "two standard deviations" in out and "scaled to [-1.6, 1.6]" in out
+        out = capsys.readouterr().out
+        known = np.stack([x[:2], [101320.001, 101320.002]], axis=1)
+        mean, scale = learn.predicted(zoo.load("waves"), known, np.array(x[2:]))
+        assert cli.main(["export", "waves", "served"]) == 0
+        capsys.readouterr()
+        words = ["request", "waves", "--local", "served", "--support", "p.csv"]
+        assert cli.main(words) == 0
+        served = capsys.readouterr().out
+    assert "waves learned a curve from 2 points" in out
+    assert "two standard deviations" in out and "scaled to [-1.5, 1.5]" in out
     assert "1 of 2 x lie outside the known points" in out
-    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
-    assert [row[0] for row in rows] == ["5", "20"] and all(len(r) == 3 for r in rows)
+    shown = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[0] for row in shown] == ["1700000005.125", "1700000020"]
+    for row, value, width in zip(shown, mean, 2 * scale, strict=True):
+        assert abs(float(row[1]) - value) < 0.05 * width
+        assert float(row[2]) == float(f"{width:.1e}")
+    # Through JSON and the exported graph, the same table.
+    assert served.splitlines()[:4] == out.splitlines()[1:5]
+    assert served.endswith("For waves, x and y were scaled by the known points.\n")
     assert (tmp_path / "predictions.png").stat().st_size > 0
+
+
+def decimals(text):
+    """Of a number without an exponent, how many digits follow the point."""
+    return -min(decimal.Decimal(text).as_tuple().exponent, 0)
+
+
+def test_a_prediction_has_the_digits_that_its_width_leaves():
+    shown = {
+        (101320.12347, 0.0028): ("101320.1235", "0.0028"),
+        (-0.04, 1.26): ("0.0", "1.3"),
+        (9.996, 0.0996): ("10.00", "0.10"),
+        (12345.6, 278.0): ("12350", "280"),
+        (0.5, 99.7): ("0", "100"),
+        (2.0512e30, 3.14e29): ("2.05e+30", "3.1e+29"),
+        (4e28, 3.1e30): ("0", "3.1e+30"),
+        (0.0, 2e-9): ("0", "2.0e-09"),
+        (1.7e9, 30.4): ("1700000000", "30"),
+        (np.nan, 1.0): ("nan", "1"),
+    }
+    for (mean, width), texts in shown.items():
+        assert learn.with_width(mean, width) == texts
+    random = np.random.default_rng(0)
+    for mean, size in random.uniform([-3e3, -3], [3e3, 6], (300, 2)).tolist():
+        width = 10**size
+        text, width_text = learn.with_width(mean, width)
+        # Exact arithmetic: the width to two digits, the mean to half a unit of these.
+        exact = decimal.Context(prec=2, rounding=decimal.ROUND_HALF_EVEN)
+        rounded = exact.create_decimal_from_float(width)
+        assert decimal.Decimal(width_text) == rounded
+        assert decimals(text) == decimals(width_text)
+        unit = decimal.Decimal((0, (1,), rounded.as_tuple().exponent))
+        error = abs(decimal.Decimal(text) - decimal.Decimal(mean))
+        assert error <= unit / 2
+        assert decimal.Decimal(text) % unit == 0
+
+
+def test_x_are_shown_with_all_their_digits(capsys):
+    x = [1.0, -2.5, 0.1, 2459000.5, 2459000.5000001, 1e30, 1_700_000_000.0]
+    console.console().print(learn.points_table(np.array(x), np.zeros(7), None))
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert list(map(float, shown)) == x and shown[0] == "1"
+    assert shown[-1] == "1700000000"
 
 
 def test_wrong_options_for_points(capsys):

@@ -1,11 +1,13 @@
 """The page of an entry: its words and its pictures."""
 
+import re
+
 import matplotlib.figure
 import numpy as np
 import pytest
 
 from keras_meta import zoo
-from keras_meta.zoo import pages, scores
+from keras_meta.zoo import cards, pages, scores
 
 
 def lines(figure):
@@ -17,10 +19,9 @@ def test_the_curve_of_adaptation_is_what_evaluation_finds(monkeypatch):
     monkeypatch.setattr(pages, "STEPS", (0, 1))
     monkeypatch.setattr(pages, "TASKS", 20)
     learner, card = zoo.load("maml.sinusoid"), zoo.card("maml.sinusoid")
-    found = dict(pages.pictured(learner, card))
-    assert [title.split()[0] for title in found] == ["Fit", "Adaptation:"]
-    _, curve = found.items()
-    (drawn,) = lines(curve[1])
+    found = {file: figure for file, _, figure in pages.pictured(learner, card)}
+    assert list(found) == ["fit.png", "adaptation.png"]
+    (drawn,) = lines(found["adaptation.png"])
     assert drawn[:, 0].tolist() == [0, 1, learner.evaluation_steps]
     score = scores.evaluate("maml.sinusoid", 20)
     assert drawn[-1, 1] == pytest.approx(score["mean"], rel=1e-5)
@@ -30,7 +31,8 @@ def test_the_curve_of_adaptation_is_what_evaluation_finds(monkeypatch):
 def test_a_sequence_learner_errs_less_and_less(monkeypatch):
     monkeypatch.setattr(pages, "TASKS", 20)
     learner, card = zoo.load("lstm.boolean"), zoo.card("lstm.boolean")
-    ((title, figure),) = pages.pictured(learner, card)
+    ((file, title, figure),) = pages.pictured(learner, card)
+    assert file == "examples.png"
     (drawn,) = lines(figure)
     assert title.endswith("mean of 200 test tasks")
     assert drawn[:, 0].tolist() == list(range(1, card.shots + 1))
@@ -41,23 +43,29 @@ def test_a_sequence_learner_errs_less_and_less(monkeypatch):
 @pytest.mark.parametrize("name", [card.name for card in zoo.list_models()])
 def test_a_page_tells_what_its_card_does(name):
     card, learner = zoo.card(name), zoo.load(name)
-    text = pages.page(learner, card, {"A title": "file.png"})
-    for part in (card.paper, card.data, card.licence, card.sha256, "](file.png)"):
+    kept = (card.directory / "README.md").read_text(encoding="utf-8")
+    pictures = dict(re.findall(r"^!\[(.+)\]\((.+)\)$", kept, re.MULTILINE))
+    files = [file.name for file in card.directory.glob("*.png")]
+    assert files and sorted(pictures.values()) == sorted(files)
+    text = pages.page(learner, card, pictures)
+    assert kept == text, "run tools/make_results.py"
+    for part in (card.paper, card.data, card.licence, card.sha256):
         assert part in text
+    random = card.initial_weights == cards.RANDOM
+    origin = "random weights" if random else f"`{card.initial_weights}`"
+    assert f"- Began from: {origin}" in text
+    table = (cards.MODELS.parent / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{re.escape(name)}` .*\|$", table, re.MULTILINE)[0]
+    assert f"| {origin} |" in row
     for figure in card.figures:
         assert scores.sentence(figure) in text
     assert ("one query at a time" in text) == (card.normalization == "transductive")
-    kept = card.directory / "README.md"
-    assert kept.read_text(encoding="utf-8").splitlines()[0] == text.splitlines()[0]
-    pictures = sorted(file.name for file in card.directory.glob("*.png"))
-    assert pictures
-    assert all(f"]({file})" in kept.read_text(encoding="utf-8") for file in pictures)
 
 
 def test_an_episode_is_drawn_as_its_drawings_were(monkeypatch):
     name = "maml.glyphs_5w1s-inductive"
     monkeypatch.setattr(pages, "DRAWN_QUERIES", 2)
-    title, figure = pages._episode(zoo.load(name), zoo.card(name))
+    _, _, figure = pages._episode(zoo.load(name), zoo.card(name))
     assert isinstance(figure, matplotlib.figure.Figure)
     images = [image.get_array() for image in figure.axes[0].images]
     assert len(images) == 5 + 10

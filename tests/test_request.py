@@ -19,19 +19,23 @@ import keras_meta as km
 from keras_meta.zoo import cli, request
 
 PREPARE = km.ImagePreprocess(8, 8, 1)
-IMAGES, CURVES = "protonet.marks", "maml.lines"
+# No name says what a model takes.
+IMAGES, CURVES, ANY_UNITS = "protonet.marks", "cnp.lines", "waves"
 MARKS = {"dot": (slice(3, 5), slice(3, 5)), "bar": (slice(0, 8), slice(3, 5))}
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A folder of two exported models."""
+    """A folder of three exported models."""
     folder = tmp_path_factory.mktemp("served")
     keras.utils.set_random_seed(0)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(32)]
     km.export(km.ProtoNet(keras.Sequential(layers), 5, PREPARE), folder / IMAGES)
     lines = km.MAML(km.networks.mlp((1,), 1, ()), "mse", inner_rate=0.05)
     km.export(lines, folder / CURVES)
+    networks = km.networks.mlp((2,), 8, (8,)), km.networks.mlp((9,), 2, (8,))
+    waves = km.CNP(*networks, point_units=km.StandardUnits())
+    km.export(waves, folder / ANY_UNITS)
     return folder
 
 
@@ -48,6 +52,9 @@ def data(tmp_path, monkeypatch):
     for name, place in MARKS.items():
         mark(tmp_path / "query" / f"{name}.png", place, 24)
     (tmp_path / "points.csv").write_text("x,y\n0,1\n1,2\n2,\n")
+    rows = "1700000000,7e30\n1700000010.5,8e30\n1700000005.25,\n"
+    (tmp_path / "seconds.csv").write_text("x,y\n" + rows)
+    (tmp_path / "shifted.csv").write_text("x,y\n0,7e30\n10.5,8e30\n5.25,\n")
     return tmp_path
 
 
@@ -60,6 +67,16 @@ def mark(path, place, side):
 
 
 class Rest(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        model = self.path.removeprefix("/v1/models/").removesuffix("/metadata")
+        try:
+            path = request._newest(self.server.folder, model)
+            found = dict.fromkeys(request._local_signatures(path), {})
+            metadata = {"signature_def": {"signature_def": found}}
+            self.reply(200, {"metadata": metadata})
+        except ValueError as error:
+            self.reply(404, {"error": str(error)})
+
     def do_POST(self):
         model = self.path.removeprefix("/v1/models/").removesuffix(":predict")
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -71,6 +88,9 @@ class Rest(http.server.BaseHTTPRequestHandler):
             status, reply = 200, {"outputs": outputs}
         except ValueError as error:
             status, reply = 400, {"error": str(error)}
+        self.reply(status, reply)
+
+    def reply(self, status, reply):
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(reply).encode())
@@ -92,9 +112,23 @@ def rest(served):
 @pytest.fixture
 def grpc_address(served):
     import grpc
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
 
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def GetModelMetadata(self, asked, context):
+            assert asked.metadata_field == ["signature_def"]
+            found = get_model_metadata_pb2.SignatureDefMap()
+            path = request._newest(served, asked.model_spec.name)
+            for name, value in request._local_signatures(path).items():
+                found.signature_def[name].CopyFrom(value)
+            reply = get_model_metadata_pb2.GetModelMetadataResponse()
+            reply.metadata["signature_def"].Pack(found)
+            return reply
+
         def Predict(self, asked, context):
             arrays = {k: tf.make_ndarray(v).tolist() for k, v in asked.inputs.items()}
             body = {
@@ -133,12 +167,30 @@ def test_without_a_server(served, data, capsys):
     assert note.startswith(f"For {CURVES}, points were taken as they are")
 
 
+def test_points_go_to_the_signature_that_the_model_states(served, data, capsys):
+    def asked(model, file):
+        words = ["request", model, "--local", str(served), "--support", file]
+        assert cli.main(words) == 0
+        *_, row, note = capsys.readouterr().out.splitlines()
+        return row.split(), note
+
+    row, note = asked(ANY_UNITS, "seconds.csv")
+    assert note == f"For {ANY_UNITS}, x and y were scaled by the known points."
+    assert row[0] == "1700000005.25"
+    assert row[1:] == asked(ANY_UNITS, "shifted.csv")[0][1:]
+    # Two digits of a width of 1e30, and as many places of the mean.
+    assert 6e30 < float(row[1]) < 9e30 and row[2].endswith("e+29")
+    _, note = asked(CURVES, "points.csv")
+    assert note.startswith(f"For {CURVES}, points were taken as they are")
+
+
 @pytest.mark.parametrize("way", ["rest", "grpc_address"])
 def test_by_either_way_the_same(way, served, data, capsys, request):
     address = request.getfixturevalue(way)
     for words in (
         [IMAGES, "--support", "support", "--query", "query"],
         [CURVES, "--support", "points.csv"],
+        [ANY_UNITS, "--support", "seconds.csv"],
     ):
         assert cli.main(["request", address, *words]) == 0
         by_server = capsys.readouterr().out
@@ -171,6 +223,8 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     fails(capsys, "found no folder", IMAGES, *local, "--support=support", "--query=no")
     fails(capsys, "expected a server at", "localhost:1", IMAGES, *images)
     fails(capsys, "expected a server at", "grpc://localhost:1", IMAGES, *images)
+    fails(capsys, "expected a server at", "localhost:1", CURVES, "--support=points.csv")
+    fails(capsys, "answered: expected exported", rest, "x", "--support=points.csv")
     for name in "abcdef":  # more classes than it has outputs
         folder = data / "support" / name
         folder.mkdir()

@@ -56,7 +56,15 @@ def test_a_difference_is_of_each_task_and_the_same():
         scores.difference(one, two[:8])
 
 
+# Names say nothing: `{entry: (learner, source, settings, the first as trained)}`.
 TRANSDUCTIVE, INDUCTIVE = ("5 1 15 0 40 transductive", "5 1 15 0 40 inductive")
+ENTRIES = {
+    "maml.head-inductive": ("ANIL", "x", [TRANSDUCTIVE, INDUCTIVE]),
+    "one": ("MAML", "x", [TRANSDUCTIVE, INDUCTIVE]),
+    "two": ("MAML", "x", [INDUCTIVE, TRANSDUCTIVE]),
+    "three": ("ProtoNet", "x", [INDUCTIVE]),
+    "four": ("ProtoNet", "y", [INDUCTIVE]),
+}
 
 
 @pytest.fixture
@@ -74,20 +82,17 @@ def scored(tmp_path, monkeypatch):
             asked: (0.6 + hard + 0.02 * random.normal(size=40)).astype("float32")
             for asked in settings
         }
-        for name, settings in {
-            "anil.x": [TRANSDUCTIVE, INDUCTIVE],
-            "maml.x": [TRANSDUCTIVE, INDUCTIVE],
-            "maml.x-inductive": [INDUCTIVE, TRANSDUCTIVE],
-            "protonet.x": [INDUCTIVE],
-            "protonet.y": [INDUCTIVE],
-        }.items()
+        for name, (_, _, settings) in ENTRIES.items()
     }
     for name, found in tasks.items():
         fields = {field.name: "" for field in dataclasses.fields(cards.Card)}
-        figures = [{"metric": "accuracy"}]
-        fields |= {"name": name, "data": name[-1:], "figures": figures}
-        if name.endswith("inductive"):
-            fields["data"] = "x"
+        learner, source, (trained, *_) = ENTRIES[name]
+        figures = [
+            {"metric": "accuracy", **dict(zip(scores.SHARED, row.split(), strict=True))}
+            for row in found
+        ]
+        fields |= {"name": name, "figures": figures, "learner": learner}
+        fields |= {"source": source, "normalization": trained.split()[-1]}
         card = cards.Card(**fields)
         card.write()
         np.savez(card.directory / "tasks.npz", **found)
@@ -96,17 +101,17 @@ def scored(tmp_path, monkeypatch):
 
 def test_entries_are_compared_with_maml_task_by_task(scored):
     rows = list(scores.against_maml(cards.list_models()))
-    pairs = {(model, asked): base for model, base, _, asked, _, _ in rows}
+    pairs = {(model, scores.key(figure)): base for model, base, figure, _, _ in rows}
     assert len(pairs) == len(rows)
     assert pairs == {
-        ("anil.x", TRANSDUCTIVE): "maml.x",
-        ("maml.x-inductive", TRANSDUCTIVE): "maml.x",
-        ("anil.x", INDUCTIVE): "maml.x-inductive",
-        ("maml.x", INDUCTIVE): "maml.x-inductive",
-        ("protonet.x", INDUCTIVE): "maml.x-inductive",
+        ("maml.head-inductive", TRANSDUCTIVE): "one",
+        ("two", TRANSDUCTIVE): "one",
+        ("maml.head-inductive", INDUCTIVE): "two",
+        ("one", INDUCTIVE): "two",
+        ("three", INDUCTIVE): "two",
     }
-    for model, base, metric, asked, mean, interval in rows:
-        assert metric == "accuracy"
+    for model, base, figure, mean, interval in rows:
+        asked = scores.key(figure)
         each = [
             float(scored[model][asked][task]) - float(scored[base][asked][task])
             for task in range(40)
@@ -117,8 +122,8 @@ def test_entries_are_compared_with_maml_task_by_task(scored):
 
 
 def test_scores_of_other_numbers_of_tasks_are_not_compared(scored):
-    path = zoo.card("anil.x").directory / "tasks.npz"
-    np.savez(path, **{INDUCTIVE: scored["anil.x"][INDUCTIVE][1:]})
+    path = zoo.card("three").directory / "tasks.npz"
+    np.savez(path, **{INDUCTIVE: scored["three"][INDUCTIVE][1:]})
     with pytest.raises(ValueError, match="expected scores of the same tasks"):
         list(scores.against_maml(cards.list_models()))
 
@@ -126,10 +131,9 @@ def test_scores_of_other_numbers_of_tasks_are_not_compared(scored):
 @pytest.mark.parametrize("card", zoo.list_models(), ids=lambda card: card.name)
 def test_figures_of_a_card_are_those_of_its_tasks(card):
     """The scores kept beside a card, of the tasks that its figures are of."""
-    shared = ("ways", "shots", "queries", "seed", "episodes", "normalization")
     with np.load(card.directory / "tasks.npz") as tasks:
         for figure in card.figures:
-            values = tasks[" ".join(str(figure[name]) for name in shared)]
+            values = tasks[scores.key(figure)]
             assert len(values) == figure["episodes"]
             found = figure["mean"], figure["interval"]
             # Figures are rounded to six digits, or to as many places.

@@ -30,6 +30,14 @@ def test_committed_entry(name):
     assert learner.optimizer is not None
     assert learner.normalization == card.normalization
     assert card.inputs == recipe.task.inputs
+    source = recipe.task.source
+    assert (card.source, card.data) == (source.id, source.title)
+    assert (card.family, card.procedural) == (source.family, source.procedural)
+    assert card.learner == type(learner).__name__
+    assert card.command == f"python tools/train.py --recipe={name}"
+    assert card.initial_weights in (cards.RANDOM, *NAMES)
+    assert card.validation["metric"] == recipe.task.metric
+    assert (card.directory / "tasks.npz").exists()
     example = learner.example()
     if card.ways is not None:
         _, _, tested = recipe.task.source.sizes
@@ -105,8 +113,15 @@ def test_unknown_names(models):
 
 def test_a_card_is_what_was_written(models):
     written = json.loads((models / "maml.tiny" / "card.json").read_text())
-    assert dataclasses.asdict(zoo.card("maml.tiny")) == written
+    fields = {"schema": cards.SCHEMA, **dataclasses.asdict(zoo.card("maml.tiny"))}
+    assert fields == written
     assert [card.name for card in zoo.list_models()] == ["maml.tiny"]
+
+
+def source_of(load):
+    """Alphabets of which three are to train and two to validate."""
+    sizes = 3, 2, 659
+    return recipes.Alphabets("x", "x", "x", sizes=sizes, load=load, rotations=False)
 
 
 def alphabets(preprocess, ids):
@@ -118,7 +133,7 @@ def alphabets(preprocess, ids):
 
 
 def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
-    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    source = source_of(alphabets)
     pools = source.pools(None)
     train, validation = (set(pools[p].class_ids // 3) for p in ("train", "validation"))
     assert len(train) == 3 and len(validation) == 2 and not train & validation
@@ -141,7 +156,7 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
 
 
 def test_augmented_episodes_are_replayed():
-    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    source = source_of(alphabets)
     still = {"degrees": 0, "zoom": (1, 1), "shift": 0.0}
     drawn = []
     for augment in (None, still, {"degrees": 10}):
@@ -159,7 +174,7 @@ def test_augmented_episodes_are_replayed():
 
 
 def test_a_curriculum_comes_first_and_is_replayed_from_anywhere():
-    source = recipes.Alphabets("x", sizes=(3, 2, 659), load=alphabets, rotations=False)
+    source = source_of(alphabets)
     stages = (2, 1, 3), (3, 2, 4)
     task = recipes.Classification(source, 5, 3, 1, test_queries=1, curriculum=stages)
     train = task.episodes(None, seed=0)["train"]

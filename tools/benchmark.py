@@ -595,7 +595,7 @@ def recurrent():
         each = {**forms, **unrolled} if kind == "lstm" else forms
         found = against(kind, [("torch", kind)], each)
         del found["peak"]
-        ours = min(found[name] for name in found if name.startswith("keras-meta"))
+        ours = min(found[name] for name in each)
         rows += [
             {
                 "learner": kind,

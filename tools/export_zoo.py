@@ -56,11 +56,13 @@ def main(arguments):
         for name in names:
             zoo.card(name)  # all are known before any is written
         for name in rich.progress.track(names, "exporting"):
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always", UserWarning)
-                path = km.export(zoo.load(name), folder / name)
-            risks = [w for w in said if "transductive" in str(w.message)]
-            print(path, *(f"({risk.message})" for risk in risks))
+            learner = zoo.load(name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # said beside the path
+                path = km.export(learner, folder / name)
+            transductive = learner.normalization == "transductive"
+            risk = "transductive: an answer depends on the other queries of its request"
+            print(path, *([f"({risk})"] if transductive else []))
     except (ValueError, OSError) as error:
         sys.exit(f"export_zoo: error: {error}")
     served = sorted(path.parent.name for path in folder.glob("*/model.keras"))

@@ -47,7 +47,8 @@ Milliseconds to learn one task and to answer one query, on two cores, and the pe
 memory of a process with TensorFlow and nothing else: side by side in one run of
 `tools/benchmark.py --what=adaptation --csv=zoo/adaptation.csv`, for entries of then.
 Meta-steps: the one whose weights are kept, best on validation tasks, of those taken.
-Hours: on two cores; those of the entry that training began from come on top.
+Hours: on two cores; those of the entry that training began from come on top. Began
+from: random weights, or those of another entry.
 `python tools/train.py --recipe=NAME` trains an entry anew.
 
 """
@@ -124,7 +125,7 @@ def score(name):
     for found in found_in_turn():
         asked = f"{found['normalization']}, {scores.protocol(found)}"
         print(f"{name}: {asked}: {scores.sentence(found)}", flush=True)
-        tasks[key(found)] = found.pop("tasks").astype("float32")
+        tasks[scores.key(found)] = found.pop("tasks").astype("float32")
         figures.append(
             {
                 key: float(f"{value:.6g}") if isinstance(value, float) else value
@@ -139,12 +140,6 @@ def score(name):
 def save(path, tasks):
     with path.open("wb") as file:
         np.savez_compressed(file, **tasks)
-
-
-def key(figure):
-    """Names what two entries must share for their tasks to be the same."""
-    asked = ("ways", "shots", "queries", "seed", "episodes", "normalization")
-    return " ".join(str(figure[name]) for name in asked)
 
 
 def sources(found):
@@ -179,7 +174,7 @@ def results(found):
                 f"[`{card.name}`](models/{card.name}/README.md)",
                 scores.protocol(figure),
                 scores.sentence(figure),
-                published.of(card.name, figure["shots"]),
+                published.sentence(published.of(card, figure["shots"])),
                 figure["normalization"],
                 calibration,
                 f"{figure['episodes']}, seed {figure['seed']}",
@@ -201,7 +196,7 @@ def training_table(found):
     names = list(next(iter(measured.values()), {}))
     text = table(
         *("model", "parameters", "file, MB", *names),
-        *("meta-steps", "hours", "from", "data"),
+        *("meta-steps", "hours", "began from", "data"),
     )
     places = sources(found)
     for card in found:
@@ -222,14 +217,12 @@ def training_table(found):
 def paired(found):
     """Each entry against MAML, where both have the same tasks."""
     text = table("model", "task", "normalization", "against", "difference")
-    for model, base, metric, asked, mean, interval in scores.against_maml(found):
-        ways, shots, *_, normalization = asked.split()
-        ways = None if ways == "None" else int(ways)
-        task = scores.protocol({"ways": ways, "shots": int(shots)})
+    for model, base, figure, mean, interval in scores.against_maml(found):
         said = f"{mean:+.4f} ± {interval:.4f}"
-        if metric == "accuracy":
+        if figure["metric"] == "accuracy":
             said = f"{100 * mean:+.2f} ± {100 * interval:.2f} points"
-        text += line(f"`{model}`", task, normalization, f"`{base}`", said)
+        task = scores.protocol(figure)
+        text += line(f"`{model}`", task, figure["normalization"], f"`{base}`", said)
     return text
 
 
@@ -241,6 +234,7 @@ def shortfalls(found):
             here = f"{100 * figure['mean']:.2f} ± {100 * figure['interval']:.2f}"
             why = published.REASONS.get(card.name, "")
             task = scores.protocol(figure)
+            there = published.sentence(there)
             text += line(f"`{card.name}`", task, here, there, why)
     return text
 

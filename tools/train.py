@@ -51,6 +51,11 @@ def origin_of(recipe):
     return None if origin == "none" else origin
 
 
+def initial_weights(recipe):
+    """What a card says of where the weights come from."""
+    return origin_of(recipe) or cards.RANDOM
+
+
 def begin(recipe, seed):
     """The learner of a recipe, untrained or warm-started."""
     keras.utils.set_random_seed(seed)
@@ -100,7 +105,13 @@ def train(name, directory, steps, seed):
         episodes["train"],
         validation.batch(recipe.tasks).prefetch(2),
         directory,
-        {"recipe": name, "steps": steps, "seed": seed, "commit": commit()},
+        {
+            "recipe": name,
+            "steps": steps,
+            "seed": seed,
+            "initial_weights": initial_weights(recipe),
+            "commit": commit(),
+        },
         recipe.tasks,
         FLAGS.every,
         recipe.task.metric,
@@ -130,30 +141,42 @@ def publish(name, directory, seed):
     with (directory / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
-    kept = int(training.best_of(rows, recipe.task.metric)["step"])
-    paper, command = recipe.paper, f"python tools/train.py --recipe={name}"
-    if origin_of(recipe):
-        command += f" (warm-started from {origin_of(recipe)})"
+    metric = recipe.task.metric
+    best = training.best_of(rows, metric)
+    settings = json.loads((directory / "run.json").read_text())
+    source = recipe.task.source
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
     training.save(training.fresh(learner), folder / "model.keras")
     cards.Card(
         name=name,
-        paper=paper,
-        data=recipe.task.source.title,
-        licence=recipe.task.source.licence,
+        learner=type(learner).__name__,
+        paper=recipe.paper,
+        source=source.id,
+        family=source.family,
+        data=source.title,
+        procedural=source.procedural,
+        licence=source.licence,
         protocol=str(recipe.task),
         normalization=learner.normalization,
         seed=seed,
-        command=command,
+        command=f"python tools/train.py --recipe={name}",
+        initial_weights=settings.get("initial_weights", initial_weights(recipe)),
         steps=steps,
-        kept=kept,
+        kept=int(best["step"]),
         hours=round(hours, 2),
         sha256=cards.sha256(folder / "model.keras"),
-        test_classes=recipe.task.source.test_classes(learner.preprocess),
+        test_classes=source.test_classes(learner.preprocess),
         inputs=recipe.task.inputs,
+        any_units=learner.point_units is not None,
         ways=recipe.task.ways,
         shots=recipe.task.shots,
+        validation={
+            "metric": metric,
+            "mean": float(best[f"val_{metric}"]),
+            "interval": float(best[f"val_{metric}_95"]),
+            "episodes": FLAGS.validation_tasks,
+        },
     ).write()
     print(f"{name}: published; run tools/make_results.py for its figures")
 

@@ -6,6 +6,10 @@ import hashlib
 import json
 import pathlib
 
+# Of `card.json`: raised whenever a field is added, dropped or changes its meaning.
+SCHEMA = 1
+# In `initial_weights`, of training that began from no other model.
+RANDOM = "random"
 MODELS = pathlib.Path(__file__).parent / "models"
 
 
@@ -13,22 +17,33 @@ MODELS = pathlib.Path(__file__).parent / "models"
 class Card:
     """What there is to know about a zoo entry.
 
+    `card.json` has these fields and `schema`, the version of them.
+
     Attributes:
-        name: `<learner>.<task>`.
+        name: of the entry; it says nothing that no field does.
+        learner: the class, such as "MAML".
         paper: of the algorithm.
+        source: the id of the data and its split; scores of tasks compare within one.
+        family: the data in a few words, such as "Omniglot".
         data: the data set and how its classes were split.
+        procedural: whether a program drew the images.
         licence: of the data.
         protocol: ways, shots and the like, as a sentence.
         normalization: "inductive" or "transductive".
         seed: of the split, the weights and the training episodes.
         command: what trained it.
+        initial_weights: "random", or the entry or file that training began from.
         steps: meta-steps taken, all runs together.
         kept: the meta-step whose weights are here, the best on validation tasks.
         hours: training time on two CPU cores.
         sha256: of `model.keras`.
         test_classes: label ids of the classes it has never seen; None for functions.
-        inputs: what an example is: "images", "curves" (x is a number) or "points".
+        inputs: what an example is: "images", "images with string labels", "curves" (x
+            is a number), "points" or "pixels" (x is a place).
+        any_units: whether it takes points in units of their own, by its `point_units`.
         ways, shots: of the episodes it was trained for; ways is None for functions.
+        validation: the figure by which the weights were kept: a dict with the metric,
+            its mean and 95% half-width and the number of tasks; None if unknown.
         figures: measured on test episodes; one dict for each setting, as trained
             first, with the metric, its mean and 95% half-width, the number of tasks,
             the seed, the normalization, the calibration error and what it is at the
@@ -36,22 +51,62 @@ class Card:
     """
 
     name: str
+    learner: str
     paper: str
+    source: str
+    family: str
     data: str
+    procedural: bool
     licence: str
     protocol: str
     normalization: str
     seed: int
     command: str
+    initial_weights: str
     steps: int
     kept: int
     hours: float
     sha256: str
     test_classes: list[int] | None
     inputs: str
+    any_units: bool
     ways: int | None
     shots: int
+    validation: dict | None = None
     figures: list[dict] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def read(cls, path):
+        """The card of a `card.json`.
+
+        Raises:
+            ValueError: a file that cannot be read, is damaged or has another schema.
+        """
+        path = pathlib.Path(path)
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            schema = fields.pop("schema", 0)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"expected a card, one JSON object, in {path}: the file is missing or "
+                "damaged."
+            ) from error
+        if schema != SCHEMA:
+            newer = isinstance(schema, int) and schema > SCHEMA
+            cure = "update keras-meta" if newer else "publish the entry anew"
+            raise ValueError(
+                f"expected a card of schema {SCHEMA} in {path}, got schema {schema}: "
+                f"{cure}."
+            )
+        known = {field.name for field in dataclasses.fields(cls)}
+        wrong = sorted(known ^ fields.keys())
+        if wrong:
+            lacking = [name for name in wrong if name in known]
+            what = f"no {', '.join(lacking)}" if lacking else f"also {', '.join(wrong)}"
+            raise ValueError(
+                f"expected the fields of schema {SCHEMA} in {path}, got {what}."
+            )
+        return cls(**fields)
 
     @property
     def directory(self):
@@ -78,9 +133,8 @@ class Card:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "card.json"
         draft = path.with_suffix(".tmp")
-        draft.write_text(
-            json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8"
-        )
+        fields = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        draft.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
         draft.replace(path)
 
 
@@ -90,10 +144,7 @@ def sha256(path):
 
 def list_models():
     """The cards of all trained entries, by name."""
-    return [
-        Card(**json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(MODELS.glob("*/card.json"))
-    ]
+    return [Card.read(path) for path in sorted(MODELS.glob("*/card.json"))]
 
 
 def card(name):

@@ -3,7 +3,6 @@
 import argparse
 import functools
 import pathlib
-import re
 import sys
 import time
 import warnings
@@ -14,7 +13,7 @@ import rich.table
 
 import keras_meta
 from keras_meta import backend, zoo
-from keras_meta.zoo import console, learn, recipes, request, scores
+from keras_meta.zoo import cards, console, learn, recipes, request, scores
 
 # TensorFlow is imported by the commands that run a model, and not before: `list`,
 # `info` and `--help` answer at once.
@@ -245,7 +244,7 @@ def _list(arguments):
         figure = scores.sentence(card.figures[0]) if card.figures else "not measured"
         made.add_row(
             card.name,
-            _purpose(card.inputs, card.data),
+            _purpose(card.inputs, card.family),
             _task(card.ways, card.shots),
             f"{figure}, {card.normalization}",
             _size(card),
@@ -256,7 +255,7 @@ def _list(arguments):
             task = recipe.task
             made.add_row(
                 name,
-                _purpose(task.inputs, task.source.title),
+                _purpose(task.inputs, task.source.family),
                 _task(task.ways, task.shots),
                 "untrained recipe",
                 style="dim",
@@ -264,8 +263,8 @@ def _list(arguments):
     console.console().print(made)
 
 
-def _purpose(inputs, data):
-    return f"{inputs}: " + re.split(r"[:(]", data)[0].strip()
+def _purpose(inputs, family):
+    return f"{inputs}: {family}"
 
 
 def _task(ways, shots):
@@ -284,7 +283,7 @@ def _info(arguments):
     if name in [card.name for card in zoo.list_models()]:
         card = zoo.card(name)
         facts = {
-            "for": _purpose(card.inputs, card.data),
+            "for": _purpose(card.inputs, card.family),
             "trained on": card.protocol,
             "normalization": card.normalization,
             **{_setting(figure): scores.sentence(figure) for figure in card.figures},
@@ -294,6 +293,9 @@ def _info(arguments):
             "training": f"{card.steps} meta-steps, the weights of {card.kept} kept, "
             f"{card.hours} hours on two cores, "
             f"seed {card.seed}",
+            "began from": "random weights"
+            if card.initial_weights == cards.RANDOM
+            else card.initial_weights,
             "command": card.command,
             "weights": f"{card.weights} ({_size(card)})",
             "sha256": card.sha256,
@@ -305,7 +307,7 @@ def _info(arguments):
     else:
         recipe = recipes.recipe(name)
         facts = {
-            "for": _purpose(recipe.task.inputs, recipe.task.source.title),
+            "for": _purpose(recipe.task.inputs, recipe.task.source.family),
             "weights": "none: an untrained recipe",
             "to be trained on": str(recipe.task),
             "data": recipe.task.source.title,

@@ -1,12 +1,12 @@
 """`keras-meta learn`: new classes or a curve, from a few examples of the user's own."""
 
 import csv
-import functools
+import math
 
 import numpy as np
 
 from keras_meta import zoo
-from keras_meta.zoo import console, recipes
+from keras_meta.zoo import console
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 LEARNED = "predictions.png"
@@ -14,10 +14,13 @@ LEARNED = "predictions.png"
 DRAWN_QUERIES = 150
 # Queries of one call: bounds the memory that a folder of thousands takes.
 QUERIES_AT_ONCE = 500
-# For curves whose family is not known.
-CURVES = "cnp.gp_rbf"
-# Of x: the range that models of curves know, and what known points are scaled to.
-END, KNOWN = 2.0, 1.6
+AS_THEY_ARE = (
+    "points were taken as they are, and curves unlike its own mean little to it"
+)
+# Significant digits of a float64, and of a ±.
+DIGITS, WIDTH_DIGITS = 16, 2
+# Numbers of this size and beyond are shown with an exponent.
+LARGE, SMALL = 1e15, 1e-4
 
 
 def run(arguments):
@@ -111,15 +114,40 @@ def points_table(x, mean, scale):
     """A row for each x asked about: y, and two standard deviations if they are known.
 
     Args:
-        x: `[Q]`.
+        x: `[Q]`, shown with all of its digits.
         mean: `[Q]` or longer, of which the first are those of x.
         scale: likewise, or None.
     """
     made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
     for place, value in enumerate(x):
-        width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
-        made.add_row(f"{value:g}", f"{mean[place]:.4g}", *width)
+        texts = [f"{mean[place]:.4g}"]
+        if scale is not None:
+            texts = with_width(float(mean[place]), float(2 * scale[place]))
+        made.add_row(str(float(value)).removesuffix(".0"), *texts)
     return made
+
+
+def with_width(mean, width):
+    """Texts of a number and of its ±, both to the second digit of the ±."""
+    if not (math.isfinite(mean) and 0 < width < math.inf):
+        return f"{mean:.4g}", f"{width:.2g}"
+    last = _exponent(width, WIDTH_DIGITS) - WIDTH_DIGITS + 1
+    plain = SMALL <= max(abs(mean), width) < LARGE
+    return _to_place(mean, last, plain), _to_place(width, last, plain)
+
+
+def _to_place(value, last, plain):
+    """A number to the decimal place `10**last`, or to the digits that it has."""
+    last = max(last, _exponent(value) - DIGITS + 1)
+    value = round(value, -last) + 0.0  # never -0
+    if plain:
+        return f"{value:.{max(-last, 0)}f}"
+    return f"{value:.{_exponent(value) - last}e}" if value else "0"
+
+
+def _exponent(value, digits=DIGITS):
+    """The exponent of a number that is rounded to so many digits."""
+    return int(f"{value:.{digits - 1}e}".partition("e")[2])
 
 
 def class_folders(support):
@@ -199,10 +227,8 @@ def _choose(wanted, ways, shots):
         )
 
     def unlike(card):
-        score = card.figures[0]["mean"] if card.figures else 0.0
         # Drawings by hand are liker to drawings by hand than to procedural ones.
-        procedural = card.data == recipes.GLYPHS.title
-        return abs(card.shots - shots), card.ways, procedural, -score
+        return abs(card.shots - shots), card.ways, card.procedural, _loss(card)
 
     return min([card for card in able if card.ways >= ways], key=unlike)
 
@@ -274,7 +300,7 @@ def _learn_points(arguments):
                 f"expected a model of curves, {card.name} learns {card.inputs}."
             )
     else:
-        card = _curve_card(len(known))
+        card = _curve_card()
     console.start()
     from keras_meta import plots
 
@@ -282,9 +308,8 @@ def _learn_points(arguments):
     low, high = min(known[:, 0].min(), asked.min()), max(known[:, 0].max(), asked.max())
     grid = np.linspace(low - 0.5 * (low == high), high + 0.5 * (low == high), 300)
     everywhere = np.concatenate([asked, grid])
-    predict = functools.partial(_predicted, learner)
     try:
-        mean, scale = in_units(card.name, known, everywhere, predict)
+        mean, scale = predicted(learner, known, everywhere)
     except ValueError as error:  # they are finite: what is learned of them is not
         raise ValueError(
             f"expected points like those of {card.data}: learning these diverged."
@@ -296,7 +321,7 @@ def _learn_points(arguments):
     say.print(points_table(asked, mean, scale))
     if scale is not None:
         say.print("± and the band are two standard deviations of a new point.")
-    say.print(f"It knows {card.data}; {units_note(card.name)}.")
+    say.print(f"It knows {card.data}; {units_note(learner.point_units)}.")
     outside = (asked < known[:, 0].min()) | (asked > known[:, 0].max())
     if outside.any():
         say.print(
@@ -310,66 +335,54 @@ def _learn_points(arguments):
     say.print(f"Picture: {arguments.out}")
 
 
-def _curve_card(points):
-    """The card of the model for curves: a Gaussian process if there is one."""
+def _curve_card():
+    """The card of the model for curves: for any units if there is one, the best."""
     fitting = [card for card in zoo.list_models() if card.inputs == "curves"]
     if not fitting:
         raise ValueError("expected a trained model of curves, the zoo has none.")
-    return min(
-        fitting,
-        key=lambda card: (card.name != CURVES, abs(card.shots - points)),
-    )
+    # All models for any units have a likelihood; squared errors do not compare with it.
+    return min(fitting, key=lambda card: (not card.any_units, _loss(card)))
 
 
-def _predicted(learner, known, x):
-    """Mean, and scale if the learner has one, at `x [n]`; each `[n]`."""
-    known, x = known.astype(np.float32), x.astype(np.float32)
-    state = learner.adapt(known[None, :, :1], known[None, :, 1:])
-    outputs = learner.infer(state, x[None, :, None])
+def _loss(card):
+    """An entry's validation figure, so that less is better."""
+    figure = card.validation
+    if figure is None:
+        return math.inf
+    return -figure["mean"] if figure["metric"] == "accuracy" else figure["mean"]
+
+
+def predicted(learner, known, x):
+    """What a learner predicts in the units of the points, by its `point_units`.
+
+    Args:
+        learner: for regression of one number from one.
+        known: points `[S, 2]`.
+        x: to be predicted, `[Q]`.
+
+    Returns:
+        `(mean [Q], scale [Q] or None)`.
+    """
+    support_x, support_y, x = known[None, :, :1], known[None, :, 1:], x[None, :, None]
+    units = learner.point_units
+    if units is None:
+        outputs = learner.infer(learner.adapt(support_x, support_y), x)
+    else:
+        state = units.adapt(learner, support_x, support_y)
+        outputs = units.infer(learner, state, x)
     if isinstance(outputs, tuple):
         return [each.numpy()[0, :, 0] for each in outputs]
     return outputs.numpy()[0, :, 0], None
 
 
-def _has_units(name):
-    """Whether a model knows curves of one range, to which others must be scaled."""
-    return name.startswith("cnp.")
-
-
-def units_note(name):
-    """What was done to the points of a curve."""
-    if _has_units(name):
-        return (
-            f"the known x were scaled to [-{KNOWN}, {KNOWN}], and y to mean 0 and "
-            "spread 1, for it"
-        )
-    return "points were taken as they are, and curves unlike its own mean little to it"
-
-
-def in_units(name, known, x, predict):
-    """What a model predicts, in the units of the points, whatever its own are.
-
-    Args:
-        name: of the entry.
-        known: points `[S, 2]`. What a model knows of x is the range [-2, 2]: these
-            fill most of it, and what lies beyond is answered as its end is, so that
-            no answer depends on what else is asked.
-        x: to be predicted, `[Q]`.
-        predict: `(known, x) -> (mean [Q], scale [Q] or None)`.
-
-    Returns:
-        `(mean, scale)`.
-    """
-    if not _has_units(name):
-        return predict(known, x)
-    least, most = known[:, 0].min(), known[:, 0].max()
-    unit, centre = (most - least) / (2 * KNOWN) or 1.0, (least + most) / 2
-    middle, spread = known[:, 1].mean(), known[:, 1].std() or 1.0
-    mean, scale = predict(
-        np.stack([(known[:, 0] - centre) / unit, (known[:, 1] - middle) / spread], 1),
-        np.clip((x - centre) / unit, -END, END),
+def units_note(units):
+    """What was done to the points of a curve: by `StandardUnits`, or nothing (None)."""
+    if units is None:
+        return AS_THEY_ARE
+    return (
+        f"the known x were scaled to [-{units.known:g}, {units.known:g}], and y to "
+        "mean 0 and spread 1, for it"
     )
-    return middle + spread * mean, spread * scale
 
 
 def read_points(path):
@@ -403,7 +416,7 @@ def read_points(path):
             f"expected at least one row without y in {path}, an x to predict, such as "
             f"`{known[0][0]:g},`; got none."
         )
-    return np.array(known, np.float32), np.array(asked, np.float32)
+    return np.array(known), np.array(asked)
 
 
 def _number(text, column, line, path):

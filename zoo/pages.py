@@ -1,14 +1,13 @@
 """A page for each entry: its pictures, what it is for, and how to make it anew."""
 
 import inspect
-import re
 
 import numpy as np
 import tensorflow as tf
 
 from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
-from keras_meta.zoo import console, published, recipes, scores, training
+from keras_meta.zoo import cards, console, published, recipes, scores, training
 
 SEED = 0
 TASKS = 100  # of a curve
@@ -16,6 +15,7 @@ STEPS = (0, 1, 2, 3, 5, 10, 20, 50)
 DRAWN_QUERIES = 4  # of each class in a picture
 DRAWN_IMAGES, KNOWN_PIXELS = 2, (10, 100, 300)
 
+IMAGES = ("images", "images with string labels")
 # By what an example is, and to follow "learns".
 FOR = {
     "images": "up to {ways} classes of small drawings from about {shots} of each",
@@ -36,8 +36,8 @@ OTHERWISE = {
 OTHERWISE["images with string labels"] = OTHERWISE["images"]
 TRANSDUCTIVE = (
     "answering one query at a time, or a served model that must: it normalizes with "
-    "all queries of a task, so that an answer depends on the others. An entry whose "
-    "name ends in `-inductive` does not."
+    "all queries of a task, so that an answer depends on the others. An inductive "
+    "entry does not."
 )
 
 
@@ -50,8 +50,7 @@ def write(name):
     card = zoo.card(name)
     learner = zoo.load(name)
     pictures = {}
-    for title, figure in pictured(learner, card):
-        file = re.split("[ :]", title)[0].lower() + ".png"
+    for file, title, figure in pictured(learner, card):
         console.save(figure, card.directory / file)
         pictures[title] = file
     text = page(learner, card, pictures)
@@ -64,14 +63,14 @@ def write(name):
 def page(learner, card, pictures):
     """The page, given `{title: file}` of its pictures."""
     summary = inspect.getdoc(type(learner)).partition("\n")[0]
-    images = card.inputs.startswith("images")
+    images = card.inputs in IMAGES
     learns = FOR[card.inputs].format(ways=card.ways, shots=card.shots)
     lines = [f"# `{card.name}`", "", f"{summary} Learns {learns}.", ""]
     for title, file in pictures.items():
         lines += [f"![{title}]({file})", "", f"*{title}.*", ""]
     lines += ["## Measured", "", "On classes or tasks it has never seen:", ""]
     for figure in card.figures:
-        there = published.of(card.name, figure["shots"])
+        there = published.sentence(published.of(card, figure["shots"]))
         there = f"; published: {there}%" if there else ""
         lines.append(
             f"- {scores.sentence(figure)} ({scores.protocol(figure)}, "
@@ -105,7 +104,7 @@ def page(learner, card, pictures):
         "## Make it anew",
         "",
         "```sh",
-        f"{card.command.partition(' (')[0]} --publish",
+        f"{card.command} --publish",
         f"python tools/make_results.py --models={card.name}",
         "```",
         "",
@@ -113,9 +112,9 @@ def page(learner, card, pictures):
         f"- Data: {card.data}; seed {card.seed}",
         f"- Protocol: {card.protocol}",
         *inner_loop(learner),
-        f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores, from "
-        f"{origin(card)}{as_it_was(learner)}; the best on validation tasks is kept, "
-        f"meta-step {card.kept}",
+        f"- Began from: {origin(card)}{as_it_was(learner)}",
+        f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores; the "
+        f"best on validation tasks is kept, meta-step {card.kept}",
         f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
@@ -137,8 +136,10 @@ def inner_loop(learner):
 
 
 def origin(card):
-    """What training began from."""
-    return card.command.partition("warm-started from ")[2].rstrip(")") or "nothing"
+    """What training began from, for a table or a page."""
+    if card.initial_weights == cards.RANDOM:
+        return "random weights"
+    return f"`{card.initial_weights}`"
 
 
 def as_it_was(learner):
@@ -147,7 +148,7 @@ def as_it_was(learner):
 
 
 def pictured(learner, card):
-    """Titles and figures, `(str, matplotlib.figure.Figure)`."""
+    """File names, titles and figures, `(str, str, matplotlib.figure.Figure)`."""
     if card.inputs == "images":
         yield _episode(learner, card)
     elif card.inputs == "curves":
@@ -157,7 +158,7 @@ def pictured(learner, card):
     if hasattr(learner, "evaluation_steps"):
         yield _adaptation(learner, card)
     if hasattr(learner, "scales"):
-        yield "Scales that it learned, by layer", plots.scales(learner)
+        yield "scales.png", "Scales that it learned, by layer", plots.scales(learner)
     if hasattr(learner, "sequence"):
         yield _presentations(learner, card)
 
@@ -184,7 +185,7 @@ def _episode(learner, card):
         tf.nn.softmax(logits).numpy(),
         query_y=query_y[0],
     )
-    return "Episode of unseen classes, and its answers", figure
+    return "episode.png", "Episode of unseen classes, and its answers", figure
 
 
 def _fit(learner, card):
@@ -196,7 +197,7 @@ def _fit(learner, card):
     outputs = learner.infer(state, x[None, order])
     mean, scale = outputs if isinstance(outputs, tuple) else (outputs, None)
     figure = plots.fit(x[known], y[known], x[order], mean, scale, truth=y[order])
-    return "Fit of an unseen curve", figure
+    return "fit.png", "Fit of an unseen curve", figure
 
 
 def _completions(learner, card):
@@ -214,7 +215,8 @@ def _completions(learner, card):
             images = [plots.placed(x, v[:, 0], (height, width)) for x, v in row]
             rows.append((f"{known} pixels", images))
     titles = ["known", "mean", "scale", "truth"]
-    return "Completions of unseen characters", plots.images(rows, titles)
+    title = "Completions of unseen characters"
+    return "completions.png", title, plots.images(rows, titles)
 
 
 def _adaptation(learner, card):
@@ -228,18 +230,20 @@ def _adaptation(learner, card):
     learner.evaluation_steps = usual
     found = {card.name: (steps, *zip(*rows, strict=True))}
     figure = plots.curves(found, "adaptation steps", metric, log=True)
-    return f"Adaptation: {metric} by step, mean of {TASKS} test tasks", figure
+    title = f"Adaptation: {metric} by step, mean of {TASKS} test tasks"
+    return "adaptation.png", title, figure
 
 
 def _presentations(learner, card):
     count = TASKS if card.ways else 10 * TASKS  # images take longer
     batches = _tests(learner, card, 1).take(count).batch(scores.BATCH)
     if learner.classification and card.ways:
+        file, name = "presentations.png", "accuracy"
         title = "Presentations: accuracy by how often a class was seen"
-        name = "accuracy"
         found = scores.by_presentation(learner, batches, card.shots)
     else:
-        title, name = "Examples: error by how many were seen before", "error"
+        file, name = "examples.png", "error"
+        title = "Examples: error by how many were seen before"
         wrong = []
         for episode, _ in batches:
             y = episode["support_y"].numpy()
@@ -254,4 +258,4 @@ def _presentations(learner, card):
     found = {card.name: (np.arange(1, len(means) + 1), means, widths)}
     kind = "presentation of a class" if card.ways else "example"
     title += f", mean of {count} test tasks"
-    return title, plots.curves(found, kind, name)
+    return file, title, plots.curves(found, kind, name)

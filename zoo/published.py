@@ -1,19 +1,22 @@
 """Figures of the papers, and why an entry stands below its own."""
 
-# Percent, by entry without its suffix and by shots, from the entry's paper, if not said
-# otherwise. MAML, FOMAML and Reptile are transductive there.
+# Percent and the half-width of its interval, if one is published, by learner, source
+# and ways, and by shots; from the entry's paper, if not said otherwise. MAML, FOMAML
+# and Reptile are transductive there.
+_MAML = {1: (98.7, 0.4), 5: (99.9, 0.1)}
 FIGURES = {
-    "maml.omniglot_5w1s": {1: "98.7 ± 0.4", 5: "99.9 ± 0.1"},
-    "maml.omniglot_20w1s": {1: "95.8 ± 0.3", 5: "98.9 ± 0.2"},
-    "fomaml.omniglot_5w1s": {1: "98.3 ± 0.5", 5: "99.2 ± 0.2"},
-    "reptile.omniglot_5w1s": {1: "97.68 ± 0.04", 5: "99.48 ± 0.06"},
-    "imaml.omniglot_5w1s": {1: "99.16 ± 0.35", 5: "99.67 ± 0.12"},
-    "meta_sgd.omniglot_5w1s": {1: "99.53 ± 0.26", 5: "99.93 ± 0.09"},
-    "anil.omniglot_20w1s": {1: "96.2 ± 0.5", 5: "98.0 ± 0.3"},
-    "protonet.omniglot_5w1s": {1: "98.8", 5: "99.7"},
-    "protonet.omniglot_20w1s": {1: "96.0", 5: "98.9"},
-    "cnp.omniglot_5w1s": {1: "95.3", 5: "98.5"},
-    "cnp.omniglot_20w1s": {1: "89.9", 5: "96.8"},
+    ("MAML", "omniglot", 5): _MAML,
+    ("MAML", "omniglot-train-alphabets", 5): _MAML,
+    ("MAML", "omniglot", 20): {1: (95.8, 0.3), 5: (98.9, 0.2)},
+    ("FOMAML", "omniglot", 5): {1: (98.3, 0.5), 5: (99.2, 0.2)},
+    ("Reptile", "omniglot", 5): {1: (97.68, 0.04), 5: (99.48, 0.06)},
+    ("IMAML", "omniglot", 5): {1: (99.16, 0.35), 5: (99.67, 0.12)},
+    ("MetaSGD", "omniglot", 5): {1: (99.53, 0.26), 5: (99.93, 0.09)},
+    ("ANIL", "omniglot", 20): {1: (96.2, 0.5), 5: (98.0, 0.3)},
+    ("ProtoNet", "omniglot", 5): {1: (98.8, None), 5: (99.7, None)},
+    ("ProtoNet", "omniglot", 20): {1: (96.0, None), 5: (98.9, None)},
+    ("CNP", "omniglot", 5): {1: (95.3, None), 5: (98.5, None)},
+    ("CNP", "omniglot", 20): {1: (89.9, None), 5: (96.8, None)},
 }
 
 FIVE_SHOTS = "Five shots are asked of weights trained with one; the paper trained anew."
@@ -48,17 +51,23 @@ REASONS = {
 }
 
 
-def of(name, shots):
-    """The published figure of an entry, in percent and with its interval, or ""."""
-    return FIGURES.get(name.partition("-")[0], {}).get(shots, "")
+def of(card, shots):
+    """The published figure of an entry, `(percent, half-width or None)`, or None."""
+    return FIGURES.get((card.learner, card.source, card.ways), {}).get(shots)
+
+
+def sentence(figure):
+    """A published figure in words, such as `98.7 ± 0.4`; "" for None."""
+    mean, interval = figure or ("", None)
+    return f"{mean}" if interval is None else f"{mean} ± {interval}"
 
 
 def below(card):
     """`[(figure, published)]` of an entry, asked as it was trained, that are lower."""
     found = []
     for figure in card.figures:
-        there = of(card.name, figure["shots"])
+        there = of(card, figure["shots"])
         as_trained = figure["normalization"] == card.normalization
-        if there and as_trained and 100 * figure["mean"] < float(there.split()[0]):
+        if there and as_trained and 100 * figure["mean"] < there[0]:
             found.append((figure, there))
     return found

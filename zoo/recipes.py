@@ -59,19 +59,25 @@ class Source:
     """Where tasks come from.
 
     Attributes:
+        id: of the data and its split; tasks of one id, ways and shots are the same.
+        family: the data in a few words.
         title: what it is, for the card.
         licence: of the data.
         sizes: numbers of training, validation and test classes.
         load: `(preprocess, label ids or None) -> ClassPool`; None if tasks are drawn
             from a formula.
         rotations: whether quarter turns are training classes too.
+        procedural: whether a program draws the images.
     """
 
+    id: str
+    family: str
     title: str
     licence: str = "none: generated"
     sizes: tuple[int, int, int] = ()
     load: collections.abc.Callable | None = None
     rotations: bool = True
+    procedural: bool = False
 
     def pools(self, preprocess):
         """`{part: ClassPool}` of disjoint classes, or of None without `load`."""
@@ -151,29 +157,39 @@ def _glyphs(preprocess, ids):
     return km.tasks.glyphs(1300 if ids is None else ids, prepare=preprocess)
 
 
-OMNIGLOT = Source(
+CHARACTERS = (
     "Omniglot (TFDS omniglot, train+test): 1100 characters to train, 100 to validate, "
-    "423 to test, drawn with seed 0 over all 1623; 28x28; quarter turns as new classes "
-    "while training",
+    "423 to test, drawn with seed 0 over all 1623; 28x28"
+)
+TURNS = "; quarter turns as new classes while training"
+OMNIGLOT = Source(
+    "omniglot",
+    "Omniglot",
+    CHARACTERS + TURNS,
     "MIT, Brenden Lake",
     (1100, 100, 423),
     _tfds("omniglot"),
 )
 GLYPHS = Source(
+    "glyphs",
+    "procedural glyphs",
     "procedural glyphs (keras_meta.tasks.glyphs, seed 0): 1000 characters to train, "
-    "100 to validate, 200 to test; 28x28; quarter turns as new classes while training",
+    "100 to validate, 200 to test; 28x28" + TURNS,
     "Apache-2.0, drawn by this project's own code",
     (1000, 100, 200),
     _glyphs,
+    procedural=True,
 )
 
 
 def _lake(split, *sizes):
     train, validation = sizes
     return Alphabets(
+        f"omniglot-{split}-alphabets",
+        "Omniglot",
         f"Omniglot (TFDS omniglot, {split}): {train} alphabets to train, {validation} "
-        "to validate, drawn with seed 0; the twenty evaluation alphabets to test; "
-        "quarter turns as new classes while training",
+        "to validate, drawn with seed 0; the twenty evaluation alphabets to test"
+        + TURNS,
         "MIT, Brenden Lake",
         (*sizes, len(EVALUATION)),
         _tfds("omniglot", split),
@@ -184,6 +200,8 @@ BACKGROUND = _lake("train", 27, 3)
 SMALL1 = _lake("small1", 4, 1)
 SMALL2 = _lake("small2", 4, 1)
 CIFAR100 = Source(
+    "cifar100",
+    "CIFAR-100",
     "CIFAR-100 (TFDS cifar100, train+test): 64 classes to train, 16 to validate, 20 to "
     "test, drawn with seed 0",
     "unstated by its authors (Krizhevsky, 2009); for research",
@@ -373,8 +391,10 @@ def _completion(pool):
 
 SINUSOID = Functions(
     Source(
+        "sinusoid",
+        "sinusoids",
         "sinusoids drawn on the fly: amplitude in [0.1, 5], phase in [0, pi], x in "
-        "[-5, 5]"
+        "[-5, 5]",
     ),
     _family("sinusoid"),
 )
@@ -562,8 +582,11 @@ def _class_process(ways):
     return learner
 
 
-def _process(d_x, d_y, width=128, preprocess=False, **settings):
-    """Makes the CNP of its authors' notebook, of characters if with `preprocess`."""
+def _process(d_x, d_y, width=128, preprocess=False, any_units=False, **settings):
+    """Makes the CNP of its authors' notebook, of characters if with `preprocess`.
+
+    With `any_units` it takes points in units of their own; places in an image have one.
+    """
 
     def learner():
         import keras_meta as km
@@ -574,6 +597,7 @@ def _process(d_x, d_y, width=128, preprocess=False, **settings):
             km.networks.mlp((width + d_x,), 2 * d_y, (width, width)),
             outputs=d_y,
             preprocess=characters if preprocess else None,
+            point_units=km.StandardUnits() if any_units else None,
             **settings,
         )
 
@@ -629,7 +653,11 @@ OMNIGLOT_15W_STRINGS = Classification(
     labels="strings",
 )
 BOOLEAN = Functions(
-    Source("Boolean functions of two inputs: all 16, each as likely; inputs uniform"),
+    Source(
+        "boolean",
+        "Boolean functions of two inputs",
+        "Boolean functions of two inputs: all 16, each as likely; inputs uniform",
+    ),
     _family("boolean"),
     shots=15,
     queries=1,
@@ -639,8 +667,10 @@ BOOLEAN = Functions(
 )
 SEMILINEAR = Functions(
     Source(
+        "semilinear",
+        "semi-linear functions",
         "semi-linear functions: 0.5 (1 + tanh(w1 x1 + w2 x2 + w3)), w uniform in "
-        "[-1, 1], x in [-1, 1]^2"
+        "[-1, 1], x in [-1, 1]^2",
     ),
     _family("semilinear"),
     shots=35,
@@ -649,8 +679,10 @@ SEMILINEAR = Functions(
 )
 QUADRATIC = Functions(
     Source(
+        "quadratic",
+        "quadratic functions",
         "quadratic functions: x in [-1, 1]^2, coefficients uniform in [-1, 1], scaled "
-        "to [0.2, 0.8]"
+        "to [0.2, 0.8]",
     ),
     _family("quadratic"),
     shots=35,
@@ -659,8 +691,10 @@ QUADRATIC = Functions(
 )
 GP_RBF = Functions(
     Source(
+        "gp_rbf",
+        "Gaussian processes",
         "Gaussian processes: squared-exponential kernel of length 0.4 and scale 1, "
-        "noise 0.02, x in [-2, 2]"
+        "noise 0.02, x in [-2, 2]",
     ),
     _family("gaussian_process"),
     shots=9,
@@ -671,7 +705,7 @@ GP_RBF = Functions(
 )
 COMPLETION = Functions(
     dataclasses.replace(
-        OMNIGLOT, title=OMNIGLOT.title.partition("; quarter")[0], rotations=False
+        OMNIGLOT, id="omniglot-completion", title=CHARACTERS, rotations=False
     ),
     _completion,
     shots=100,
@@ -884,10 +918,15 @@ RECIPES = {
         intra_op=2,
     ),
     "cnp.gp_rbf": Recipe(
-        _process(1, 1), GP_RBF, CNP_PAPER, steps=200_000, tasks=64, rate=5e-4
+        _process(1, 1, any_units=True),
+        GP_RBF,
+        CNP_PAPER,
+        steps=200_000,
+        tasks=64,
+        rate=5e-4,
     ),
     "cnp.gp_rbf-sharp": Recipe(
-        _process(1, 1, min_scale=0.01),
+        _process(1, 1, any_units=True, min_scale=0.01),
         GP_RBF,
         CNP_PAPER,
         steps=200_000,
@@ -895,7 +934,7 @@ RECIPES = {
         rate=5e-4,
     ),
     "cnp.gp_rbf-attention": Recipe(
-        _process(1, 1, min_scale=0.01, aggregate="attention"),
+        _process(1, 1, any_units=True, min_scale=0.01, aggregate="attention"),
         GP_RBF,
         ATTENTION_PAPER,
         steps=40_000,

@@ -12,8 +12,11 @@ import numpy as np
 from keras_meta.zoo import console, learn
 
 # The server's own ports; any other is taken for REST.
-GRPC_PORT = "8500"
+GRPC_PORT, GRPC_SCHEME = "8500", "grpc://"
 SECONDS = 60
+# The signature of models that scale points themselves.
+POINTS = "serving_points"
+SCALED = "x and y were scaled by the known points"
 
 
 def run(arguments):
@@ -40,26 +43,24 @@ def run(arguments):
 
 def _points(arguments):
     known, asked = learn.read_points(arguments.support)
-
-    def predict(known, asked):
-        known, asked = known.astype(np.float32), asked.astype(np.float32)
-        inputs = {
-            "support_x": known[None, :, :1],
-            "support_y": known[None, :, 1:],
-            "query_x": asked[None, :, None],
-        }
-        outputs = _send(arguments, "serving_default", inputs)
-        if "mean" not in outputs:
-            raise ValueError(
-                f"expected a model of curves, {arguments.model} answers with "
-                f"{', '.join(sorted(outputs))}."
-            )
-        scale = outputs.get("scale")
-        return outputs["mean"][0, :, 0], None if scale is None else scale[0, :, 0]
-
-    mean, scale = learn.in_units(arguments.model, known, asked, predict)
+    # Whether the model scales points is for it to state.
+    scaled = POINTS in _signatures(arguments)
+    dtype = np.float64 if scaled else np.float32
+    inputs = {
+        "support_x": known[None, :, :1].astype(dtype),
+        "support_y": known[None, :, 1:].astype(dtype),
+        "query_x": asked[None, :, None].astype(dtype),
+    }
+    outputs = _send(arguments, POINTS if scaled else "serving_default", inputs)
+    if "mean" not in outputs:
+        raise ValueError(
+            f"expected a model of curves, {arguments.model} answers with "
+            f"{', '.join(sorted(outputs))}."
+        )
+    mean, scale = outputs["mean"][0, :, 0], outputs.get("scale")
+    scale = None if scale is None else scale[0, :, 0]
     console.console().print(learn.points_table(asked, mean, scale))
-    print(f"For {arguments.model}, {learn.units_note(arguments.model)}.")
+    print(f"For {arguments.model}, {SCALED if scaled else learn.AS_THEY_ARE}.")
 
 
 def _images(support, queries):
@@ -99,18 +100,34 @@ def _of_one_size(images):
     return np.stack(found)
 
 
+def _signatures(arguments):
+    """The names of the model's signatures."""
+    if arguments.local is not None:
+        return _local_signatures(_newest(arguments.local, arguments.model))
+    address, model = arguments.address, arguments.model
+    if _is_grpc(address):
+        return _grpc_signatures(address, model)
+    reply = _rest(address, f"{model}/metadata")
+    return reply["metadata"]["signature_def"]["signature_def"]
+
+
 def _send(arguments, signature, inputs):
     """The model's outputs, `{name: array}`, by whichever way was asked for."""
     if arguments.local is not None:
         # Through the words of the request and back, so that they are tested too.
         body = json.loads(_body(signature, inputs))
         return _local(arguments.local, arguments.model, body)
-    address = arguments.address
-    if address.startswith("grpc://") or address.endswith(f":{GRPC_PORT}"):
-        return _grpc(
-            address.removeprefix("grpc://"), arguments.model, signature, inputs
-        )
-    return _rest(address, arguments.model, signature, inputs)
+    address, model = arguments.address, arguments.model
+    if _is_grpc(address):
+        return _grpc_predict(address, model, signature, inputs)
+    outputs = _rest(address, f"{model}:predict", _body(signature, inputs))["outputs"]
+    if not isinstance(outputs, dict):  # the only output stands alone
+        outputs = {"mean": outputs}
+    return {name: np.array(value) for name, value in outputs.items()}
+
+
+def _is_grpc(address):
+    return address.startswith(GRPC_SCHEME) or address.endswith(f":{GRPC_PORT}")
 
 
 def _body(signature, inputs):
@@ -118,50 +135,74 @@ def _body(signature, inputs):
     return json.dumps({"signature_name": signature, "inputs": arrays})
 
 
-def _rest(address, model, signature, inputs):
+def _rest(address, path, body=None):
+    """The server's JSON on `/v1/models/<path>`: what it has, or answers to a body."""
     address = address if "://" in address else f"http://{address}"
-    url = f"{address.rstrip('/')}/v1/models/{model}:predict"
+    url = f"{address.rstrip('/')}/v1/models/{path}"
     request = urllib.request.Request(
         url,
-        _body(signature, inputs).encode(),
+        body and body.encode(),
         {"Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as reply:
-            outputs = json.load(reply)["outputs"]
+            return json.load(reply)
     except urllib.error.HTTPError as error:
         raise ValueError(f"{url} answered: {_said(error.read().decode())}") from error
     except (urllib.error.URLError, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(f"expected a server at {url}, got: {reason}") from error
-    if not isinstance(outputs, dict):  # the only output stands alone
-        outputs = {"mean": outputs}
-    return {name: np.array(value) for name, value in outputs.items()}
 
 
 def _said(text):
-    """The model's own sentence, out of what a server or TensorFlow puts around it."""
+    """The model's own sentence, out of what a server or TensorFlow puts around it.
+
+    Neither gives the sentence of a check a place of its own: it is matched in their
+    text, which is shown whole where nothing matches.
+    """
     with contextlib.suppress(ValueError, KeyError, TypeError):
         text = json.loads(text)["error"]
     sentence = re.search(r"\[(expected .*?\.)\]", text, re.DOTALL)
     return sentence[1] if sentence else text.strip() or "nothing"
 
 
-def _grpc(address, model, signature, inputs):
+def _grpc_signatures(address, model):
     console.start()
-    import grpc
+    from tensorflow_serving.apis import get_model_metadata_pb2
+
+    request = get_model_metadata_pb2.GetModelMetadataRequest()
+    request.model_spec.name = model
+    request.metadata_field.append("signature_def")
+    reply = _grpc(address, "GetModelMetadata", request)
+    found = get_model_metadata_pb2.SignatureDefMap()
+    reply.metadata["signature_def"].Unpack(found)
+    return found.signature_def
+
+
+def _grpc_predict(address, model, signature, inputs):
+    console.start()
     import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    from tensorflow_serving.apis import predict_pb2
 
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    reply = _grpc(address, "Predict", request)
+    return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
+
+
+def _grpc(address, method, request):
+    """The server's reply to a method of its prediction service."""
+    import grpc
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    address = address.removeprefix(GRPC_SCHEME)
     with grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         try:
-            reply = stub.Predict(request, timeout=SECONDS)
+            return getattr(stub, method)(request, timeout=SECONDS)
         except grpc.RpcError as error:
             if error.code() in (
                 grpc.StatusCode.UNAVAILABLE,
@@ -171,16 +212,10 @@ def _grpc(address, model, signature, inputs):
                     f"expected a server at {address}, got: {error.details()}"
                 ) from error
             raise ValueError(f"{address} answered: {_said(error.details())}") from error
-    return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
 
 
-def _asked_for(signatures):
-    """The names of signatures that are not TensorFlow's own."""
-    return sorted(name for name in signatures if not name.startswith("__"))
-
-
-def _local(directory, model, body):
-    """The outputs as the server would compute them: by the v1 loader and a Session."""
+def _newest(directory, model):
+    """The folder of the newest version of an exported model."""
     versions = [
         path
         for path in (pathlib.Path(directory) / model).glob("*")
@@ -190,11 +225,29 @@ def _local(directory, model, body):
         raise ValueError(
             f"expected exported versions in {directory}/{model}/, found none."
         )
+    return max(versions, key=lambda path: int(path.name))
+
+
+def _local_signatures(path):
+    console.start()
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (path / "saved_model.pb").read_bytes()
+    return saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def
+
+
+def _asked_for(signatures):
+    """The names of signatures that are not TensorFlow's own."""
+    return sorted(name for name in signatures if not name.startswith("__"))
+
+
+def _local(directory, model, body):
+    """The outputs as the server would compute them: by the v1 loader and a Session."""
+    newest = _newest(directory, model)
     console.start()
     import tensorflow.compat.v1 as tf
 
     tf.logging.set_verbosity(tf.logging.ERROR)  # the loader is deprecated, not gone
-    newest = max(versions, key=lambda path: int(path.name))
     with tf.Session(graph=tf.Graph()) as session:
         loaded = tf.saved_model.loader.load(session, ["serve"], str(newest))
         if body["signature_name"] not in loaded.signature_def:

@@ -189,37 +189,47 @@ def difference(tasks, others):
     return tasks - others
 
 
+# What two figures of one data set must share for their tasks to be the same.
+SHARED = ("ways", "shots", "queries", "seed", "episodes", "normalization")
+
+
+def key(figure):
+    """The name in `tasks.npz` of the scores that a figure is of."""
+    return " ".join(str(figure[name]) for name in SHARED)
+
+
 def against_maml(cards):
     """Each entry compared with MAML on the tasks that both were scored on.
 
     Args:
         cards: of entries, beside which `tasks.npz` has the scores of their tasks, by
-            what two entries must share for these to be the same.
+            the `key` of the figure.
 
     Yields:
-        `(model, MAML's entry, metric, key in tasks.npz, mean, half-width)`: of the
-        `difference`.
+        `(model, MAML's entry, figure, mean, half-width)`: of the `difference`, and the
+        model's figure of these tasks.
     """
     scored = {}
     for card in cards:
         path = card.directory / "tasks.npz"
         if path.exists():
             with np.load(path) as tasks:
-                for asked in tasks:
-                    place = card.data, card.figures[0]["metric"], asked
-                    scored.setdefault(place, {})[card.name] = tasks[asked]
-    for (_, metric, asked), each in scored.items():
-        bases = [model for model in each if model.startswith("maml.")]
+                for figure in card.figures:
+                    place = card.source, figure["metric"], key(figure)
+                    row = card, figure, tasks[key(figure)]
+                    scored.setdefault(place, []).append(row)
+    for rows in scored.values():
+        bases = [row for row in rows if row[0].learner == "MAML"]
         if not bases:
             continue
         # Of two MAMLs, that which was trained with this normalization.
-        inductive = [model for model in bases if model.endswith("-inductive")]
-        if asked.endswith(" inductive") and inductive:
-            bases = inductive
-        for model, tasks in each.items():
-            if model != bases[0]:
-                compared = summary(difference(tasks, each[bases[0]]))
-                yield model, bases[0], metric, asked, *compared
+        asked = bases[0][1]["normalization"]
+        alike = [row for row in bases if row[0].normalization == asked]
+        base, _, base_tasks = (alike or bases)[0]
+        for card, figure, tasks in rows:
+            if card.name != base.name:
+                compared = summary(difference(tasks, base_tasks))
+                yield card.name, base.name, figure, *compared
 
 
 def temperature(name, tasks=200):

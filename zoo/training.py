@@ -36,8 +36,8 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
         validation: a finite dataset of batches of episodes.
         directory: a `pathlib.Path`; see `Run` for what is written there.
         settings: what the run is of, a dict with at least "steps", the meta-steps in
-            all; a run is not resumed with other settings, nor with other `tasks`. Its
-            "commit", if any, is recorded and not compared.
+            all; a run is not resumed with other settings, nor with other `tasks`, of
+            those that it recorded. Its "commit", if any, is recorded and not compared.
         tasks: tasks in a meta-step.
         every: meta-steps between checkpoints and validations.
         metric: the validation metric that the best weights are chosen by.
@@ -51,7 +51,7 @@ def fit(make, episodes, validation, directory, settings, tasks, every, metric):
     settings = {**settings, "tasks": tasks}
     if not record.exists():
         replace(record, lambda draft: draft.write_text(json.dumps(settings)))
-    begun = json.loads(record.read_text())
+    begun = {**settings, **json.loads(record.read_text())}
     begun.pop("commit", None)
     settings.pop("commit", None)
     if begun != settings:

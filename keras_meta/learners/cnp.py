@@ -53,7 +53,7 @@ class CNP(learner.Learner):
         aggregate: "mean", as published, or "attention", for regression.
         min_scale: the least sigma; 0.1 as published.
         preprocess: an `ImagePreprocess` that the data came through, if any.
-        **kwargs: for `keras.Model`.
+        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
 
     State:
         Regression: `{"representation": [T, 1, D]}`, or `{"keys": [T, S + 1, D],

@@ -73,7 +73,7 @@ class GradientLearner(ordered.OrderedLearner):
             alone (`ordered.permutation`), or "given", as they come. Meta-training
             takes them as given. Without `inner_batch` every step takes all of them,
             and the order makes no difference.
-        **kwargs: for `keras.Model`.
+        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
 
     Raises:
         ValueError: an argument out of range, or a network that is not built.

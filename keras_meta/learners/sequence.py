@@ -49,7 +49,7 @@ class SequenceLearner(ordered.OrderedLearner):
             meta-training: "shuffled", a fixed order that depends on S alone
             (`ordered.permutation`), or "given", as they come, for a stream.
             Meta-training and `sequence` read them as given.
-        **kwargs: for `keras.Model`.
+        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
 
     State:
         `{"cell": [...], "label": [T, L]}`: the cell's state and y_n as it enters.

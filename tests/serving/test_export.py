@@ -14,8 +14,10 @@ import keras_meta as km
 from keras_meta import zoo
 
 SESSION = pathlib.Path(__file__).with_name("session.py")
-# Of each kind one: images, curves, transductive, and one learned scale a layer.
+# Of each kind one: images, curves, transductive, one learned scale a layer, points in
+# units of their own.
 SERVED = [
+    "cnp.gp_rbf",
     "maml.glyphs_5w1s-inductive",
     "maml.omniglot_5w1s",
     "sigma_maml.sinusoid",
@@ -136,6 +138,18 @@ def pictures(learner):
     return found
 
 
+def points(learner):
+    """Points over Unix seconds in float64, and what the learner predicts there."""
+    inputs = request(learner, 3, 7, 2)
+    inputs = {key: value.astype("float64") for key, value in inputs.items()}
+    for key in ("support_x", "query_x"):
+        inputs[key] = np.round(600 * inputs[key]) + 1.7e9
+    inputs["support_y"] *= 1e30
+    state = learner.point_units.adapt(learner, inputs["support_x"], inputs["support_y"])
+    outputs = learner.point_units.infer(learner, state, inputs["query_x"])
+    return inputs, dict(zip(("mean", "scale"), outputs, strict=True))
+
+
 @served
 def test_a_plain_session_answers_as_the_learner(name, exported, tmp_path):
     learner, directory = exported(name)
@@ -166,6 +180,17 @@ def test_a_plain_session_answers_as_the_learner(name, exported, tmp_path):
                 for k, v in images.items()
             }
             wanted.append(expected(learner, prepared))
+
+    if learner.point_units:
+        given, predicted = points(learner)
+        known = {k: given[k] for k in ("support_x", "support_y")}
+        asked = {"query_x": given["query_x"], "after": np.array(len(requests) + 1)}
+        requests += [
+            ("serving_points", given),
+            ("adapt_points", known),
+            ("infer_points", asked),
+        ]
+        wanted += [predicted, {}, predicted]
 
     replayed = warmup(name, directory)
     assert {signature for signature, _ in replayed} == {s for s, _ in requests}

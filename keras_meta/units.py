@@ -1,0 +1,155 @@
+"""From points in the units of a user to those that a learner was trained in."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_meta import checks
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class StandardUnits:
+    """Scales each task by its own support points, in float64.
+
+    A learner of curves is trained on x of one range and on y of one spread. As its
+    `point_units`, this object brings the points of a task there and the predictions
+    back:
+
+        x' = clip((x - centre) / unit, -end, end),   y' = (y - middle) / spread
+
+    Known x then fill `[-known, known]`, and known y have mean 0 and standard deviation
+    1. The units depend on the support points alone and a query beyond the range gets
+    the prediction at its end, so no prediction depends on the other queries. Points are
+    centred before they become float32: time stamps keep their differences.
+
+    Args:
+        end: the largest |x| that the learner was trained with.
+        known: the |x| of the outermost support points, at most `end`.
+
+    Raises:
+        ValueError: not `0 < known <= end`, or an infinity.
+
+    Example:
+        >>> learner = CNP(encoder, decoder, point_units=StandardUnits())
+        >>> state = learner.point_units.adapt(learner, x, y)  # x of any range
+        >>> mean, scale = learner.point_units.infer(learner, state, query_x)
+    """
+
+    def __init__(self, end=2.0, known=1.6):
+        if not 0 < known <= end < float("inf"):
+            raise ValueError(
+                f"expected 0 < known <= end, got known={known!r} and end={end!r}."
+            )
+        self.end = end
+        self.known = known
+
+    def fit(self, support_x, support_y):
+        """The units of T tasks.
+
+        Args:
+            support_x: float64 `[T, S, d_x]`.
+            support_y: float64 `[T, S, d_y]`.
+
+        Returns:
+            `{"centre": [T, 1, d_x], "unit": [T, 1, d_x], "middle": [T, 1, d_y],
+            "spread": [T, 1, d_y]}`, float64. Points that all are equal, or none, leave
+            the scale as it is.
+        """
+        count = tf.cast(tf.maximum(tf.shape(support_x)[1], 1), tf.float64)
+        least, most = _ends(support_x)
+        low, high = _ends(support_y)
+        middle = tf.reduce_sum(support_y / count, axis=1, keepdims=True)
+        variance = tf.reduce_sum((support_y - middle) ** 2 / count, 1, keepdims=True)
+        return {
+            "centre": least / 2 + most / 2,
+            "unit": tf.where(most > least, (most - least) / (2 * self.known), 1.0),
+            "middle": middle,
+            "spread": tf.where(high > low, tf.sqrt(variance), 1.0),
+        }
+
+    def adapt(self, learner, support_x, support_y, traced=False):
+        """Learns T tasks from points in units of their own.
+
+        Args:
+            learner: whose `adapt` gets the scaled points.
+            support_x: `[T, S, d_x]`, taken in float64.
+            support_y: `[T, S, d_y]`, likewise.
+            traced: as for `Learner.adapt`.
+
+        Returns:
+            `{"state": the learner's, **units}`, see `fit`.
+
+        Raises:
+            ValueError: as `Learner.adapt`; points so large that their units are
+                infinite.
+        """
+        x = _checked(learner, "support_x", support_x, checks.check_x)
+        y = _checked(learner, "support_y", support_y, checks.check_y)
+        units = self.fit(x, y)
+        finite = checks.is_finite(units)
+        check = checks.finite("the units of the support points", finite)
+        units = checks.required(units, check)
+        x = (x - units["centre"]) / units["unit"]
+        y = (y - units["middle"]) / units["spread"]
+        return {"state": learner.adapt(x, y, traced=traced), **units}
+
+    def infer(self, learner, state, query_x, traced=False):
+        """Predicts Q queries of each task, all in the units of its support points.
+
+        Args:
+            learner: that the state is of.
+            state: what `adapt` gave for T tasks.
+            query_x: `[T, Q, d_x]`, taken in float64.
+            traced: as for `Learner.infer`.
+
+        Returns:
+            Predictions `[T, Q, d_y]` in float64, or a pair of mean and scale.
+
+        Raises:
+            ValueError: as `Learner.infer`.
+        """
+        x = _checked(learner, "query_x", query_x, checks.check_x)
+        same = tf.equal(tf.shape(state["centre"])[0], tf.shape(x)[0])
+        x = checks.required(x, (same, checks.UNEQUAL_TASKS))
+        x = (x - state["centre"]) / state["unit"]
+        x = tf.clip_by_value(x, -self.end, self.end)
+        outputs = learner.infer(state["state"], x, traced=traced)
+        middle, spread = state["middle"], state["spread"]
+        if isinstance(outputs, tuple):
+            mean, scale = (tf.cast(output, tf.float64) for output in outputs)
+            return middle + spread * mean, spread * scale
+        return middle + spread * tf.cast(outputs, tf.float64)
+
+    def get_config(self):
+        return {"end": self.end, "known": self.known}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def setting(learner, name, value):
+    """The check of `point_units`: classification has no points."""
+    if value is not None and not isinstance(value, StandardUnits):
+        raise ValueError(f"expected {name} to be StandardUnits or None, got {value!r}.")
+    if value is not None and learner.classification:
+        raise ValueError(f"expected no {name} for classification, got {value!r}.")
+    return value
+
+
+def _ends(values):
+    """The least and the largest value of each task, `[T, 1, d]`; 0 without points."""
+    least = tf.reduce_min(values, axis=1, keepdims=True)
+    most = tf.reduce_max(values, axis=1, keepdims=True)
+    some = tf.shape(values)[1] > 0
+    return tf.where(some, least, 0.0), tf.where(some, most, 0.0)
+
+
+def _checked(learner, name, values, check):
+    """Points in float64, once their shape is right and they are finite."""
+    if not tf.is_tensor(values):
+        values = np.asarray(values)  # TensorFlow makes float32 of Python's numbers
+    values = tf.convert_to_tensor(values)
+    check(learner, name, values)
+    values = tf.cast(values, tf.float64)
+    return checks.required(values, checks.finite(name, checks.is_finite(values)))
