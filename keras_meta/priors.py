@@ -1,9 +1,24 @@
-"""Gaussian priors on a network's weights, one learned scale a module."""
+"""Priors on a network's weights: distributions of TensorFlow Probability.
+
+Each weight of a module m has a distribution of one family around its meta-learned start
+phi, with the module's scale:
+
+    theta_m ~ family(phi_m, sigma_m)
+
+`joint` makes the distribution of all modules. The inner loop, fine-tuning and the
+penalty of other optimizers read it: `proximal` has the proximal operators by class of
+distribution.
+"""
+
+import functools
 
 import keras
 import tensorflow as tf
 
 from keras_meta import keras_private, network
+
+# Halvings of the interval of a numerical proximal step: below float64's precision.
+HALVINGS = 60
 
 
 def module_names(paths, modules="layer"):
@@ -37,59 +52,219 @@ def module_names(paths, modules="layer"):
     return list(names)
 
 
-def module_priors(names, start, log_variances):
-    """`theta_m ~ Normal(phi_m, sigma_m^2)` for each module m.
+def check_family(name, value):
+    """Raises a ValueError unless `family_of` knows the family."""
+    if value in FAMILIES:
+        return value
+    registered = callable(value) and keras.saving.get_registered_name(value)
+    if not registered or keras.saving.get_registered_object(registered) is not value:
+        raise ValueError(
+            f"expected {name} to be {', '.join(map(repr, FAMILIES))} or a function "
+            "(phi, scale) -> distribution that is registered with "
+            f"keras.saving.register_keras_serializable, got {value!r}."
+        )
+    return value
+
+
+def _normal(phi, scale):
+    import tensorflow_probability as tfp
+
+    return tfp.distributions.Normal(phi, scale)
+
+
+def _laplace(phi, scale):
+    import tensorflow_probability as tfp
+
+    return tfp.distributions.Laplace(phi, scale)
+
+
+FAMILIES = {"normal": _normal, "laplace": _laplace}
+
+
+def family_of(prior):
+    """The function `(phi, scale) -> distribution` of a family."""
+    return FAMILIES.get(prior, prior) if isinstance(prior, str) else prior
+
+
+def family_config(prior):
+    """A family as a Keras configuration holds it."""
+    if isinstance(prior, str):
+        return prior
+    return keras.saving.serialize_keras_object(prior)
+
+
+def family_from_config(config):
+    """The family of `family_config`."""
+    if isinstance(config, dict):
+        return keras.saving.deserialize_keras_object(config)
+    return config
+
+
+def joint(prior, modules, paths, start, scales):
+    """`theta_m ~ family(phi_m, sigma_m)` for all modules m.
 
     Args:
-        names: module of each weight, as `module_names` gives them.
+        prior: the family: "normal", "laplace" or a function
+            `(phi, scale) -> distribution`.
+        modules: the module of each weight, as `module_names` gives them.
+        paths: the name of each weight.
         start: phi, a list of tensors.
-        log_variances: `{module: log sigma_m^2}`, scalars.
+        scales: `{module: sigma_m}`, scalars.
 
     Returns:
-        `{module: tfp.distributions.Independent}`, each over the module's weights,
-        flattened and joined in order.
+        A `tfp.distributions.JointDistributionNamed` over modules; each module is one
+        over its weights, by path. A sample is `{module: {path: tensor}}`.
 
     Reference:
-        Chen et al., "Modular Meta-Learning with Shrinkage", NeurIPS 2020.
+        Chen et al., "Modular Meta-Learning with Shrinkage", NeurIPS 2020, section 2.
     """
     import tensorflow_probability as tfp
 
-    return {
-        name: tfp.distributions.Independent(
-            tfp.distributions.Normal(
-                loc=joined(names, start, name), scale=tf.exp(log_variance / 2)
-            ),
-            reinterpreted_batch_ndims=1,
+    family = family_of(prior)
+    members = {}
+    for module, path, phi in zip(modules, paths, start, strict=True):
+        distribution = family(phi, scales[module])
+        rank = len(distribution.batch_shape)
+        members.setdefault(module, {})[path] = tfp.distributions.Independent(
+            distribution, reinterpreted_batch_ndims=rank
         )
-        for name, log_variance in log_variances.items()
+    named = tfp.distributions.JointDistributionNamed
+    return named({module: named(weights) for module, weights in members.items()})
+
+
+def by_weight(distribution, paths):
+    """The distribution of each weight of a `joint`, in the order of paths."""
+    found = {}
+    for module in distribution.model.values():
+        found.update(module.model)
+    return [found[path].distribution for path in paths]
+
+
+@functools.cache
+def operators():
+    """`{class of distribution: proximal operator}`; see `proximal`."""
+    import tensorflow_probability as tfp
+
+    return {
+        tfp.distributions.Normal: _shrunk,
+        tfp.distributions.Laplace: _soft_threshold,
     }
 
 
-def joined(names, tensors, name):
-    """The tensors of one module, flattened and joined in order."""
-    return tf.concat(
-        [
-            tf.reshape(tensor, [-1])
-            for owner, tensor in zip(names, tensors, strict=True)
-            if owner == name
-        ],
-        axis=0,
-    )
+def proximal(distribution, point, weight):
+    """`argmin_theta |theta - point|^2 / 2 - weight log p(theta)`, by element.
+
+    Exact for the classes in `operators`. For all others the root of the derivative is
+    found by bisection between the point and the distribution's mode, which is the
+    argmin where the density is log-concave; its gradient is that of the implicit
+    function.
+
+    Args:
+        distribution: a distribution of TensorFlow Probability of independent elements,
+            of the shape of `point`.
+        point: a tensor.
+        weight: above 0; `a / S` for an inner step of rate a on the mean loss of S
+            examples.
+
+    Returns:
+        theta, of the shape of `point`.
+
+    Reference:
+        Parikh and Boyd, "Proximal Algorithms", 2014, sections 1.1 and 6.
+    """
+    weight = tf.cast(weight, point.dtype)
+    for kind, operator in operators().items():
+        if isinstance(distribution, kind):
+            return operator(distribution, point, weight)
+    return _numerical(distribution, point, weight)
+
+
+def _shrunk(normal, point, weight):
+    """`phi + w (point - phi)`, `w = sigma^2 / (sigma^2 + weight)`."""
+    share = tf.sigmoid(2 * tf.math.log(normal.scale) - tf.math.log(weight))
+    return normal.loc + share * (point - normal.loc)
+
+
+def _soft_threshold(laplace, point, weight):
+    """Zero difference from phi within `weight / b`, and beyond it less by as much."""
+    move = point - laplace.loc
+    less = tf.nn.relu(tf.abs(move) - weight / laplace.scale)
+    return laplace.loc + tf.sign(move) * less
+
+
+def _score(distribution, value):
+    """`d log p / d theta`, by element."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(value)
+        log_prob = distribution.log_prob(value)
+    return tape.gradient(log_prob, value)
+
+
+def _numerical(distribution, point, weight):
+    def slope(theta):
+        return theta - point - weight * _score(distribution, theta)
+
+    mode = tf.broadcast_to(tf.cast(distribution.mode(), point.dtype), tf.shape(point))
+    low = tf.stop_gradient(tf.minimum(point, mode))
+    high = tf.stop_gradient(tf.maximum(point, mode))
+
+    def halve(_, low, high):
+        middle = (low + high) / 2
+        above = slope(middle) > 0
+        return tf.where(above, low, middle), tf.where(above, middle, high)
+
+    for index in range(HALVINGS):
+        low, high = halve(index, low, high)
+    root = tf.stop_gradient((low + high) / 2)
+    # A step of Newton's, whose gradient is the implicit function's.
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(root)
+        value = slope(root)
+    curvature = tf.stop_gradient(tape.gradient(value, root))
+    return root - (value - tf.stop_gradient(value)) / curvature
+
+
+def log_precisions(distributions, examples):
+    """`log P`, `P = 1 / (S sigma^2)`: the pull of normal priors on a mean over S.
+
+    Args:
+        distributions: of TensorFlow Probability's class `Normal`.
+        examples: S, an integer or a tensor.
+    """
+    scales = [normal.scale for normal in distributions]
+    return [
+        -tf.math.log(tf.cast(examples, scale.dtype)) - 2 * tf.math.log(scale)
+        for scale in scales
+    ]
 
 
 @keras.saving.register_keras_serializable("keras_meta")
 class ProximalSGD(keras.optimizers.Optimizer):
-    """Gradient descent to the mode under a Gaussian prior, stable for every scale.
+    """Gradient descent to the mode under a prior, stable for every scale.
 
-        theta <- phi + w (theta - a grad - phi),  w = 1 / (1 + a P)
+        theta <- argmin |theta' - (theta - a grad)|^2 / 2 - a/S log p(theta')
+
+    A `task_network.TaskNetwork` that is compiled with it gives it its prior.
 
     Args:
         learning_rate: a.
+        prior: the family: "normal", "laplace" or a registered function
+            `(phi, scale) -> distribution`.
+        examples: S, which the gradient is a mean over.
         **kwargs: for `keras.optimizers.Optimizer`.
     """
 
-    def __init__(self, learning_rate=0.1, name="proximal_sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate=0.1,
+        prior="normal",
+        examples=1,
+        name="proximal_sgd",
+        **kwargs,
+    ):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.prior = check_family("prior", prior)
+        self.examples = examples
 
     def build(self, variables):
         if self.built:
@@ -99,38 +274,47 @@ class ProximalSGD(keras.optimizers.Optimizer):
             self.add_variable_from_reference(variable, name="centre")
             for variable in variables
         ]
-        self.log_precisions = [
-            self.add_variable(shape=(), dtype=variable.dtype, name="log_precision")
+        self.scales = [
+            self.add_variable(
+                shape=(), dtype=variable.dtype, initializer="ones", name="scale"
+            )
             for variable in variables
         ]
 
-    def set_prior(self, variables, centres, log_precisions):
-        """Gives each variable its phi (an array) and log P (a scalar)."""
+    def set_prior(self, variables, prior, examples, centres, scales):
+        """Gives each variable its phi (an array) and sigma (a scalar)."""
         self.build(variables)
+        self.prior, self.examples = prior, examples
         network.assign(self.centres, centres)
-        network.assign(self.log_precisions, log_precisions)
+        network.assign(self.scales, scales)
 
     def update_step(self, gradient, variable, learning_rate):
         place = keras_private.place_of(self, variable)
-        centre = self.centres[place]
         rate = keras.ops.cast(learning_rate, variable.dtype)
-        log_rate = keras.ops.log(rate)
-        share = keras.ops.sigmoid(-self.log_precisions[place] - log_rate)
-        moved = variable - rate * gradient - centre
-        self.assign(variable, centre + share * moved)
+        centre, scale = network.values([self.centres[place], self.scales[place]])
+        distribution = family_of(self.prior)(centre, scale)
+        moved = tf.convert_to_tensor(variable) - rate * gradient
+        self.assign(variable, proximal(distribution, moved, rate / self.examples))
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(prior=family_config(self.prior), examples=self.examples)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = {**config, "prior": family_from_config(config["prior"])}
+        return super().from_config(config, custom_objects=custom_objects)
 
 
-def negative_log_ratio(weight, centre, log_precision):
-    """`-log p(theta) + log p(phi)` of a weight under `Normal(phi, 1 / P)`, a scalar.
+def negative_log_ratio(distribution, weight, centre):
+    """`-log p(theta) + log p(phi)` of one weight, a scalar.
 
     Args:
+        distribution: of the weight.
         weight: theta.
         centre: phi.
-        log_precision: log P, with P = 1 / (S sigma^2) for a mean over S examples.
     """
-    import tensorflow_probability as tfp
-
     weight, centre = tf.convert_to_tensor(weight), tf.convert_to_tensor(centre)
-    scale = tf.exp(-tf.convert_to_tensor(log_precision) / 2)
-    prior = tfp.distributions.Normal(centre, scale)
-    return tf.reduce_sum(prior.log_prob(centre) - prior.log_prob(weight))
+    ratio = distribution.log_prob(centre) - distribution.log_prob(weight)
+    return tf.reduce_sum(ratio)

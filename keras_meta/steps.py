@@ -76,35 +76,6 @@ def repeat(step, state, steps, unroll):
     )[1]
 
 
-def proximal_step(start, weights, gradients, rate, log_precisions=None):
-    """One step of gradient descent, and of its prior's proximal map.
-
-        theta <- phi + w (theta - a grad - phi),  w = 1 / (1 + a P)
-
-    The argmin of the linearised loss, the prior's `P/2 |theta - phi|^2` and the step's
-    own `|theta' - theta|^2 / 2a`: stable for every P, plain descent where P = 0, and
-    no step at all where P is infinite.
-
-    Args:
-        start: phi, a list of tensors.
-        weights: theta, in the same order.
-        gradients: of the mean loss.
-        rate: a.
-        log_precisions: log P for each weight, scalars; None for no prior.
-
-    Returns:
-        The new weights.
-    """
-    moved = [w - rate * g for w, g in zip(weights, gradients, strict=True)]
-    if log_precisions is None:
-        return moved
-    shares = [tf.sigmoid(-log_p - math.log(rate)) for log_p in log_precisions]
-    return [
-        phi + share * (theta - phi)
-        for phi, theta, share in zip(start, moved, shares, strict=True)
-    ]
-
-
 def inner_product(a, b):
     """Sum over two lists of tensors of the products of their elements."""
     return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])

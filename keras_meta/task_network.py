@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta import keras_private, priors, task_model
-from keras_meta.network import assign
+from keras_meta.network import assign, values
 
 
 def build(learner, x, y, optimizer=None):
@@ -60,18 +60,21 @@ def build(learner, x, y, optimizer=None):
     if optimizer is None:
         y = tf.cast(y, learner.y_spec("y").dtype)
         optimizer = learner.task_optimizer(variables, x, y)
-    prior = learner.task_prior([source for _, source in variables], len(y))
-    if variables and prior is not None:
-        network = TaskNetwork(network, dtype=learner.dtype_policy)
-        network.set_prior(*prior)
+    sources = [source for _, source in variables]
+    scales = learner.task_prior(sources, len(y))
+    if variables and scales is not None:
+        network = TaskNetwork(
+            network, learner.prior_family, len(y), dtype=learner.dtype_policy
+        )
+        network.set_prior(values(sources), scales)
     return network, optimizer
 
 
 @keras.saving.register_keras_serializable("keras_meta")
 class TaskNetwork(task_model.OneTask):
-    """A network whose weights have a Gaussian prior around their meta-learned start.
+    """A network whose weights have a prior around their meta-learned start.
 
-        loss = mean loss of the data - log p(theta | phi, P) / S + constant
+        loss = mean loss of the data - (log p(theta) - log p(phi)) / S
 
     The prior is part of the model: it is saved with it, and holds whatever optimizer
     the model is compiled with. A `priors.ProximalSGD` applies it in its step; for any
@@ -79,18 +82,22 @@ class TaskNetwork(task_model.OneTask):
 
     Args:
         network: a built Keras model.
+        prior: the family of the prior, see `priors.joint`.
+        examples: S.
         **kwargs: for `keras.Model`.
 
     Call arguments:
         x: `[B, ...]`.
     """
 
-    def __init__(self, network, **kwargs):
+    def __init__(self, network, prior="normal", examples=1, **kwargs):
         super().__init__(**kwargs)
         self.network = network
+        self.prior_family = prior
+        self.examples = examples
         self.example_shape = tuple(network.input_shape[1:])
         self.centres = []
-        self.log_precisions = []
+        self.scales = []
         for position, variable in enumerate(network.trainable_variables):
             settings = {"trainable": False, "dtype": variable.dtype}
             self.centres.append(
@@ -98,15 +105,27 @@ class TaskNetwork(task_model.OneTask):
                     shape=variable.shape, name=f"centre_{position}", **settings
                 )
             )
-            self.log_precisions.append(
-                self.add_weight(shape=(), name=f"log_precision_{position}", **settings)
+            self.scales.append(
+                self.add_weight(
+                    shape=(),
+                    initializer="ones",
+                    name=f"scale_{position}",
+                    **settings,
+                )
             )
         self.built = True
 
-    def set_prior(self, centres, log_precisions):
-        """Gives each trainable variable of the network its phi and log P."""
+    def set_prior(self, centres, scales):
+        """Gives each trainable variable of the network its phi and its sigma."""
         assign(self.centres, centres)
-        assign(self.log_precisions, log_precisions)
+        assign(self.scales, scales)
+
+    def prior(self):
+        """The prior, a `priors.joint` of the weights that train, each a module."""
+        paths = [variable.path for variable in self.trainable_variables]
+        scales = dict(zip(paths, values(self.scales), strict=True))
+        centres = values(self.centres)
+        return priors.joint(self.prior_family, paths, paths, centres, scales)
 
     def call(self, x, training=False):
         return self.network(x, training=training)
@@ -115,7 +134,11 @@ class TaskNetwork(task_model.OneTask):
         super().compile(optimizer=optimizer, **kwargs)
         if isinstance(self.optimizer, priors.ProximalSGD):
             self.optimizer.set_prior(
-                self.trainable_variables, self.centres, self.log_precisions
+                self.trainable_variables,
+                self.prior_family,
+                self.examples,
+                self.centres,
+                self.scales,
             )
 
     def compile_from_config(self, config):
@@ -130,24 +153,29 @@ class TaskNetwork(task_model.OneTask):
         return loss + tf.cast(self.prior_penalty(), loss.dtype)
 
     def prior_penalty(self):
-        """`-log p(theta | phi, P) / S`, zero at phi, a scalar."""
-        return tf.add_n(
-            [
-                priors.negative_log_ratio(variable, centre, log_precision)
-                for variable, centre, log_precision in zip(
-                    self.trainable_variables,
-                    self.centres,
-                    self.log_precisions,
-                    strict=True,
-                )
-            ]
-        )
+        """`-(log p(theta) - log p(phi)) / S`, zero at phi, a scalar."""
+        variables = self.trainable_variables
+        paths = [variable.path for variable in variables]
+        distributions = priors.by_weight(self.prior(), paths)
+        ratios = [
+            priors.negative_log_ratio(*of_weight)
+            for of_weight in zip(
+                distributions, values(variables), values(self.centres), strict=True
+            )
+        ]
+        return tf.add_n(ratios) / self.examples
 
     def get_config(self):
-        network = keras.saving.serialize_keras_object(self.network)
-        return {**super().get_config(), "network": network}
+        config = super().get_config()
+        config.update(
+            network=keras.saving.serialize_keras_object(self.network),
+            prior=priors.family_config(self.prior_family),
+            examples=self.examples,
+        )
+        return config
 
     @classmethod
     def from_config(cls, config):
         network = keras.saving.deserialize_keras_object(config["network"])
-        return cls(**{**config, "network": network})
+        prior = priors.family_from_config(config["prior"])
+        return cls(**{**config, "network": network, "prior": prior})

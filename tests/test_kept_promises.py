@@ -161,11 +161,11 @@ def test_the_prior_survives_saving(name, optimizer, tmp_path, names):
     logits = loaded.predict(x, verbose=0)
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     data = -np.mean(np.log(chances[np.arange(len(y)), y]))
-    pulls = learner.log_precisions(learner._meta_values(), tf.constant(len(y)))
+    scales = learner.task_prior(learner.adapted(), len(y))
     prior = sum(
-        0.5 * np.exp(float(pull)) * np.sum((theta.numpy() - phi.numpy()) ** 2)
-        for theta, phi, pull in zip(
-            loaded.trainable_variables, learner.adapted(), pulls, strict=True
+        0.5 / (len(y) * float(scale) ** 2) * np.sum((theta.numpy() - phi.numpy()) ** 2)
+        for theta, phi, scale in zip(
+            loaded.trainable_variables, learner.adapted(), scales, strict=True
         )
     )
     assert prior > 1e-4

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import priors, steps
+from keras_meta import steps
 from tests import smooth
 
 RATE, STEPS = 0.3, 3
@@ -77,36 +77,37 @@ def test_a_zero_scale_adapts_nothing(sigma):
 
 
 def test_the_step_is_the_argmin_under_the_tfp_prior():
-    random = np.random.RandomState(0)
-    names, examples, rate = ["a", "b", "b"], 7, 0.4
-    start, weights, slope = (
-        [tf.constant(random.normal(size=n)) for n in (3, 2, 4)] for _ in range(3)
-    )
-    log_variances = {
-        "a": tf.constant(-1.0, tf.float64),
-        "b": tf.constant(0.5, tf.float64),
-    }
-    log_precisions = [-np.log(examples) - log_variances[n] for n in names]
-    moved = steps.proximal_step(start, weights, slope, rate, log_precisions)
-    distributions = priors.module_priors(names, start, log_variances)
+    # One inner step from phi of `g.theta - log p(theta) / S + |theta - phi|^2 / 2a`.
+    episode, _ = smooth.episode(tasks=1)
+    settings = {"inner_rate": 0.4, "inner_steps": 2, "initial_scale": 0.5}
+    learner = km.SigmaMAML(smooth.network(), **settings)
+    learner.scaled_log_variances.assign([-0.1, 0.05, 0.2])
+    first = km.SigmaMAML(smooth.network(), **{**settings, "inner_steps": 1})
+    first.set_weights(learner.get_weights())
+    before = [w[0] for w in adapted(first, episode)]
+    moved = [w[0] for w in adapted(learner, episode)]
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    model = km.finetune(first, x, y)  # a plain network at the weights after one step
+    with tf.GradientTape() as tape:
+        loss = smooth.LOSS(y, model.network(x, training=True))
+    slope = tape.gradient(loss, model.trainable_variables)
+    prior = learner.prior()
+    paths = learner.paths_of(learner.adapted())
     with tf.GradientTape() as tape:
         tape.watch(moved)
-        log_prior = sum(
-            distributions[m].log_prob(priors.joined(names, moved, m))
-            for m in distributions
-        )
-        value = (
-            steps.inner_product(slope, moved)
-            - log_prior / examples
-            + sum(
-                tf.reduce_sum((new - old) ** 2)
-                for new, old in zip(moved, weights, strict=True)
-            )
-            / (2 * rate)
+        sample = {
+            module: {path: moved[paths.index(path)] for path in weights.model}
+            for module, weights in prior.model.items()
+        }
+        value = steps.inner_product(slope, moved) - prior.log_prob(sample) / len(y)
+        value += sum(
+            tf.reduce_sum((new - old) ** 2) / (2 * 0.4)
+            for new, old in zip(moved, before, strict=True)
         )
     # The objective is strictly convex: its argmin is where its slope is zero.
     for zero in tape.gradient(value, moved):
-        np.testing.assert_allclose(zero, np.zeros(zero.shape), atol=1e-12)
+        np.testing.assert_allclose(zero, np.zeros(zero.shape), atol=1e-9)
+    assert max(np.abs(a - b).max() for a, b in zip(moved, before, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("modules", ["layer", "weight", lambda path: path[0]])
@@ -318,7 +319,9 @@ def gaussian_learner(scale):
         network = keras.Sequential(
             [
                 keras.Input([1]),
-                keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros"),
+                keras.layers.Dense(
+                    1, use_bias=False, kernel_initializer="zeros", name="m"
+                ),
             ]
         )
     return km.SigmaMAML(
@@ -362,12 +365,10 @@ def test_joint_map_collapses_where_the_closed_form_says(true_variance):
     for variance in grid:
         learner.scaled_log_variances.assign([np.log(variance) / learner.scale_rate])
         (theta,) = adapted(learner, episode)
-        (prior,) = priors.module_priors(
-            ["m"], [tf.zeros([1], tf.float64)], {"m": tf.constant(np.log(variance))}
-        ).values()
+        prior = learner.prior().model["m"].model["m/kernel"]
         loss = 0.5 * np.sum((episode["support_y"] - theta.numpy()) ** 2, axis=(1, 2))
         # Within the support set the noise varies too, by a constant we leave out.
-        joint.append(np.mean(loss - prior.log_prob(theta[:, :, 0])))
+        joint.append(np.mean(loss - prior.log_prob(theta)))
     inner = [
         grid[i]
         for i in range(1, len(grid) - 1)

@@ -173,38 +173,6 @@ def test_a_loop_does_not_grow_with_its_steps():
 # Steps.
 
 
-def test_a_proximal_step_by_hand():
-    start, weights, gradients = [[1.0, 2.0]], [[3.0, 2.0]], [[1.0, -4.0]]
-    arguments = [[tf.constant(v[0])] for v in (start, weights, gradients)]
-    moved = np.array([2.5, 4.0])  # at rate 1/2
-    (found,) = steps.proximal_step(*arguments, 0.5)
-    np.testing.assert_array_equal(found, moved)
-    for precision, share in ((0.0, 1.0), (2.0, 0.5), (6.0, 0.25), (np.inf, 0.0)):
-        (found,) = steps.proximal_step(
-            *arguments, 0.5, [tf.math.log(tf.constant(precision))]
-        )
-        expected = np.array(start[0]) + share * (moved - start[0])
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_a_proximal_step_is_an_argmin():
-    # Of g.x + P/2 |x - phi|^2 + |x - theta|^2 / 2a, whose slope is zero there.
-    random = np.random.RandomState(0)
-    phi, theta, gradient = random.normal(size=[3, 2, 5])
-    rate, log_precisions = 0.7, np.array([-1.0, 2.0])
-    found = steps.proximal_step(
-        *([tf.constant(v) for v in values] for values in (phi, theta, gradient)),
-        rate,
-        [tf.constant(p) for p in log_precisions],
-    )
-    pull = np.exp(log_precisions)[:, None] * (found - phi)
-    zero = gradient + pull + (found - theta) / rate
-    np.testing.assert_allclose(zero, np.zeros([2, 5]), atol=1e-14)
-    # One prior for each weight.
-    with pytest.raises(ValueError):
-        steps.proximal_step([phi], [theta], [gradient], rate, [0.0, 0.0])
-
-
 def test_an_inner_product_by_hand():
     a = [tf.constant([1.0, 2.0]), tf.constant([[3.0]])]
     b = [tf.constant([4.0, -5.0]), tf.constant([[6.0]])]

@@ -19,8 +19,8 @@ from keras_meta import network as network_module
 
 NORMALIZATIONS = ("inductive", "transductive")
 
-# Log precision of a weight that does not adapt while others of its layer do.
-HELD = 30.0
+# Scale of the prior of a weight that does not adapt while others of its layer do.
+HELD = 3e-7
 
 # More inner steps than this are a loop in the graph while meta-training too: written
 # out, 200 steps take minutes to trace and then run no more than a quarter faster.
@@ -47,7 +47,7 @@ class GradientLearner(ordered.OrderedLearner):
     tasks, so that memory does not grow with the number of tasks.
 
     A subclass says what it learns (`meta_variables`), which weights adapt (`adapted`),
-    the prior's pull (`log_precisions`), the inner step (`update`) and what the
+    the scales of its prior (`prior_scales`), the inner step (`update`) and what the
     derivative of the adapted weights is (`solve`); the defaults are MAML.
 
     Args:
@@ -82,6 +82,7 @@ class GradientLearner(ordered.OrderedLearner):
     # Whether meta-training differentiates the inner loop, and so writes it out.
     unrolled = True
     allows_jit = False
+    prior_family = "normal"
     # Whether the start learns from the queries' loss, which `[T, Q]` weights weigh.
     outer_loss = True
 
@@ -147,14 +148,45 @@ class GradientLearner(ordered.OrderedLearner):
         """The variables that meta-training learns, a nest with "weights" in it."""
         return {"weights": self.bound.trainable}
 
-    def log_precisions(self, meta, examples):
-        """Log of the prior's pull `log P_m` on each adapted weight, None if flat.
+    def prior_scales(self, meta, examples):
+        """The scale of each adapted weight's prior, scalars; None if priors are flat.
 
         Args:
             meta: values of `meta_variables()`.
             examples: S, an integer tensor.
         """
         return None
+
+    def modules_of(self, variables):
+        """The names of the modules that variables of the network belong to, a list."""
+        return self.paths_of(variables)
+
+    def prior_at(self, meta, start, examples):
+        """The prior of the adapted weights, None if it is flat.
+
+        Args:
+            meta: values of `meta_variables()`.
+            start: the adapted weights' meta-learned values, phi.
+            examples: S, an integer tensor.
+
+        Returns:
+            A `priors.joint`.
+        """
+        scales = self.prior_scales(meta, examples)
+        if scales is None:
+            return None
+        adapted = self.adapted()
+        modules = self.modules_of(adapted)
+        of_module = dict(zip(modules, scales, strict=True))
+        paths = self.paths_of(adapted)
+        return priors.joint(self.prior_family, modules, paths, start, of_module)
+
+    def weight_priors(self, meta, start, examples):
+        """`prior_at` by weight: a list of distributions in the order of `start`."""
+        prior = self.prior_at(meta, start, examples)
+        if prior is None:
+            return None
+        return priors.by_weight(prior, self.paths_of(self.adapted()))
 
     def begin(self, start):
         """What the inner optimizer remembers before its first step: a nest."""
@@ -174,14 +206,18 @@ class GradientLearner(ordered.OrderedLearner):
         Returns:
             `(weights, memory)` after the step.
         """
-        weights = steps.proximal_step(
-            start,
-            weights,
-            gradients,
-            self.inner_rate,
-            self.log_precisions(meta, examples),
-        )
-        return weights, memory
+        moved = [
+            weight - self.inner_rate * slope
+            for weight, slope in zip(weights, gradients, strict=True)
+        ]
+        distributions = self.weight_priors(meta, start, examples)
+        if distributions is not None:
+            weight = self.inner_rate / tf.cast(examples, self.variable_dtype)
+            moved = [
+                priors.proximal(distribution, point, weight)
+                for distribution, point in zip(distributions, moved, strict=True)
+            ]
+        return moved, memory
 
     def solve(self, meta, start, inputs, descend, support_loss, examples):
         """The adapted weights, and what their derivative is.
@@ -338,6 +374,13 @@ class GradientLearner(ordered.OrderedLearner):
         )
         return loss, outputs, network_module.dense(gradients)
 
+    def paths_of(self, variables):
+        """The paths of variables of the network, see `network.Network.paths`."""
+        paths = dict(
+            zip(map(id, self.bound.adaptable), self.bound.paths(), strict=True)
+        )
+        return [paths[id(variable)] for variable in variables]
+
     def _ways(self, support_y):
         """How many classes a task has, a scalar; 0 for regression."""
         if not self.classification:
@@ -490,21 +533,20 @@ class GradientLearner(ordered.OrderedLearner):
         ]
 
     def task_prior(self, sources, examples):
-        """The prior of some of the network's variables, None if it is flat.
+        """The prior's scale of some of the network's variables, None if it is flat.
 
         Args:
             sources: variables of `self.network`.
             examples: S.
 
         Returns:
-            `(centres, log_precisions)`, a phi and a log P for each variable.
+            A scalar for each variable, `HELD` for those that do not adapt.
         """
-        pulls = self.log_precisions(self._meta_values(), tf.constant(examples))
-        if pulls is None:
+        scales = self.prior_scales(self._meta_values(), tf.constant(examples))
+        if scales is None:
             return None
-        of_variable = dict(zip(map(id, self.adapted()), pulls, strict=True))
-        pulls = [tf.cast(of_variable.get(id(v), HELD), v.dtype) for v in sources]
-        return network_module.values(sources), pulls
+        of_variable = dict(zip(map(id, self.adapted()), scales, strict=True))
+        return [tf.cast(of_variable.get(id(v), HELD), v.dtype) for v in sources]
 
     def task_optimizer(self, variables, x, y):
         """A Keras optimizer whose next step on all of x is one more inner step.
@@ -515,7 +557,7 @@ class GradientLearner(ordered.OrderedLearner):
             x: support examples `[S, ...]`.
             y: their labels `[S]` or targets `[S, d_y]`.
         """
-        if self.log_precisions(self._meta_values(), tf.constant(len(y))) is None:
+        if self.prior_scales(self._meta_values(), tf.constant(len(y))) is None:
             return keras.optimizers.SGD(self.inner_rate)
         return priors.ProximalSGD(self.inner_rate)
 

@@ -1,11 +1,9 @@
 """iMAML: the meta-gradient by implicit differentiation."""
 
-import math
-
 import keras
 import tensorflow as tf
 
-from keras_meta import network, settings, solvers
+from keras_meta import network, priors, settings, solvers
 from keras_meta.learners import gradient
 
 # Beyond these, float32 products of precisions and their inverses lose themselves.
@@ -112,7 +110,7 @@ def solve_implicitly(
 class Implicit(gradient.GradientLearner):
     """A `GradientLearner` that differentiates the inner optimum, not the path to it.
 
-    Memory does not grow with the inner steps. A subclass gives `log_precisions`.
+    Memory does not grow with the inner steps. A subclass gives `prior_scales`.
 
     Args:
         network: see `GradientLearner`, as for all other arguments.
@@ -147,7 +145,7 @@ class Implicit(gradient.GradientLearner):
             inputs,
             descend,
             support_loss,
-            self.log_precisions(meta, examples),
+            priors.log_precisions(self.weight_priors(meta, start, examples), examples),
             self.conjugate_steps,
             self.damping,
             shares=len(start) < len(meta["weights"]),
@@ -191,11 +189,10 @@ class IMAML(Implicit):
         super().__init__(network, loss, **kwargs)
         self.regularization = regularization
 
-    def log_precisions(self, meta, examples):
-        log_precision = tf.constant(
-            math.log(self.regularization), meta["weights"][0].dtype
-        )
-        return [log_precision] * len(self.adapted())
+    def prior_scales(self, meta, examples):
+        # The objective is a mean over S examples: lambda = 1 / (S sigma^2).
+        precision = self.regularization * tf.cast(examples, self.variable_dtype)
+        return [tf.math.rsqrt(precision)] * len(self.adapted())
 
     def get_config(self):
         return {**super().get_config(), "regularization": self.regularization}

@@ -20,6 +20,16 @@ def _known_modules(learner, name, names):
     return tuple(names)
 
 
+def _prior_family(learner, name, value):
+    """The check of the family of the prior."""
+    if learner.normal_only and value != "normal":
+        raise ValueError(
+            f"expected prior to be 'normal' for {type(learner).__name__}, whose "
+            f"meta-gradient is that of a normal prior, got {value!r}: take SigmaMAML."
+        )
+    return priors.check_family("prior", value)
+
+
 class Shrinkage(gradient.GradientLearner):
     """Learns which modules of a network adapt, and how far (Chen et al., 2020).
 
@@ -44,6 +54,14 @@ class Shrinkage(gradient.GradientLearner):
             What is trained is `log sigma^2 / scale_rate`.
         frozen: names of modules that do not adapt, whatever their scale; they learn
             from the outer loss alone. Set it later to freeze and to thaw.
+        prior: the family of the prior (`SigmaMAML` alone takes another than "normal"):
+            "normal"; "laplace", under which a step soft-thresholds what has moved, so
+            that weights stay exactly at their start; or a function `(phi, scale) ->
+            distribution` of TensorFlow Probability that is registered with
+            `keras.saving.register_keras_serializable`, whose step is solved
+            numerically. A Laplace prior has a dead zone: where `|grad| < 1 / (S b)`
+            nothing moves, b has no gradient and cannot recover. Start b well above
+            `1 / (S |grad|)`.
         **kwargs: see `GradientLearner`.
 
     Raises:
@@ -54,7 +72,11 @@ class Shrinkage(gradient.GradientLearner):
         Meta-Learning with Shrinkage", NeurIPS 2020, arXiv 1909.05557.
     """
 
+    # Whether meta-learning takes a normal prior alone.
+    normal_only = False
+
     module_names = settings.Fixed()
+    prior_family = settings.Fixed(_prior_family)
     frozen = settings.Setting(_known_modules)
     initial_scale = settings.Fixed(settings.positive)
     scale_rate = settings.Fixed(settings.positive)
@@ -68,9 +90,11 @@ class Shrinkage(gradient.GradientLearner):
         initial_scale=1.0,
         scale_rate=10.0,
         frozen=(),
+        prior="normal",
         **kwargs,
     ):
         super().__init__(network, loss, **kwargs)
+        self.prior_family = prior
         self.module_names = priors.module_names(self.bound.paths(), modules)
         self.modules = list(dict.fromkeys(self.module_names))
         self.initial_scale = initial_scale
@@ -118,20 +142,49 @@ class Shrinkage(gradient.GradientLearner):
         variables = super().meta_variables()
         return {**variables, "scaled_log_variances": self.scaled_log_variances}
 
-    def log_variances(self, meta):
-        """`{module: log sigma_m^2}`, scalars."""
-        values = tf.unstack(self.scale_rate * meta["scaled_log_variances"])
-        return dict(zip(self.modules, values, strict=True))
+    def prior_scales(self, meta, examples):
+        scales = tf.unstack(tf.exp(self.scale_rate * meta["scaled_log_variances"] / 2))
+        of_module = dict(zip(self.modules, scales, strict=True))
+        return [of_module[name] for name in self.modules_of(self.adapted())]
 
-    def log_precisions(self, meta, examples):
-        # The objective is a mean over the support set, so the prior's pull is
-        # 1 / (S sigma^2): more examples, less shrinkage.
-        log_variances = self.log_variances(meta)
-        log_examples = tf.math.log(tf.cast(examples, self.variable_dtype))
-        return [
-            -log_examples - log_variances[name]
-            for name in self.modules_of(self.adapted())
-        ]
+    def prior(self):
+        """The prior of a task's weights at the learned phi and sigma.
+
+        Returns:
+            A `tfp.distributions.JointDistributionNamed` over the modules that adapt;
+            each is one over its weights, by path. `adapt` finds the mode of the
+            posterior under it, and `prior().sample()` is a network's weights before
+            anything is known of the task, `{module: {path: tensor}}`.
+
+        Example:
+            >>> learner.prior().model["head"].model["head/kernel"].distribution.scale
+        """
+        meta = self._meta_values()
+        start, _ = self._split(meta["weights"])
+        return self.prior_at(meta, start, tf.constant(1))
+
+    def shares(self, examples):
+        """`{module: w}`: the part of an inner step that each module keeps.
+
+        `w_m = S sigma_m^2 / (S sigma_m^2 + a)`, a the inner rate: 0 for a module that
+        does not adapt, 1 for one without a prior. Scales of different modules are in
+        different units, these are not.
+
+        Args:
+            examples: S, the examples of a task.
+
+        Raises:
+            ValueError: the prior is not normal, or S is not above 0.
+        """
+        steps.check_positive("examples", examples)
+        if self.prior_family != "normal":
+            raise ValueError(
+                "expected a normal prior, under which a module keeps one part of every "
+                f"step, got {self.prior_family!r}."
+            )
+        odds = {m: examples * s**2 / self.inner_rate for m, s in self.scales().items()}
+        frozen = self.frozen
+        return {m: 0.0 if m in frozen else x / (1 + x) for m, x in odds.items()}
 
     def get_config(self):
         config = super().get_config()
@@ -140,8 +193,14 @@ class Shrinkage(gradient.GradientLearner):
             initial_scale=self.initial_scale,
             scale_rate=self.scale_rate,
             frozen=list(self.frozen),
+            prior=priors.family_config(self.prior_family),
         )
         return config
+
+    @classmethod
+    def from_config(cls, config):
+        prior = priors.family_from_config(config.get("prior", "normal"))
+        return super().from_config({**config, "prior": prior})
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -174,6 +233,8 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
         Chen et al., 2020; Rajeswaran et al., 2019, equation 6.
     """
 
+    normal_only = True
+
 
 @keras.saving.register_keras_serializable("keras_meta")
 class SigmaReptile(Shrinkage):
@@ -193,6 +254,7 @@ class SigmaReptile(Shrinkage):
         Chen et al., 2020; Nichol, Achiam and Schulman, 2018.
     """
 
+    normal_only = True
     unrolled = False
     outer_loss = False
 
@@ -214,7 +276,8 @@ class SigmaReptile(Shrinkage):
 
             return weights, grad
 
-        return list(solved(*start, *self.log_precisions(meta, examples)))
+        normals = self.weight_priors(meta, start, examples)
+        return list(solved(*start, *priors.log_precisions(normals, examples)))
 
     def task_gradient(self, meta, held, task, outer):
         loss, outputs, gradients = super().task_gradient(meta, held, task, outer)
