@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_meta import learner as learner_module
 from keras_meta import losses
 
-# Of the pictures in the warmup request for `serving_images`; any size is served.
+# Of the pictures in warmup requests; any size is served.
 WARMUP_SIDE = 64
 # Classes in the warmup request of a learner that takes any number of them.
 WARMUP_CLASSES = 5
@@ -32,7 +32,9 @@ def export(model, base, version=None):
       beside it where the learner gives one. x is what `learner.preprocess` gives
       (float32), labels are int32.
     - `serving_images`, if the learner has a `preprocess`: the same from uint8 images
-      `[T, S or Q, H, W, 1 or 3]` of any size.
+      `[T, S or Q, H, W, 1 or 3]` of any size, which `preprocess.pair` prepares.
+    - `serving_bytes`, likewise: the same from PNG and JPEG images, strings `[T, S or
+      Q]`; each image may have a size of its own.
     - `adapt`, `{support_x, support_y}` -> the state, a tensor for each leaf, and
       `infer`, `{state..., query_x}` -> as above: adapt once and ask many times.
 
@@ -152,7 +154,11 @@ def _signatures(learner):
         return infer(query_x, **adapt(support_x, support_y))
 
     def images(support_x, support_y, query_x):
-        return both(prepare(support_x), support_y, prepare(query_x))
+        support_x, query_x = prepare.pair(support_x, query_x)
+        return both(support_x, support_y, query_x)
+
+    def encoded(support_x, support_y, query_x):
+        return images(prepare.decode(support_x), support_y, prepare.decode(query_x))
 
     leaves = [
         tf.TensorSpec(leaf.shape, leaf.dtype, name)
@@ -165,12 +171,16 @@ def _signatures(learner):
     }
     prepare = _prepare(learner)
     if prepare is not None:
-        pictures = [
-            tf.TensorSpec([None] * 5, tf.uint8, name)
-            for name in ("support_x", "query_x")
-        ]
-        specs = [pictures[0], support[1], pictures[1]]
-        found["serving_images"] = _function(images, specs)
+        for name, call, shape, dtype in (
+            ("serving_images", images, [None] * 5, tf.uint8),
+            ("serving_bytes", encoded, [None, None], tf.string),
+        ):
+            specs = [
+                tf.TensorSpec(shape, dtype, "support_x"),
+                support[1],
+                tf.TensorSpec(shape, dtype, "query_x"),
+            ]
+            found[name] = _function(call, specs)
     return found
 
 
@@ -190,9 +200,13 @@ def _requests(learner, signatures):
 
     def drawn(spec, count):
         shape = [1, count, *spec.shape[2:]]
-        if spec.dtype == tf.uint8:
+        if spec.dtype in (tf.uint8, tf.string):
             shape[2:] = WARMUP_SIDE, WARMUP_SIDE, 1
-            return random.randint(256, size=shape, dtype=np.uint8)
+            images = random.randint(256, size=shape, dtype=np.uint8)
+            if spec.dtype == tf.uint8:
+                return images
+            encoded = [tf.io.encode_png(image).numpy() for image in images[0]]
+            return np.array([encoded], object)
         return random.uniform(size=shape).astype(spec.dtype.as_numpy_dtype)
 
     y_spec = learner.y_spec("support_y")
@@ -290,10 +304,21 @@ def _meaning(model, signatures):
             f"- `serving_default` takes images `[..., {shape}]` in [0, 1], where "
             f"{ink}: what `learner.preprocess` gives."
         )
+        if prepare.detect:
+            yield (
+                "- The signatures of whole images find out from the support images of "
+                "each task whether ink is the darker or the lighter tone: it becomes 1."
+            )
     if "serving_images" in signatures:
         yield (
             "- `serving_images` takes uint8 images of any size, as they are in a file; "
             'with REST, put `"signature_name": "serving_images"` beside `inputs`.'
+        )
+    if "serving_bytes" in signatures:
+        yield (
+            "- `serving_bytes` takes the bytes of PNG and JPEG files, each of any size; "
+            'with REST, `{"b64": "..."}` for each. It does not turn a photo that is '
+            "to be shown turned (EXIF); the client below does."
         )
     if "adapt" in signatures and model.classification:
         gap = ", those present from 0 without a gap" if model.gapless else ""

@@ -1,5 +1,6 @@
 """`keras-meta request`: examples and questions, sent to TensorFlow Serving."""
 
+import base64
 import contextlib
 import json
 import pathlib
@@ -9,6 +10,7 @@ import urllib.request
 
 import numpy as np
 
+from keras_meta import files
 from keras_meta.zoo import console, learn
 
 # The server's own ports; any other is taken for REST.
@@ -32,10 +34,11 @@ def run(arguments):
                 "expected no --query with points: they have rows without y."
             )
         return _points(arguments)
-    inputs, names, files = _images(arguments.support, arguments.query)
-    outputs = _send(arguments, "serving_images", inputs)
-    made = learn.table(files, names, outputs["probabilities"][0])
-    console.console().print(made)
+    inputs, names, asked, skipped = _images(arguments.support, arguments.query)
+    outputs = _send(arguments, "serving_bytes", inputs)
+    say = console.console()
+    say.print(learn.table(asked, names, outputs["probabilities"][0]))
+    learn.say_skipped(say, skipped)
 
 
 def _points(arguments):
@@ -63,40 +66,24 @@ def _points(arguments):
 
 
 def _images(support, queries):
-    """The request, the names of classes and the files asked about."""
+    """The request, the names of classes, the files asked about, and those skipped."""
     if queries is None:
         raise ValueError("expected --query DIR, a folder of images to classify.")
     learn.class_folders(support)  # a mistake is told before the wait
     console.start()  # before anything else brings TensorFlow in
-    classes, examples, asked = learn.read_folders(support, queries)
-    from keras_meta import episodes
-
-    images = [episodes.load_image(file) for file in sum(examples, []) + asked]
-    count = sum(map(len, examples))
-    images = _of_one_size(images)
+    classes, examples, asked, skipped = learn.read_folders(support, queries)
+    labels = np.repeat(np.arange(len(classes)), list(map(len, examples)))
     inputs = {
-        "support_x": images[None, :count],
-        "support_y": np.repeat(np.arange(len(classes)), list(map(len, examples)))[None],
-        "query_x": images[None, count:],
+        "support_x": _encoded(sum(examples, [])),
+        "support_y": labels[None].astype(np.int32),
+        "query_x": _encoded(asked),
     }
-    inputs["support_y"] = inputs["support_y"].astype(np.int32)
-    return inputs, [folder.name for folder in classes], asked
+    return inputs, [folder.name for folder in classes], asked, skipped
 
 
-def _of_one_size(images):
-    """`[n, H, W, C]`: a tensor has one size, which the server resizes to its own."""
-    import PIL.Image
-
-    channels = max(image.shape[-1] for image in images)
-    height, width = images[0].shape[:2]
-    found = []
-    for image in images:
-        picture = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        picture = picture.convert("L" if channels == 1 else "RGB")
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
-        found.append(np.asarray(picture).reshape(height, width, channels))
-    return np.stack(found)
+def _encoded(paths):
+    """The bytes of images, `[1, n]`; the model resizes them, and each to its own."""
+    return np.array([[files.encoded_image(path) for path in paths]], object)
 
 
 def _send(arguments, signature, inputs):
@@ -115,7 +102,15 @@ def _send(arguments, signature, inputs):
 
 def _body(signature, inputs):
     arrays = {name: value.tolist() for name, value in inputs.items()}
-    return json.dumps({"signature_name": signature, "inputs": arrays})
+    body = {"signature_name": signature, "inputs": arrays}
+    return json.dumps(body, default=lambda x: {"b64": base64.b64encode(x).decode()})
+
+
+def _content(value):
+    """A value out of a request, the bytes in it as such."""
+    if isinstance(value, list):
+        return [_content(each) for each in value]
+    return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 
 def _rest(address, model, signature, inputs):
@@ -130,13 +125,47 @@ def _rest(address, model, signature, inputs):
         with urllib.request.urlopen(request, timeout=SECONDS) as reply:
             outputs = json.load(reply)["outputs"]
     except urllib.error.HTTPError as error:
-        raise ValueError(f"{url} answered: {_said(error.read().decode())}") from error
+        said = _said(error.read().decode())
+        _check_signature(url, signature, lambda: _rest_signatures(url))
+        raise ValueError(f"{url} answered: {said}") from error
     except (urllib.error.URLError, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(f"expected a server at {url}, got: {reason}") from error
     if not isinstance(outputs, dict):  # the only output stands alone
         outputs = {"mean": outputs}
     return {name: np.array(value) for name, value in outputs.items()}
+
+
+def _rest_signatures(url):
+    with urllib.request.urlopen(
+        url.removesuffix(":predict") + "/metadata", timeout=SECONDS
+    ) as reply:
+        return json.load(reply)["metadata"]["signature_def"]["signature_def"]
+
+
+def _check_signature(where, signature, signatures):
+    """Raises a ValueError if a model lacks a signature, and can say so.
+
+    Args:
+        where: the model is.
+        signature: wanted.
+        signatures: `() -> names`, which a server may refuse.
+    """
+    try:
+        known = _asked_for(signatures())
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if signature in known:
+        return
+    cure = ""
+    if signature == "serving_bytes":
+        cure = ", for want of a learner with preprocess=km.ImagePreprocess(...)"
+        if "serving_images" in known:
+            cure = ": an older keras-meta exported it, export it again"
+    raise ValueError(
+        f"expected {where} to have the signature {signature}, it has "
+        f"{', '.join(known)}{cure}."
+    )
 
 
 def _said(text):
@@ -170,8 +199,30 @@ def _grpc(address, model, signature, inputs):
                 raise ValueError(
                     f"expected a server at {address}, got: {error.details()}"
                 ) from error
-            raise ValueError(f"{address} answered: {_said(error.details())}") from error
+            said = _said(error.details())
+            _check_signature(
+                f"{model} at {address}",
+                signature,
+                lambda: _grpc_signatures(stub, model),
+            )
+            raise ValueError(f"{address} answered: {said}") from error
     return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
+
+
+def _grpc_signatures(stub, model):
+    import grpc
+    from tensorflow_serving.apis import get_model_metadata_pb2
+
+    request = get_model_metadata_pb2.GetModelMetadataRequest()
+    request.model_spec.name = model
+    request.metadata_field.append("signature_def")
+    try:
+        reply = stub.GetModelMetadata(request, timeout=SECONDS)
+    except grpc.RpcError as error:
+        raise ValueError(error.details()) from error
+    found = get_model_metadata_pb2.SignatureDefMap()
+    reply.metadata["signature_def"].Unpack(found)
+    return found.signature_def
 
 
 def _asked_for(signatures):
@@ -197,14 +248,7 @@ def _local(directory, model, body):
     newest = max(versions, key=lambda path: int(path.name))
     with tf.Session(graph=tf.Graph()) as session:
         loaded = tf.saved_model.loader.load(session, ["serve"], str(newest))
-        if body["signature_name"] not in loaded.signature_def:
-            cure = ""
-            if body["signature_name"] == "serving_images":
-                cure = ", for want of a learner with preprocess=km.ImagePreprocess(...)"
-            raise ValueError(
-                f"expected {newest} to have the signature {body['signature_name']}, it "
-                f"has {', '.join(_asked_for(loaded.signature_def))}{cure}."
-            )
+        _check_signature(newest, body["signature_name"], lambda: loaded.signature_def)
         definition = loaded.signature_def[body["signature_name"]]
         feed = {}
         for name, value in body["inputs"].items():
@@ -215,7 +259,7 @@ def _local(directory, model, body):
                     "fine-tuned has learned, its page says how to ask it."
                 )
             spec = definition.inputs[name]
-            value = np.array(value, tf.as_dtype(spec.dtype).as_numpy_dtype)
+            value = np.array(_content(value), tf.as_dtype(spec.dtype).as_numpy_dtype)
             wanted = tf.TensorShape(spec.tensor_shape)
             if not wanted.is_compatible_with(value.shape):
                 sides = ", ".join("?" if d is None else str(d) for d in wanted)
