@@ -8,9 +8,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import files
-
-from keras_meta import checks
+from keras_meta import checks, files
 
 DOWNLOAD_RETRIES = 3
 LABELS = ("onehot", "strings")

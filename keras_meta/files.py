@@ -27,26 +27,59 @@ def load_image(path):
     Raises:
         ValueError: the file cannot be read as an image.
     """
-    return _read(path)[0]
+    import PIL.Image
+    import PIL.ImageOps
+
+    from keras_meta import images
+
+    _add_heif()
+    try:
+        with PIL.Image.open(path) as image:
+            clear = image.has_transparency_data
+            image = PIL.ImageOps.exif_transpose(image)
+            grey = image.mode in ("1", "L", "LA", "La")
+            if image.mode[0] == "F":
+                raise ValueError("its tones are fractions, of a range that is not said")
+            if image.mode[0] == "I":
+                pixels = _eight_bits(np.asarray(image))
+            elif clear:
+                pixels = np.asarray(image.convert("LA" if grey else "RGBA"))
+            else:
+                pixels = np.asarray(image.convert("L" if grey else "RGB"))
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        return images.opaque(pixels).numpy() if clear else pixels
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"expected an image file, {path} is none.") from error
+    except Exception as error:  # Pillow raises many kinds, of damaged files
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"expected an image file, could not read {path}: {said}"
+        ) from error
 
 
 def encoded_image(path):
     """The bytes of a PNG or JPEG image that decode to what `load_image` reads.
 
-    They are the file's own where those say all of it, else a PNG image of its pixels.
+    They are the file's own if those do, else a PNG image of its pixels.
 
     Raises:
         ValueError: as `load_image`.
     """
     import PIL.Image
+    import tensorflow as tf
 
-    pixels, content = _read(path)
-    if content is None:
-        image = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        content = file.getvalue()
-    return content
+    from keras_meta import images
+
+    pixels, content = load_image(path), pathlib.Path(path).read_bytes()
+    try:
+        if np.array_equal(images.decode(content), pixels):
+            return content
+    except tf.errors.OpError:
+        pass  # another format, or damage that Pillow reads around
+    image = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def image_files(directory):
@@ -131,45 +164,6 @@ def _add_heif():
     except ImportError:
         return
     pillow_heif.register_heif_opener()
-
-
-def _read(path):
-    """`(pixels [H, W, 1 or 3], content)`; content is None unless it says all of it."""
-    import PIL.ExifTags
-    import PIL.Image
-    import PIL.ImageOps
-
-    from keras_meta import images
-
-    _add_heif()
-    try:
-        with PIL.Image.open(path) as image:
-            plain = (
-                image.format in ("PNG", "JPEG", "MPO")
-                and image.mode in ("1", "L", "RGB", "P")
-                and not (image.format == "PNG" and getattr(image, "is_animated", False))
-                and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1
-            )
-            clear = image.has_transparency_data
-            image = PIL.ImageOps.exif_transpose(image)
-            if image.mode[0] == "F":
-                raise ValueError("its tones are fractions, of a range that is not said")
-            if image.mode[0] == "I":
-                return _eight_bits(np.asarray(image))[..., None], None
-            grey = image.mode in ("1", "L", "LA", "La")
-            if not clear:
-                pixels = np.asarray(image.convert("L" if grey else "RGB"))
-                pixels = pixels.reshape(*pixels.shape[:2], -1)
-                return pixels, pathlib.Path(path).read_bytes() if plain else None
-            pixels = np.asarray(image.convert("LA" if grey else "RGBA"))
-        return images.opaque(pixels).numpy(), None
-    except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"expected an image file, {path} is none.") from error
-    except Exception as error:  # Pillow raises many kinds, of damaged files
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"expected an image file, could not read {path}: {said}"
-        ) from error
 
 
 def _eight_bits(pixels):

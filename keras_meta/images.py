@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# Tones and coverage from which a transparent image counts as light, or as all there.
+# Tone and coverage above which a transparent image counts as light, or has a ground.
 LIGHT, HALF = 128, 0.5
 
 
@@ -254,7 +254,7 @@ def opaque(pixels):
     alpha = tf.where(clear, pixels[..., -1:], 255)
     coverage = tf.reduce_mean(tf.cast(alpha, tf.float32)) / 255
     weighted = tf.reduce_mean(tf.cast(alpha * colours, tf.float32)) / 255
-    light = weighted >= LIGHT * coverage
+    light = weighted > LIGHT * coverage
     ground = tf.where(light == (coverage > HALF), 255, 0)
     return tf.cast((alpha * colours + (255 - alpha) * ground + 127) // 255, tf.uint8)
 

@@ -550,7 +550,7 @@ def test_transparency_is_laid_on_white(tmp_path):
     assert grey.mode == "LA"
     expected = share[..., 0] * 100 + (1 - share[..., 0]) * 255
     found = files.load_image(saved(tmp_path / "la.png", grey))
-    np.testing.assert_allclose(found[..., 1], expected, atol=1)
+    np.testing.assert_allclose(found[..., 0], expected, atol=1)
 
     # One grey, or one colour of a palette, may be declared transparent.
     levels = np.array([[0, 1], [2, 0]], "uint8")
@@ -600,7 +600,15 @@ def test_a_folder_of_folders_is_a_pool(tmp_path):
     (tmp_path / "beta" / ".a.png").write_text("what macOS leaves behind")
     (tmp_path / ".hidden").mkdir()
 
-    pool = ClassPool.from_directory(str(tmp_path), prepare)
+    with pytest.warns() as told:
+        pool = ClassPool.from_directory(str(tmp_path), prepare)
+    (told,) = [str(warning.message) for warning in told]
+    for reason in (
+        f"2 skipped, hidden: {tmp_path.name}/.hidden, beta/.a.png",
+        f"1 skipped, not in the folder of a class: {tmp_path.name}/notes.txt",
+        "1 skipped, suffix not known: beta/notes.txt",
+    ):
+        assert reason in told
     assert pool.names == {0: "Alpha", 1: "beta", 2: "gamma"}
     assert pool.class_ids.tolist() == [0, 1, 2]
     for class_id, expected in (
@@ -981,20 +989,22 @@ def test_folders_that_make_no_pool(tmp_path):
     )
     (folder / "ox").mkdir()
     (folder / "ox" / "notes.txt").write_text("notes")
-    assert said() == f"expected images in {folder / 'ox'}, found none."
+    assert said() == (
+        f"expected images in {folder / 'ox'}, found none; 1 skipped, suffix not known: "
+        "ox/notes.txt."
+    )
 
 
 def test_files_that_are_no_images(tmp_path):
     prepare = images.ImagePreprocess(4, 4, 1)
     whole = saved(tmp_path / "whole.png", PIL.Image.fromarray(pictures(1, 40)[0]))
-    deep = saved(
-        tmp_path / "deep.png", PIL.Image.fromarray(np.full([4, 4], 4000, "uint16"))
-    )
+    deep = PIL.Image.fromarray(np.full([4, 4], 0.5, "float32"))
+    deep = saved(tmp_path / "deep.tif", deep)
     for name, content in (
         ("text.png", b"no image at all"),
         ("empty.jpg", b""),
         ("truncated.png", whole.read_bytes()[:2000]),
-        ("deep.png", deep.read_bytes()),  # 16 bits: Pillow would show it all white
+        ("deep.tif", deep.read_bytes()),  # Pillow would show it all black
     ):
         folder = tmp_path / name[:-4]
         path = folder / "class" / name

@@ -17,7 +17,7 @@ import tensorflow as tf
 from hypothesis import strategies
 
 import keras_meta as km
-from keras_meta import episodes, files, zoo
+from keras_meta import files, zoo
 from keras_meta.zoo import cli, learn
 
 CASES = int(os.environ.get("FUZZ_CASES", 150))

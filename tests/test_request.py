@@ -158,7 +158,7 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     fails(capsys, "not both", IMAGES, *images)
     fails(capsys, "not both", "localhost:1", IMAGES, *images, *local)
     fails(capsys, "exported versions", "maml.none", *images, *local)
-    fails(capsys, "signature serving_images", CURVES, *images, *local)
+    fails(capsys, "signature serving_bytes", CURVES, *images, *local)
     fails(capsys, "[?, ?, 8, 8, 1]", IMAGES, "--support=points.csv", *local)
     x = np.zeros([2, 1], "float32")
     tuned = km.finetune(km.MAML(km.networks.mlp(), "mse"), x, x)
