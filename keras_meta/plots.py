@@ -175,11 +175,9 @@ def _drawable(text, weight):
 @functools.cache
 def _font_of(character, weight):
     """The family of the usual font, or of another one here, that has a character."""
-    (usual, *_), installed = (
-        font_manager.FontProperties().get_family(),
-        sorted({font.name for font in font_manager.fontManager.ttflist}),
-    )
-    for family in (usual, *installed):
+    usual = font_manager.FontProperties().get_family()
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    for family in [*usual, *sorted(installed)]:
         properties = font_manager.FontProperties(family=family, weight=weight)
         font = ft2font.FT2Font(font_manager.findfont(properties))
         # A font that has even what is no character draws boxes.

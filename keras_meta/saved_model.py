@@ -317,8 +317,9 @@ def _meaning(model, signatures):
     if "serving_bytes" in signatures:
         yield (
             "- `serving_bytes` takes the bytes of PNG and JPEG files, each of any "
-            'size; with REST, `{"b64": "..."}` for each. It does not turn a photo that '
-            "is to be shown turned (EXIF); the client below does."
+            "size; with REST, an object for each whose field `b64` is their base64. It "
+            "does not turn a photo that is to be shown turned (EXIF); the client below "
+            "does."
         )
     if "adapt" in signatures and model.classification:
         gap = ", those present from 0 without a gap" if model.gapless else ""

@@ -124,16 +124,25 @@ def broken(learner):
 
 
 def pictures(learner):
-    """Requests for `serving_images`, of several sizes and colours."""
+    """Requests for `serving_images`, of several sizes and colours and either ink."""
     random, found = np.random.RandomState(0), []
     for side, channels in ((28, 1), (105, 1), (40, 3)):
         shape = [1, 8, side, side + 2, channels]
-        images = random.randint(256, size=shape).astype("uint8")
+        images = 255 * (random.uniform(size=shape) < 0.1).astype("uint8")
+        images = 255 - images if side == 40 else images
         y = request(learner, 1, 5, 3)["support_y"]
         found.append(
             {"support_x": images[:, :5], "support_y": y, "query_x": images[:, 5:]}
         )
     return found
+
+
+def encoded(images):
+    """The images of a request as the bytes of PNG files."""
+    return {
+        k: np.array([[tf.io.encode_png(image).numpy() for image in images[k][0]]])
+        for k in ("support_x", "query_x")
+    }
 
 
 @served
@@ -161,11 +170,12 @@ def test_a_plain_session_answers_as_the_learner(name, exported, tmp_path):
     if learner.preprocess and learner.example_shape == learner.preprocess.shape:
         for images in pictures(learner):
             requests.append(("serving_images", images))
-            prepared = {
-                k: v if k == "support_y" else learner.preprocess(v)
-                for k, v in images.items()
-            }
+            pair = learner.preprocess.pair(images["support_x"], images["query_x"])
+            prepared = dict(zip(("support_x", "query_x"), pair, strict=True))
+            prepared["support_y"] = images["support_y"]
             wanted.append(expected(learner, prepared))
+            requests.append(("serving_bytes", {**images, **encoded(images)}))
+            wanted.append(wanted[-1])
 
     replayed = warmup(name, directory)
     assert {signature for signature, _ in replayed} == {s for s, _ in requests}
