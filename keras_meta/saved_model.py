@@ -175,12 +175,9 @@ def _signatures(learner):
             ("serving_images", images, [None] * 5, tf.uint8),
             ("serving_bytes", encoded, [None, None], tf.string),
         ):
-            specs = [
-                tf.TensorSpec(shape, dtype, "support_x"),
-                support[1],
-                tf.TensorSpec(shape, dtype, "query_x"),
-            ]
-            found[name] = _function(call, specs)
+            sides = ("support_x", "query_x")
+            specs = [tf.TensorSpec(shape, dtype, side) for side in sides]
+            found[name] = _function(call, [*specs, support[1]])
     return found
 
 
@@ -299,16 +296,13 @@ def _meaning(model, signatures):
     prepare = _prepare(model)
     if prepare is not None:
         ink = "1 is black and 0 white" if prepare.invert else "0 is black and 1 white"
+        if prepare.detect:
+            ink = "1 is ink and 0 its ground"
         shape = ", ".join(map(str, prepare.shape))
         yield (
             f"- `serving_default` takes images `[..., {shape}]` in [0, 1], where "
-            f"{ink}: what `learner.preprocess` gives."
+            f"{ink}: what `learner.preprocess.pair` gives."
         )
-        if prepare.detect:
-            yield (
-                "- The signatures of whole images find out from the support images of "
-                "each task whether ink is the darker or the lighter tone: it becomes 1."
-            )
     if "serving_images" in signatures:
         yield (
             "- `serving_images` takes uint8 images of any size, as they are in a file; "

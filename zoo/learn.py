@@ -167,7 +167,9 @@ def read_folders(support, queries):
         raise ValueError(f"expected images to classify in {queries}, found no folder.")
     found, others = files.listed(queries)
     asked = [path for path in found if path.name != LEARNED]
-    others += [(p, "the picture of an earlier call") for p in found if p not in asked]
+    others += [
+        (p, "the picture of an earlier call") for p in found if p.name == LEARNED
+    ]
     if not asked:
         raise ValueError(files.none_found("images to classify", queries, others))
     return classes, examples, asked, skipped + others
