@@ -175,9 +175,8 @@ def _signatures(learner):
             ("serving_images", images, [None] * 5, tf.uint8),
             ("serving_bytes", encoded, [None, None], tf.string),
         ):
-            sides = ("support_x", "query_x")
-            specs = [tf.TensorSpec(shape, dtype, side) for side in sides]
-            found[name] = _function(call, [*specs, support[1]])
+            x = [tf.TensorSpec(shape, dtype, side) for side in ("support_x", "query_x")]
+            found[name] = _function(call, [*x, support[1]])
     return found
 
 
@@ -202,8 +201,7 @@ def _requests(learner, signatures):
             images = random.randint(256, size=shape, dtype=np.uint8)
             if spec.dtype == tf.uint8:
                 return images
-            encoded = [tf.io.encode_png(image).numpy() for image in images[0]]
-            return np.array([encoded], object)
+            return np.array([[tf.io.encode_png(i).numpy() for i in images[0]]], object)
         return random.uniform(size=shape).astype(spec.dtype.as_numpy_dtype)
 
     y_spec = learner.y_spec("support_y")
@@ -308,7 +306,6 @@ def _meaning(model, signatures):
             "- `serving_images` takes uint8 images of any size, as they are in a file; "
             'with REST, put `"signature_name": "serving_images"` beside `inputs`.'
         )
-    if "serving_bytes" in signatures:
         yield (
             "- `serving_bytes` takes the bytes of PNG and JPEG files, each of any "
             "size; with REST, an object for each whose field `b64` is their base64. It "
