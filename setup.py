@@ -29,7 +29,7 @@ setuptools.setup(
         "keras>=3.15",
         "matplotlib>=3.9",
         "numpy>=1.26",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "rich>=13.0",
         "tensorboard>=2.20",
         "tensorflow>=2.20",
@@ -48,6 +48,7 @@ setuptools.setup(
             "sphinx>=8.1",
         ],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
+        "photos": ["pillow>=11.3", "pillow-heif>=1.0"],  # AVIF and HEIC
         "test": [
             "hypothesis>=6.100",
             "jupytext>=1.16",

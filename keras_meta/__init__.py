@@ -37,11 +37,14 @@ def __dir__():
 def _register(_):
     """Registers the learners, so that Keras loads their files.
 
-    A module of this library that imports Keras, and is not complete yet, registers what
-    it has.
+    Not while a module of the library is being imported, which `api` needs whole: it
+    registers what it has, and the first use of a public name the rest.
     """
-    begun = {
-        name.split(".")[1] for name in sys.modules if name.startswith("keras_meta.")
-    }
-    if begun <= {"zoo"}:
+    library = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith(f"{__name__}.")
+        and not name.startswith((f"{__name__}.zoo", f"{__name__}.__main__"))
+    ]
+    if not any(getattr(each.__spec__, "_initializing", False) for each in library):
         importlib.import_module(f"{__name__}.api")

@@ -3,17 +3,17 @@
 import contextlib
 import logging
 import pathlib
+import warnings
 
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import checks
+from keras_meta import checks, files
 
 DOWNLOAD_RETRIES = 3
 LABELS = ("onehot", "strings")
 # Of a label that is a string: five characters, each one of five.
 SYMBOLS = 5
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def check_integer(name, value, least):
@@ -115,40 +115,6 @@ def read_tfds(name, split, prepare=None, data_dir=None, label_key=None):
     label_name = features[label_key].int2str
     names = {int(label): label_name(int(label)) for label in np.unique(labels)}
     return images, labels, names
-
-
-def load_image(path):
-    """Reads an image file as uint8 `[H, W, 1 or 3]`, transparency laid on white.
-
-    Raises:
-        ValueError: the file cannot be read as an image.
-    """
-    import PIL.Image
-    import PIL.ImageOps
-
-    try:
-        with PIL.Image.open(path) as image:
-            image = PIL.ImageOps.exif_transpose(image)
-            if image.mode[0] in "IF":  # which Pillow would clip rather than scale
-                raise ValueError(f"{image.mode} pixels, more than 8 bits deep")
-            if image.mode in ("1", "L") and "transparency" not in image.info:
-                return np.asarray(image.convert("L"))[..., None]
-            image = image.convert("RGBA")
-            white = PIL.Image.new("RGBA", image.size, "white")
-            return np.asarray(PIL.Image.alpha_composite(white, image).convert("RGB"))
-    except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"expected an image file, {path} is none.") from error
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as e:
-        raise ValueError(f"expected an image file, could not read {path}: {e}") from e
-
-
-def image_files(directory):
-    """The image files of a folder, sorted by name; hidden files are left out."""
-    return sorted(
-        path
-        for path in pathlib.Path(directory).iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
 
 
 class OnDisk:
@@ -284,7 +250,8 @@ class ClassPool:
     def from_directory(cls, directory, prepare, in_memory=True):
         """A pool of a folder with one sub-folder of images for each class.
 
-        Label ids are the places of the sub-folders in alphabetical order.
+        Label ids are the places of the sub-folders in alphabetical order. A warning
+        says which files are no images by their suffix, or skipped for another reason.
 
         Args:
             directory: the folder.
@@ -299,32 +266,33 @@ class ClassPool:
         directory = pathlib.Path(directory)
         if not directory.is_dir():
             raise ValueError(f"expected a folder of classes, found none at {directory}")
-        classes = sorted(
-            path
-            for path in directory.iterdir()
-            if path.is_dir() and not path.name.startswith(".")
-        )
+        classes, skipped = files.listed(directory, folders=True)
         if not classes:
             raise ValueError(
                 f"expected a sub-folder of images for each class in {directory}, "
                 "found no sub-folder."
             )
-        files, labels = [], []
+        paths, labels = [], []
         for label, folder in enumerate(classes):
-            found = image_files(folder)
+            found, others = files.listed(folder)
             if not found:
-                raise ValueError(f"expected images in {folder}, found none.")
-            files += found
+                raise ValueError(files.none_found("images", folder, others))
+            paths += found
+            skipped += others
             labels += [label] * len(found)
+        if skipped:
+            warnings.warn("; ".join(files.notes(skipped)) + ".", stacklevel=2)
         names = {label: folder.name for label, folder in enumerate(classes)}
 
         def read(places):
-            return np.stack([prepare.resize(load_image(files[i])) for i in places])
+            return np.stack(
+                [prepare.resize(files.load_image(paths[i])) for i in places]
+            )
 
         order, table = _sorted(np.array(labels))
         images = OnDisk(read, order, np.uint8, None)
         if in_memory:
-            images = tf.constant(images.at(np.arange(len(files))))
+            images = tf.constant(images.at(np.arange(len(paths))))
         return cls(images, table, names, prepare)
 
     def __len__(self):

@@ -4,6 +4,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# Tone and coverage above which a transparent image counts as light, or has a ground.
+LIGHT, HALF = 128, 0.5
+
 
 @keras.saving.register_keras_serializable("keras_meta")
 class ImagePreprocess:
@@ -14,14 +18,23 @@ class ImagePreprocess:
     network's size as uint8 (`resize`) and scaled when drawn (`scale`);
     `preprocess(images)` is `scale(resize(images))`.
 
+    A user's drawings may be light ink on a dark ground where the network knows dark ink
+    on a light one. `pair` prepares the images of tasks: with `detect`, it inverts all
+    images of a task whose support images call for it, so that ink is 1 in the result.
+    Commands and exports prepare with `pair`. A pool takes images with `invert` as set.
+
     Args:
         height: rows of the result, in pixels.
         width: columns of the result, in pixels.
         channels: 1 (grey) or 3 (colour).
         invert: map black to 1 and white to 0, as is usual for dark ink on white.
+        detect: whether `pair` finds out for each task if ink is the darker or the
+            lighter tone; by default as `invert`. False: `invert` holds for all tasks.
 
     Call arguments:
         images: uint8 `[..., H, W, 1 or 3]`, any H and W.
+        invert: in place of the argument above, a bool or bools `[T]` of images
+            `[T, S, H, W, C]`, as `inverts` gives them.
 
     Returns:
         float32 `[..., height, width, channels]` in `[0, 1]`.
@@ -33,9 +46,10 @@ class ImagePreprocess:
         >>> preprocess = ImagePreprocess(28, 28, 1, invert=True)
         >>> preprocess(np.zeros([5, 105, 105, 3], "uint8")).shape
         TensorShape([5, 28, 28, 1])
+        >>> support_x, query_x = preprocess.pair(support_images, query_images)
     """
 
-    def __init__(self, height=28, width=28, channels=1, invert=True):
+    def __init__(self, height=28, width=28, channels=1, invert=True, detect=None):
         for name, value in (("height", height), ("width", width)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"expected {name} to be an integer >= 1, got {value}.")
@@ -45,6 +59,7 @@ class ImagePreprocess:
         self.width = width
         self.channels = channels
         self.invert = invert
+        self.detect = bool(invert if detect is None else detect)
 
     @property
     def shape(self):
@@ -98,14 +113,67 @@ class ImagePreprocess:
             return tf.image.grayscale_to_rgb(images)
         return images
 
-    def scale(self, images):
+    def decode(self, contents):
+        """Encoded images, resized.
+
+        Args:
+            contents: the bytes of PNG or JPEG images of any sizes, strings `[...]`.
+
+        Returns:
+            uint8 `[..., height, width, channels]`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: bytes that are no PNG or JPEG image.
+        """
+        contents = tf.convert_to_tensor(contents)
+        images = tf.map_fn(
+            lambda content: self.resize(decode(content)),
+            tf.reshape(contents, [-1]),
+            fn_output_signature=tf.TensorSpec(self.shape, tf.uint8),
+        )
+        images = tf.reshape(images, tf.concat([tf.shape(contents), self.shape], 0))
+        return tf.ensure_shape(images, contents.shape.concatenate(self.shape))
+
+    def scale(self, images, invert=None):
         """uint8 `[..., height, width, channels]` -> float32 in `[0, 1]`."""
         # A product: a graph makes one of a quotient by a constant, which differs.
         scaled = tf.cast(images, tf.float32) * (1 / 255)
-        return 1.0 - scaled if self.invert else scaled
+        invert = tf.convert_to_tensor(self.invert if invert is None else invert)
+        if invert.shape.rank:
+            invert = invert[..., None, None, None, None]
+        return tf.where(invert, 1.0 - scaled, scaled)
 
-    def __call__(self, images):
-        return self.scale(self.resize(images))
+    def __call__(self, images, invert=None):
+        return self.scale(self.resize(images), invert)
+
+    def inverts(self, support):
+        """Whether black is to be 1 in a task, by its support images.
+
+        Args:
+            support: uint8 `[T, S, H, W, 1 or 3]`.
+
+        Returns:
+            Bools `[T]`: with `detect`, whether ink is the darker tone in most images of
+            a task; `invert` if there is no majority, and without `detect`.
+        """
+        tones = ink_tones(self.resize(support))
+        if not self.detect:
+            return tf.fill(tf.shape(tones)[:-1], self.invert)
+        balance = tf.reduce_sum(tones, axis=-1)
+        return balance < 0 if not self.invert else balance <= 0
+
+    def pair(self, support, query):
+        """The support and the query images of tasks, prepared alike.
+
+        Args:
+            support: uint8 `[T, S, H, W, 1 or 3]`; these alone decide on inversion.
+            query: uint8 `[T, Q, H, W, 1 or 3]`.
+
+        Returns:
+            `(support_x, query_x)`, what a learner's `adapt` and `infer` take.
+        """
+        invert = self.inverts(support)
+        return self(support, invert), self(query, invert)
 
     def get_config(self):
         return {
@@ -113,11 +181,82 @@ class ImagePreprocess:
             "width": self.width,
             "channels": self.channels,
             "invert": self.invert,
+            "detect": self.detect,
         }
 
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def ink_tones(images):
+    """Whether the ink of drawings is lighter or darker than the ground.
+
+    Ink covers the smaller part of a drawing, so that tones are skewed towards it; noise
+    and light that falls from a side skew little.
+
+    Args:
+        images: uint8 `[..., H, W, C]`.
+
+    Returns:
+        int32 `[...]`: 1 for light ink, -1 for dark ink, 0 where no tone prevails.
+    """
+    tone = tf.reduce_mean(tf.cast(images, tf.float32), axis=-1)
+    tone -= tf.reduce_mean(tone, axis=(-2, -1), keepdims=True)
+    skew = tf.reduce_mean(tone**3, axis=(-2, -1))
+    return tf.cast(tf.sign(tf.round(skew)), tf.int32)  # no sign of mere rounding
+
+
+def decode(content):
+    """The pixels of a PNG or JPEG image, as Pillow reads them.
+
+    Args:
+        content: its bytes, a string.
+
+    Returns:
+        uint8 `[H, W, 1 or 3]`; transparency is laid on a ground, see `opaque`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: bytes of no such image.
+    """
+    is_png = tf.strings.substr(content, 0, len(PNG)) == PNG
+    is_jpeg = tf.strings.substr(content, 0, len(JPEG)) == JPEG
+    check = tf.debugging.Assert(
+        is_png | is_jpeg,
+        ["expected the bytes of a PNG or JPEG image, got bytes of neither."],
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        pixels = tf.cond(
+            is_png,
+            lambda: tf.io.decode_png(content),
+            # The default way differs from Pillow's by some levels.
+            lambda: tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE"),
+        )
+    return opaque(pixels)
+
+
+def opaque(pixels):
+    """Lays transparency on a ground, white or black, that the ink stands out from.
+
+    If less than half is opaque, that is ink, and the ground contrasts with it; else the
+    image has a ground of its own, which goes on.
+
+    Args:
+        pixels: uint8 `[H, W, C]`; of 2 or 4 channels, the last is opacity.
+
+    Returns:
+        uint8 `[H, W, 1 or 3]`.
+    """
+    pixels = tf.cast(pixels, tf.int32)  # integers, to be exact in any graph
+    channels = tf.shape(pixels)[-1]
+    clear = channels % 2 == 0
+    colours = pixels[..., : channels - tf.cast(clear, tf.int32)]
+    alpha = tf.where(clear, pixels[..., -1:], 255)
+    coverage = tf.reduce_mean(tf.cast(alpha, tf.float32)) / 255
+    weighted = tf.reduce_mean(tf.cast(alpha * colours, tf.float32)) / 255
+    light = weighted > LIGHT * coverage
+    ground = tf.where(light == (coverage > HALF), 255, 0)
+    return tf.cast((alpha * colours + (255 - alpha) * ground + 127) // 255, tf.uint8)
 
 
 def affine(images, angle, zoom, shift, shear=0.0):

@@ -1,10 +1,15 @@
 """Pictures: a task's examples with their predictions, and the fit of a curve."""
 
+import functools
+
 import matplotlib.figure
 import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
+from matplotlib import font_manager, ft2font
 from matplotlib.backends import backend_agg
+
+from keras_meta import files
 
 # Inches. A query is an image with two lines of small print below it.
 IMAGE = 0.72
@@ -133,6 +138,7 @@ def _title(axes, top, text):
 
 def _print(axes, left, top, text, colour, weight="normal", upright=False):
     """Small print in the middle of a cell, shortened until it fits."""
+    text, fonts = _drawable(text, weight)
     if upright:
         place = {"x": left + 0.6 * MARGIN, "y": top + IMAGE / 2, "rotation": 90}
     else:
@@ -145,6 +151,7 @@ def _print(axes, left, top, text, colour, weight="normal", upright=False):
         ha="center",
         va="center",
         parse_math=False,  # a name may hold a dollar sign
+        family=fonts,
         **place,
     )
     renderer = axes.figure.canvas.get_renderer()
@@ -153,6 +160,30 @@ def _print(axes, left, top, text, colour, weight="normal", upright=False):
     while max(artist.get_window_extent(renderer).size) > space:
         text = text[:-1]
         artist.set_text(text + "…")
+
+
+def _drawable(text, weight):
+    """A text as the fonts here can draw it, and their families, the usual one first."""
+    fonts, drawn = font_manager.FontProperties().get_family(), ""
+    for character in files.printable(text):
+        font = _font_of(character, weight)
+        drawn += character if font else "?"
+        fonts += [font] if font and font not in fonts else []
+    return drawn, fonts
+
+
+@functools.cache
+def _font_of(character, weight):
+    """The family of the usual font, or of another one here, that has a character."""
+    usual = font_manager.FontProperties().get_family()
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    for family in [*usual, *sorted(installed)]:
+        properties = font_manager.FontProperties(family=family, weight=weight)
+        font = ft2font.FT2Font(font_manager.findfont(properties))
+        # A font that has even what is no character draws boxes.
+        if font.get_char_index(ord(character)) and not font.get_char_index(0x10FFFF):
+            return family
+    return None
 
 
 def _image(axes, image, left, top, colour):

@@ -15,7 +15,7 @@ from keras_meta import losses
 
 # The signature that gives the state which another takes.
 STATES = {"infer": "adapt", "infer_points": "adapt_points"}
-# Of the pictures in the warmup request for `serving_images`; any size is served.
+# Of the pictures in warmup requests; any size is served.
 WARMUP_SIDE = 64
 # Classes in the warmup request of a learner that takes any number of them.
 WARMUP_CLASSES = 5
@@ -34,7 +34,9 @@ def export(model, base, version=None):
       beside it where the learner gives one. x is what `learner.preprocess` gives
       (float32), labels are int32.
     - `serving_images`, if the learner has a `preprocess`: the same from uint8 images
-      `[T, S or Q, H, W, 1 or 3]` of any size.
+      `[T, S or Q, H, W, 1 or 3]` of any size, which `preprocess.pair` prepares.
+    - `serving_bytes`, likewise: the same from PNG and JPEG images, strings `[T, S or
+      Q]`; each image may have a size of its own.
     - `serving_points`, if the learner has `point_units`: the same from points in units
       of their own, float64; mean and scale are in these units.
     - `adapt`, `{support_x, support_y}` -> the state, a tensor for each leaf, and
@@ -151,18 +153,22 @@ def _signatures(learner):
         return learner.infer(state, query_x, traced=True)
 
     def images(support_x, support_y, query_x):
-        return both(prepare(support_x), support_y, prepare(query_x))
+        support_x, query_x = prepare.pair(support_x, query_x)
+        return both(support_x, support_y, query_x)
+
+    def encoded(support_x, support_y, query_x):
+        return images(prepare.decode(support_x), support_y, prepare.decode(query_x))
 
     both, functions = _stages(learner, adapt, infer, specs)
     found = dict(zip(("serving_default", "adapt", "infer"), functions, strict=True))
     prepare = _prepare(learner)
     if prepare is not None:
-        pictures = [
-            tf.TensorSpec([None] * 5, tf.uint8, name)
-            for name in ("support_x", "query_x")
-        ]
-        pictures.insert(1, specs[1])
-        found["serving_images"] = _function(images, pictures)
+        for name, call, shape, dtype in (
+            ("serving_images", images, [None] * 5, tf.uint8),
+            ("serving_bytes", encoded, [None, None], tf.string),
+        ):
+            x = [tf.TensorSpec(shape, dtype, side) for side in ("support_x", "query_x")]
+            found[name] = _function(call, [*x, specs[1]])
     if learner.point_units is not None:
         found |= _points(learner, specs)
     return found
@@ -240,9 +246,12 @@ def _requests(learner, signatures):
 
     def drawn(spec, count):
         shape = [1, count, *spec.shape[2:]]
-        if spec.dtype == tf.uint8:
+        if spec.dtype in (tf.uint8, tf.string):
             shape[2:] = WARMUP_SIDE, WARMUP_SIDE, 1
-            return random.randint(256, size=shape, dtype=np.uint8)
+            images = random.randint(256, size=shape, dtype=np.uint8)
+            if spec.dtype == tf.uint8:
+                return images
+            return np.array([[tf.io.encode_png(i).numpy() for i in images[0]]], object)
         return random.uniform(size=shape).astype(spec.dtype.as_numpy_dtype)
 
     def answers(spec):
@@ -334,15 +343,23 @@ def _meaning(model, signatures):
     prepare = _prepare(model)
     if prepare is not None:
         ink = "1 is black and 0 white" if prepare.invert else "0 is black and 1 white"
+        if prepare.detect:
+            ink = "1 is ink and 0 its ground"
         shape = ", ".join(map(str, prepare.shape))
         yield (
             f"- `serving_default` takes images `[..., {shape}]` in [0, 1], where "
-            f"{ink}: what `learner.preprocess` gives."
+            f"{ink}: what `learner.preprocess.pair` gives."
         )
     if "serving_images" in signatures:
         yield (
             "- `serving_images` takes uint8 images of any size, as they are in a file; "
             'with REST, put `"signature_name": "serving_images"` beside `inputs`.'
+        )
+        yield (
+            "- `serving_bytes` takes the bytes of PNG and JPEG files, each of any "
+            "size; with REST, an object for each whose field `b64` is their base64. It "
+            "does not turn a photo that is to be shown turned (EXIF); the client below "
+            "does."
         )
     if "serving_points" in signatures:
         yield (

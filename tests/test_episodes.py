@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from hypothesis import strategies
 
-from keras_meta import episodes, images
+from keras_meta import episodes, files, images
 
 ClassPool = episodes.ClassPool
 
@@ -508,7 +508,7 @@ def test_image_files_are_read_as_they_are_seen(tmp_path):
     colour = pictures(1, side=6)[0, :, :4]  # taller than wide, so that a turn shows
     grey = colour[..., :1]
     picture = PIL.Image.fromarray(colour)
-    read = episodes.load_image
+    read = files.load_image
 
     for suffix in ("png", "PNG", "bmp", "tif"):
         path = saved(tmp_path / f"colour.{suffix}", picture)
@@ -542,28 +542,26 @@ def test_transparency_is_laid_on_white(tmp_path):
     ink = np.full([2, 2, 3], [100, 0, 250], "uint8")
     picture = PIL.Image.fromarray(np.dstack([ink, alpha]))
     share = alpha[..., None] / 255
-    found = episodes.load_image(saved(tmp_path / "rgba.png", picture))
+    found = files.load_image(saved(tmp_path / "rgba.png", picture))
     assert found.shape == (2, 2, 3)
     np.testing.assert_allclose(found, share * ink + (1 - share) * 255, atol=1)
 
     grey = PIL.Image.fromarray(np.dstack([ink[..., 0], alpha]))
     assert grey.mode == "LA"
     expected = share[..., 0] * 100 + (1 - share[..., 0]) * 255
-    found = episodes.load_image(saved(tmp_path / "la.png", grey))
-    np.testing.assert_allclose(found[..., 1], expected, atol=1)
+    found = files.load_image(saved(tmp_path / "la.png", grey))
+    np.testing.assert_allclose(found[..., 0], expected, atol=1)
 
     # One grey, or one colour of a palette, may be declared transparent.
     levels = np.array([[0, 1], [2, 0]], "uint8")
     plain = PIL.Image.fromarray(levels)
     path = saved(tmp_path / "key.png", plain, transparency=0)
-    np.testing.assert_array_equal(
-        episodes.load_image(path)[..., 0], [[255, 1], [2, 255]]
-    )
+    np.testing.assert_array_equal(files.load_image(path)[..., 0], [[255, 1], [2, 255]])
     indexed = PIL.Image.fromarray(levels, "P")
     indexed.putpalette([9, 9, 9, 1, 2, 3, 4, 5, 6])
     path = saved(tmp_path / "key.gif", indexed, transparency=0)
     np.testing.assert_array_equal(
-        episodes.load_image(path),
+        files.load_image(path),
         [[[255] * 3, [1, 2, 3]], [[4, 5, 6], [255] * 3]],
     )
 
@@ -583,7 +581,7 @@ def test_a_camera_held_askew_is_turned_upright(tmp_path, orientation, seen):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path / "photo.png", PIL.Image.fromarray(colour), exif=exif)
-    np.testing.assert_array_equal(episodes.load_image(path), seen(colour))
+    np.testing.assert_array_equal(files.load_image(path), seen(colour))
 
 
 def test_a_folder_of_folders_is_a_pool(tmp_path):
@@ -602,7 +600,15 @@ def test_a_folder_of_folders_is_a_pool(tmp_path):
     (tmp_path / "beta" / ".a.png").write_text("what macOS leaves behind")
     (tmp_path / ".hidden").mkdir()
 
-    pool = ClassPool.from_directory(str(tmp_path), prepare)
+    with pytest.warns() as told:
+        pool = ClassPool.from_directory(str(tmp_path), prepare)
+    (told,) = [str(warning.message) for warning in told]
+    for reason in (
+        f"2 skipped, hidden: {tmp_path.name}/.hidden, beta/.a.png",
+        f"1 skipped, not in the folder of a class: {tmp_path.name}/notes.txt",
+        "1 skipped, suffix not known: beta/notes.txt",
+    ):
+        assert reason in told
     assert pool.names == {0: "Alpha", 1: "beta", 2: "gamma"}
     assert pool.class_ids.tolist() == [0, 1, 2]
     for class_id, expected in (
@@ -983,20 +989,22 @@ def test_folders_that_make_no_pool(tmp_path):
     )
     (folder / "ox").mkdir()
     (folder / "ox" / "notes.txt").write_text("notes")
-    assert said() == f"expected images in {folder / 'ox'}, found none."
+    assert said() == (
+        f"expected images in {folder / 'ox'}, found none; 1 skipped, suffix not known: "
+        "ox/notes.txt."
+    )
 
 
 def test_files_that_are_no_images(tmp_path):
     prepare = images.ImagePreprocess(4, 4, 1)
     whole = saved(tmp_path / "whole.png", PIL.Image.fromarray(pictures(1, 40)[0]))
-    deep = saved(
-        tmp_path / "deep.png", PIL.Image.fromarray(np.full([4, 4], 4000, "uint16"))
-    )
+    deep = PIL.Image.fromarray(np.full([4, 4], 0.5, "float32"))
+    deep = saved(tmp_path / "deep.tif", deep)
     for name, content in (
         ("text.png", b"no image at all"),
         ("empty.jpg", b""),
         ("truncated.png", whole.read_bytes()[:2000]),
-        ("deep.png", deep.read_bytes()),  # 16 bits: Pillow would show it all white
+        ("deep.tif", deep.read_bytes()),  # Pillow would show it all black
     ):
         folder = tmp_path / name[:-4]
         path = folder / "class" / name

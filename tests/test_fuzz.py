@@ -17,7 +17,7 @@ import tensorflow as tf
 from hypothesis import strategies
 
 import keras_meta as km
-from keras_meta import episodes, zoo
+from keras_meta import files, zoo
 from keras_meta.zoo import cli, learn
 
 CASES = int(os.environ.get("FUZZ_CASES", 150))
@@ -172,7 +172,7 @@ def test_images(folder):
     def run(content, suffix):
         path = folder / f"image.{suffix}"
         path.write_bytes(content)
-        image = answered(episodes.load_image, path)
+        image = answered(files.load_image, path)
         assert image is None or (image.dtype == np.uint8 and image.shape[-1] in (1, 3))
 
     run()

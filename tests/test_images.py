@@ -121,7 +121,10 @@ def test_the_preprocess_of_a_config_is_the_same():
         "width": 7,
         "channels": 3,
         "invert": False,
+        "detect": False,
     }
+    old = {**config, "config": {"height": 9, "width": 7, "channels": 1, "invert": True}}
+    assert keras.saving.deserialize_keras_object(old).detect
     x = pictures(2, 20, 20, 1)
     np.testing.assert_array_equal(again(x), preprocess(x))
 

@@ -85,6 +85,7 @@ def test_one_module_of_the_library_imports_the_zoo():
         "import keras, keras_meta",
         "import keras_meta; keras_meta.MAML; import keras",
         "import keras_meta.zoo.training, keras",
+        "from keras_meta import runtime; import keras",
         "import keras_meta.metrics, keras_meta; keras_meta.export; import keras",
     ],
 )

@@ -1,6 +1,8 @@
 """Pictures: what is in them, and that it can be read."""
 
+import io
 import itertools
+import warnings
 
 import matplotlib.colors
 import numpy as np
@@ -176,3 +178,19 @@ def test_pixels_are_placed_and_the_unknown_is_blue():
         blue = matplotlib.colors.to_rgb("lightsteelblue")
         assert matplotlib.colors.to_rgb(axes.get_facecolor()) == blue
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array().data, image)
+
+
+def test_names_that_the_font_lacks_are_drawn_without_a_warning():
+    x, y = np.zeros([3, 4, 4, 1], "uint8"), np.arange(3)
+    names = ["字", "caf\udce9\n", "𓀀\u1d84 ж"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plots.predictions(x, y, x, np.eye(3), names)
+        figure.savefig(io.BytesIO(), format="png")
+        figure.savefig(io.BytesIO(), format="pdf")
+    drawn = {text.get_text() for text in texts(figure)}
+    assert "caf��" in drawn and drawn & {"字", "?"}
+    # A font that has the character is taken; Matplotlib comes with one of this.
+    text, families = plots._drawable("a\u1d84", "normal")
+    assert text == "a\u1d84" and families[0] == "sans-serif" and len(families) == 2
+    assert plots._font_of("𓀀", "bold") or plots._drawable("𓀀", "bold")[0] == "?"

@@ -14,8 +14,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_meta as km
+from keras_meta import saved_model
 from keras_meta.zoo import cli, request
 
 PREPARE = km.ImagePreprocess(8, 8, 1)
@@ -66,6 +68,20 @@ def mark(path, place, side):
     )
 
 
+def signatures(folder, model):
+    """Those of an export, as its file has them."""
+    content = (folder / model / "1" / "saved_model.pb").read_bytes()
+    found = saved_model_pb2.SavedModel.FromString(content)
+    return found.meta_graphs[0].signature_def
+
+
+def answer(folder, model, body):
+    """The outputs; a server says less than `request._local` of what is not there."""
+    if body["signature_name"] not in signatures(folder, model):
+        raise ValueError("Serving signature key not found.")
+    return request._local(folder, model, body)
+
+
 class Rest(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         model = self.path.removeprefix("/v1/models/").removesuffix("/metadata")
@@ -81,7 +97,7 @@ class Rest(http.server.BaseHTTPRequestHandler):
         model = self.path.removeprefix("/v1/models/").removesuffix(":predict")
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
-            outputs = request._local(self.server.folder, model, body)
+            outputs = answer(self.server.folder, model, body)
             outputs = {k: v.tolist() for k, v in outputs.items()}
             if len(outputs) == 1:  # as the server has it
                 (outputs,) = outputs.values()
@@ -136,7 +152,7 @@ def grpc_address(served):
                 "inputs": arrays,
             }
             try:
-                outputs = request._local(served, asked.model_spec.name, body)
+                outputs = answer(served, asked.model_spec.name, body)
             except ValueError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             reply = predict_pb2.PredictResponse()
@@ -210,7 +226,7 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     fails(capsys, "not both", IMAGES, *images)
     fails(capsys, "not both", "localhost:1", IMAGES, *images, *local)
     fails(capsys, "exported versions", "maml.none", *images, *local)
-    fails(capsys, "signature serving_images", CURVES, *images, *local)
+    fails(capsys, "signature serving_bytes", CURVES, *images, *local)
     fails(capsys, "[?, ?, 8, 8, 1]", IMAGES, "--support=points.csv", *local)
     x = np.zeros([2, 1], "float32")
     tuned = km.finetune(km.MAML(km.networks.mlp(), "mse"), x, x)
@@ -233,3 +249,38 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
         fails(capsys, "labels in [0, 5)", *way, *images)
         assert cli.main(["request", *way, *images]) == 2
         assert "assertion" not in capsys.readouterr().err
+
+
+def test_exports_that_take_no_bytes(
+    served, data, rest, grpc_address, capsys, monkeypatch
+):
+    whole = saved_model._signatures
+
+    def without_bytes(learner):
+        return {k: v for k, v in whole(learner).items() if k != "serving_bytes"}
+
+    monkeypatch.setattr(saved_model, "_signatures", without_bytes)
+    km.export(keras.models.load_model(served / IMAGES / "model.keras"), served / "old")
+    monkeypatch.undo()
+    monkeypatch.chdir(data)
+    images = ["--support", "support", "--query", "query"]
+    for way in ([rest], [grpc_address], ["--local", str(served)]):
+        fails(capsys, "an older keras-meta exported it", *way, "old", *images)
+        fails(capsys, "signature serving_bytes, it has adapt", *way, CURVES, *images)
+        fails(capsys, "for want of a learner with prep", *way, CURVES, *images)
+
+
+def test_photos_are_sent_as_they_are(data):
+    small = np.random.RandomState(0).randint(0, 256, [6, 8, 3]).astype("uint8")
+    photo = PIL.Image.fromarray(small).resize((1600, 1200))
+    paths = [f"support/{name}/photo.jpg" for name in MARKS]
+    for path in paths:
+        photo.save(data / path)
+    inputs, *_ = request._images(data / "support", data / "query")
+    sent = inputs["support_x"][0].tolist() + inputs["query_x"][0].tolist()
+    for path in paths:
+        assert (data / path).read_bytes() in sent
+    # As numbers they would be 3.8 million each.
+    assert (
+        len(request._body("serving_bytes", inputs)) < 4 / 3 * sum(map(len, sent)) + 999
+    )

@@ -29,7 +29,9 @@ Learns classes from a few images of each and classifies other images:
   drawings/a.png drawings/b.png                              the images to classify
 
 Without --support, DIR holds the two folders as DIR/support/ and DIR/query/. Classes may
-have different numbers of images. The pretrained models know drawn characters.
+have different numbers of images. The pretrained models know drawn characters; the
+examples show whether ink is dark or light. HEIC and AVIF files need
+pip install 'keras-meta[photos]'.
 
 Learns a curve from a few points and predicts others:
 

@@ -153,8 +153,8 @@ def official(name, directory):
     learner = zoo.load(name)
 
     def images(files):
-        read = [learner.preprocess.resize(km.episodes.load_image(f)) for f in files]
-        return learner.preprocess.scale(np.stack(read))[None]
+        read = [learner.preprocess.resize(km.files.load_image(f)) for f in files]
+        return np.stack(read)[None]
 
     errors = []
     for folder in rich.progress.track(folders, "runs", transient=True):
@@ -165,8 +165,9 @@ def official(name, directory):
                 f"expected {WAYS} items and as many classes in {folder / LABELS}, got "
                 f"{len(asked)} and {len(known)}."
             )
-        state = learner.adapt(images(known), np.arange(WAYS)[None])
-        guesses = np.argmax(learner.infer(state, images(asked))[0], axis=-1)
+        support_x, query_x = learner.preprocess.pair(images(known), images(asked))
+        state = learner.adapt(support_x, np.arange(WAYS)[None])
+        guesses = np.argmax(learner.infer(state, query_x)[0], axis=-1)
         right = [known[g] == answer for g, answer in zip(guesses, answers, strict=True)]
         errors.append(1 - float(np.mean(right)))
     return errors

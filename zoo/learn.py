@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from keras_meta import zoo
+from keras_meta import files, zoo
 from keras_meta.zoo import console
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
@@ -54,26 +54,27 @@ def _learn_images(arguments):
     km = console.start()
     from keras_meta import plots
 
-    classes, examples, asked = read_folders(support, queries)
-    files = sum(examples, [])
-    if out.resolve() in [f.resolve() for f in files + asked]:
+    classes, examples, asked, skipped = read_folders(support, queries)
+    paths = sum(examples, [])
+    if out.resolve() in [path.resolve() for path in paths + asked]:
         raise ValueError(f"expected --out to be none of the images, got {out}.")
-    card = _choose(wanted, len(classes), len(files) / len(classes))
+    card = _choose(wanted, len(classes), len(paths) / len(classes))
     learner = zoo.load(card.name)
 
-    kinds, small = [], []
-    for file in files + asked:
-        image = km.episodes.load_image(file)
-        kinds.append(_kind(km, image) if learner.preprocess.invert else "dark ink")
-        image = 255 - image if kinds[-1] == "light ink" else image
+    photographs, small = 0, []
+    for path in paths + asked:
+        image = files.load_image(path)
+        # A model whose drawings need no inversion knows photographs.
+        photographs += learner.preprocess.invert and _is_photograph(km, image)
         small.append(learner.preprocess.resize(image))
-    x = learner.preprocess.scale(np.stack(small)).numpy()
-    support_x, query_x = x[: len(files)], x[len(files) :]
+    small = np.stack(small)
+    support, query = small[: len(paths)], small[len(paths) :]
+    support_x, query_x = learner.preprocess.pair(support[None], query[None])
     support_y = np.repeat(range(len(classes)), [len(each) for each in examples])
-    state = learner.adapt(support_x[None], support_y[None])
+    state = learner.adapt(support_x, support_y[None])
     at_once = len(asked) if card.normalization == "transductive" else QUERIES_AT_ONCE
     logits = [
-        learner.infer(state, query_x[None, i : i + at_once])[0]
+        learner.infer(state, query_x[:, i : i + at_once])[0]
         for i in range(0, len(asked), at_once)
     ]
     probabilities = _softmax(np.concatenate(logits))[:, : len(classes)]
@@ -82,18 +83,25 @@ def _learn_images(arguments):
     made = table(asked, names, probabilities)
     say = console.console()
     say.print(
-        f"{card.name} learned {len(classes)} classes from {len(files)} images",
+        f"{card.name} learned {len(classes)} classes from {len(paths)} images",
         style="bold",
     )
     say.print(made)
-    _say_kinds(say, card, kinds)
+    # One in five or so is not recognised; a few among drawings are a mistake of ours.
+    drawings = photographs < len(small) / 2
+    if not drawings:
+        say.print(
+            f"Note: these look like photographs. {card.name} knows drawn characters, "
+            "and its answers on photographs mean little."
+        )
+    _say_inks(say, learner.preprocess, support, query, drawings)
+    say_skipped(say, skipped)
     if card.normalization == "transductive":
         say.print("Note: the model is transductive: each answer depends on all images.")
-    shown = 1 - x if learner.preprocess.invert else x
     figure = plots.predictions(
-        shown[: len(files)],
+        support,
         support_y,
-        shown[len(files) :][:DRAWN_QUERIES],
+        query[:DRAWN_QUERIES],
         probabilities[:DRAWN_QUERIES],
         names,
     )
@@ -102,11 +110,12 @@ def _learn_images(arguments):
     say.print(f"Picture: {out}{first}")
 
 
-def table(files, names, probabilities):
+def table(paths, names, probabilities):
     """A row for each file asked about: its class and how sure the model is."""
     made = console.table("file", "prediction", ">confidence")
-    for file, row in zip(files, probabilities, strict=True):
-        made.add_row(file.name, names[row.argmax()], f"{row.max():.1%}")
+    for path, row in zip(paths, probabilities, strict=True):
+        cells = files.printable(path.name), files.printable(names[row.argmax()])
+        made.add_row(*cells, f"{row.max():.1%}")
     return made
 
 
@@ -154,11 +163,7 @@ def class_folders(support):
     """The sub-folders of a folder of examples."""
     if not support.is_dir():
         raise ValueError(f"expected a folder of classes, found none at {support}.")
-    classes = sorted(
-        path
-        for path in support.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    )
+    classes, _ = files.listed(support, folders=True)
     if len(classes) < 2:
         raise ValueError(
             f"expected at least two sub-folders of images, one for each class, in "
@@ -168,25 +173,40 @@ def class_folders(support):
 
 
 def read_folders(support, queries):
-    """`(classes, [files of each class], files to classify)`, all of them paths.
+    """The image files of a task, and what else is in its folders.
+
+    Returns:
+        `(classes, [files of each class], files to classify, skipped)`: paths, and
+        `[(path, reason)]`.
 
     Raises:
         ValueError: a folder that is missing, or has no images or too few classes.
     """
-    from keras_meta import episodes
-
     classes = class_folders(support)
-    examples = [episodes.image_files(folder) for folder in classes]
-    for folder, files in zip(classes, examples, strict=True):
-        if not files:
-            raise ValueError(f"expected images in {folder}, found none.")
+    _, skipped = files.listed(support, folders=True)
+    examples = []
+    for folder in classes:
+        found, others = files.listed(folder)
+        if not found:
+            raise ValueError(files.none_found("images", folder, others))
+        examples.append(found)
+        skipped += others
     if not queries.is_dir():
         raise ValueError(f"expected images to classify in {queries}, found no folder.")
-    # The picture of an earlier call is no query.
-    asked = [file for file in episodes.image_files(queries) if file.name != LEARNED]
+    found, others = files.listed(queries)
+    asked = [path for path in found if path.name != LEARNED]
+    others += [
+        (p, "the picture of an earlier call") for p in found if p.name == LEARNED
+    ]
     if not asked:
-        raise ValueError(f"expected images to classify in {queries}, found none.")
-    return classes, examples, asked
+        raise ValueError(files.none_found("images to classify", queries, others))
+    return classes, examples, asked, skipped + others
+
+
+def say_skipped(say, skipped):
+    """Says which files of the folders are not used, and why."""
+    for note in files.notes(skipped):
+        say.print(f"Note: {note}.")
 
 
 def _folders(queries, support):
@@ -238,8 +258,8 @@ def _softmax(logits):
     return exp / exp.sum(axis=-1, keepdims=True)
 
 
-def _kind(km, image):
-    """What a picture seems to be: "dark ink", "light ink" or "photograph".
+def _is_photograph(km, image):
+    """Whether an image seems to be a photograph, and no drawing.
 
     A drawing is ink of one tone on a ground of one tone, and ink departs from the
     ground in one direction. The thresholds were set by looking: of Omniglot's
@@ -255,19 +275,16 @@ def _kind(km, image):
         dark, light = tone < -contrast / 3, tone > contrast / 3
         ground = _within(~(dark | light))
         if not ground.any():
-            return "photograph"
+            return True
         # Light that falls from a side is a plane; look again without it.
         plane = np.linalg.lstsq(places[ground], pixels[ground], rcond=None)[0]
         pixels = pixels - places @ plane
-    kind = "light ink" if light.sum() > dark.sum() else "dark ink"
-    inside = _within(light if kind == "light ink" else dark)
-    if (
+    inside = _within(light if light.sum() > dark.sum() else dark)
+    return (
         min(dark.mean(), light.mean()) > 0.05
         or pixels[ground].std(axis=0).mean() > 0.1 * contrast
         or (inside.mean() > 0.05 and pixels[inside].std(axis=0).mean() > 0.1 * contrast)
-    ):
-        return "photograph"
-    return kind
+    )
 
 
 def _within(mask):
@@ -276,18 +293,24 @@ def _within(mask):
     return np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).all(axis=(2, 3))
 
 
-def _say_kinds(say, card, kinds):
-    photographs, light = kinds.count("photograph"), kinds.count("light ink")
-    # One in five or so is not recognised; a few among drawings are a mistake of ours.
-    if photographs >= len(kinds) / 2:
+def _say_inks(say, prepare, support, query, drawings):
+    """Says what was done to ink that is lighter than its ground, or to most of it."""
+    from keras_meta import images
+
+    inverts = bool(prepare.inverts(support[None])[0])
+    inks = "dark ink on a light ground", "light ink on a dark ground"
+    most, others = inks if inverts else inks[::-1]
+    if inverts != prepare.invert:
         say.print(
-            f"Note: these look like photographs. {card.name} knows drawn characters, "
-            "and its answers on photographs mean little."
+            f"Note: most examples are {most}; all images were inverted, for the model "
+            f"knows {others}."
         )
-    if light:
+    tones = images.ink_tones(np.concatenate([support, query])).numpy()
+    unlike = int(np.sum(tones == (1 if inverts else -1)))
+    if drawings and prepare.detect and unlike:
         say.print(
-            f"Note: {light} of {len(kinds)} images are light ink on a dark ground; "
-            "they were inverted, for the model knows dark ink on a light one."
+            f"Note: {unlike} of {len(tones)} images seem to be {others}, unlike most "
+            "examples: answers on them mean little."
         )
 
 

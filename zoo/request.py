@@ -1,5 +1,6 @@
 """`keras-meta request`: examples and questions, sent to TensorFlow Serving."""
 
+import base64
 import contextlib
 import json
 import pathlib
@@ -9,6 +10,7 @@ import urllib.request
 
 import numpy as np
 
+from keras_meta import files
 from keras_meta.zoo import console, learn
 
 # The server's own ports; any other is taken for REST.
@@ -35,10 +37,11 @@ def run(arguments):
                 "expected no --query with points: they have rows without y."
             )
         return _points(arguments)
-    inputs, names, files = _images(arguments.support, arguments.query)
-    outputs = _send(arguments, "serving_images", inputs)
-    made = learn.table(files, names, outputs["probabilities"][0])
-    console.console().print(made)
+    inputs, names, asked, skipped = _images(arguments.support, arguments.query)
+    outputs = _send(arguments, "serving_bytes", inputs)
+    say = console.console()
+    say.print(learn.table(asked, names, outputs["probabilities"][0]))
+    learn.say_skipped(say, skipped)
 
 
 def _points(arguments):
@@ -64,40 +67,24 @@ def _points(arguments):
 
 
 def _images(support, queries):
-    """The request, the names of classes and the files asked about."""
+    """The request, the names of classes, the files asked about, and those skipped."""
     if queries is None:
         raise ValueError("expected --query DIR, a folder of images to classify.")
     learn.class_folders(support)  # a mistake is told before the wait
     console.start()  # before anything else brings TensorFlow in
-    classes, examples, asked = learn.read_folders(support, queries)
-    from keras_meta import episodes
-
-    images = [episodes.load_image(file) for file in sum(examples, []) + asked]
-    count = sum(map(len, examples))
-    images = _of_one_size(images)
+    classes, examples, asked, skipped = learn.read_folders(support, queries)
+    labels = np.repeat(np.arange(len(classes)), list(map(len, examples)))
     inputs = {
-        "support_x": images[None, :count],
-        "support_y": np.repeat(np.arange(len(classes)), list(map(len, examples)))[None],
-        "query_x": images[None, count:],
+        "support_x": _encoded(sum(examples, [])),
+        "support_y": labels[None].astype(np.int32),
+        "query_x": _encoded(asked),
     }
-    inputs["support_y"] = inputs["support_y"].astype(np.int32)
-    return inputs, [folder.name for folder in classes], asked
+    return inputs, [folder.name for folder in classes], asked, skipped
 
 
-def _of_one_size(images):
-    """`[n, H, W, C]`: a tensor has one size, which the server resizes to its own."""
-    import PIL.Image
-
-    channels = max(image.shape[-1] for image in images)
-    height, width = images[0].shape[:2]
-    found = []
-    for image in images:
-        picture = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        picture = picture.convert("L" if channels == 1 else "RGB")
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
-        found.append(np.asarray(picture).reshape(height, width, channels))
-    return np.stack(found)
+def _encoded(paths):
+    """The bytes of images, `[1, n]`; the model resizes them, and each to its own."""
+    return np.array([[files.encoded_image(path) for path in paths]], object)
 
 
 def _signatures(arguments):
@@ -118,9 +105,15 @@ def _send(arguments, signature, inputs):
         body = json.loads(_body(signature, inputs))
         return _local(arguments.local, arguments.model, body)
     address, model = arguments.address, arguments.model
-    if _is_grpc(address):
-        return _grpc_predict(address, model, signature, inputs)
-    outputs = _rest(address, f"{model}:predict", _body(signature, inputs))["outputs"]
+    try:
+        if _is_grpc(address):
+            return _grpc_predict(address, model, signature, inputs)
+        body = _body(signature, inputs)
+        outputs = _rest(address, f"{model}:predict", body)["outputs"]
+    except ValueError:
+        where = f"{model} at {address}"
+        _check_signature(where, signature, lambda: _signatures(arguments))
+        raise
     if not isinstance(outputs, dict):  # the only output stands alone
         outputs = {"mean": outputs}
     return {name: np.array(value) for name, value in outputs.items()}
@@ -132,7 +125,15 @@ def _is_grpc(address):
 
 def _body(signature, inputs):
     arrays = {name: value.tolist() for name, value in inputs.items()}
-    return json.dumps({"signature_name": signature, "inputs": arrays})
+    body = {"signature_name": signature, "inputs": arrays}
+    return json.dumps(body, default=lambda x: {"b64": base64.b64encode(x).decode()})
+
+
+def _content(value):
+    """A value out of a request, the bytes in it as such."""
+    if isinstance(value, list):
+        return [_content(each) for each in value]
+    return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 
 def _rest(address, path, body=None):
@@ -152,6 +153,31 @@ def _rest(address, path, body=None):
     except (urllib.error.URLError, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(f"expected a server at {url}, got: {reason}") from error
+
+
+def _check_signature(where, signature, signatures):
+    """Raises a ValueError if a model lacks a signature, and can say so.
+
+    Args:
+        where: the model is.
+        signature: wanted.
+        signatures: `() -> names`, which a server may refuse.
+    """
+    try:
+        known = _asked_for(signatures())
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if signature in known:
+        return
+    cure = ""
+    if signature == "serving_bytes":
+        cure = ", for want of a learner with preprocess=km.ImagePreprocess(...)"
+        if "serving_images" in known:
+            cure = ": an older keras-meta exported it, export it again"
+    raise ValueError(
+        f"expected {where} to have the signature {signature}, it has "
+        f"{', '.join(known)}{cure}."
+    )
 
 
 def _said(text):
@@ -250,14 +276,7 @@ def _local(directory, model, body):
     tf.logging.set_verbosity(tf.logging.ERROR)  # the loader is deprecated, not gone
     with tf.Session(graph=tf.Graph()) as session:
         loaded = tf.saved_model.loader.load(session, ["serve"], str(newest))
-        if body["signature_name"] not in loaded.signature_def:
-            cure = ""
-            if body["signature_name"] == "serving_images":
-                cure = ", for want of a learner with preprocess=km.ImagePreprocess(...)"
-            raise ValueError(
-                f"expected {newest} to have the signature {body['signature_name']}, it "
-                f"has {', '.join(_asked_for(loaded.signature_def))}{cure}."
-            )
+        _check_signature(newest, body["signature_name"], lambda: loaded.signature_def)
         definition = loaded.signature_def[body["signature_name"]]
         feed = {}
         for name, value in body["inputs"].items():
@@ -268,7 +287,7 @@ def _local(directory, model, body):
                     "fine-tuned has learned, its page says how to ask it."
                 )
             spec = definition.inputs[name]
-            value = np.array(value, tf.as_dtype(spec.dtype).as_numpy_dtype)
+            value = np.array(_content(value), tf.as_dtype(spec.dtype).as_numpy_dtype)
             wanted = tf.TensorShape(spec.tensor_shape)
             if not wanted.is_compatible_with(value.shape):
                 sides = ", ".join("?" if d is None else str(d) for d in wanted)

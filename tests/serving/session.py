@@ -24,7 +24,7 @@ import tensorflow.compat.v1 as tf  # noqa: E402
 
 
 def main(export, requests, answers):
-    given, found = np.load(requests), {}
+    given, found = np.load(requests, allow_pickle=True), {}  # bytes are objects
     calls = {}
     for key in given:
         number, signature, name = key.split("/")

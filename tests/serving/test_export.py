@@ -126,11 +126,12 @@ def broken(learner):
 
 
 def pictures(learner):
-    """Requests for `serving_images`, of several sizes and colours."""
+    """Requests for `serving_images`, of several sizes and colours and either ink."""
     random, found = np.random.RandomState(0), []
     for side, channels in ((28, 1), (105, 1), (40, 3)):
         shape = [1, 8, side, side + 2, channels]
-        images = random.randint(256, size=shape).astype("uint8")
+        images = 255 * (random.uniform(size=shape) < 0.1).astype("uint8")
+        images = 255 - images if side == 40 else images
         y = request(learner, 1, 5, 3)["support_y"]
         found.append(
             {"support_x": images[:, :5], "support_y": y, "query_x": images[:, 5:]}
@@ -148,6 +149,14 @@ def points(learner):
     state = learner.point_units.adapt(learner, inputs["support_x"], inputs["support_y"])
     outputs = learner.point_units.infer(learner, state, inputs["query_x"])
     return inputs, dict(zip(("mean", "scale"), outputs, strict=True))
+
+
+def encoded(images):
+    """The images of a request as the bytes of PNG files."""
+    return {
+        k: np.array([[tf.io.encode_png(image).numpy() for image in images[k][0]]])
+        for k in ("support_x", "query_x")
+    }
 
 
 @served
@@ -175,11 +184,12 @@ def test_a_plain_session_answers_as_the_learner(name, exported, tmp_path):
     if learner.preprocess and learner.example_shape == learner.preprocess.shape:
         for images in pictures(learner):
             requests.append(("serving_images", images))
-            prepared = {
-                k: v if k == "support_y" else learner.preprocess(v)
-                for k, v in images.items()
-            }
+            pair = learner.preprocess.pair(images["support_x"], images["query_x"])
+            prepared = dict(zip(("support_x", "query_x"), pair, strict=True))
+            prepared["support_y"] = images["support_y"]
             wanted.append(expected(learner, prepared))
+            requests.append(("serving_bytes", {**images, **encoded(images)}))
+            wanted.append(wanted[-1])
 
     if learner.point_units:
         given, predicted = points(learner)

@@ -1,0 +1,173 @@
+"""Image files: which of a folder are read, and how."""
+
+import collections
+import functools
+import io
+import pathlib
+
+import numpy as np
+
+# Of these, the last four need Pillow 11.3 or pillow-heif, which come with the extra.
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".hif"),
+)
+HIDDEN, FOLDER, NO_FOLDER = "hidden", "a folder", "not in the folder of a class"
+UNKNOWN = "suffix not known"
+EXTRA = "for want of the extra: pip install 'keras-meta[photos]'"
+# Names of skipped files that a sentence gives.
+NAMED = 5
+
+
+def load_image(path):
+    """Reads an image file as uint8 `[H, W, 1 or 3]`, upright as a camera says.
+
+    Of transparent images, `images.opaque` says what lies below; 16 bits are cut to 8.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    from keras_meta import images
+
+    _add_heif()
+    try:
+        with PIL.Image.open(path) as image:
+            clear = image.has_transparency_data
+            image = PIL.ImageOps.exif_transpose(image)
+            grey = image.mode in ("1", "L", "LA", "La")
+            if image.mode[0] == "F":
+                raise ValueError("its tones are fractions, of a range that is not said")
+            if image.mode[0] == "I":
+                pixels = _eight_bits(np.asarray(image))
+            elif clear:
+                pixels = np.asarray(image.convert("LA" if grey else "RGBA"))
+            else:
+                pixels = np.asarray(image.convert("L" if grey else "RGB"))
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        return images.opaque(pixels).numpy() if clear else pixels
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"expected an image file, {path} is none.") from error
+    except Exception as error:  # Pillow raises many kinds, of damaged files
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"expected an image file, could not read {path}: {said}"
+        ) from error
+
+
+def encoded_image(path):
+    """The bytes of a PNG or JPEG image that decode to what `load_image` reads.
+
+    They are the file's own if those do, else a PNG image of its pixels.
+
+    Raises:
+        ValueError: as `load_image`.
+    """
+    import PIL.Image
+    import tensorflow as tf
+
+    from keras_meta import images
+
+    pixels, content = load_image(path), pathlib.Path(path).read_bytes()
+    try:
+        if np.array_equal(images.decode(content), pixels):
+            return content
+    except tf.errors.OpError:
+        pass  # another format, or damage that Pillow reads around
+    image = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def image_files(directory):
+    """The image files of a folder, sorted by name."""
+    return listed(directory)[0]
+
+
+def listed(directory, folders=False):
+    """The image files of a folder, or its sub-folders, and what is skipped.
+
+    Args:
+        directory: the folder.
+        folders: for the sub-folders, such as those of classes.
+
+    Returns:
+        `(paths, skipped)`, paths sorted by name and skipped `[(path, reason)]`.
+    """
+    found, skipped = [], []
+    for path in sorted(pathlib.Path(directory).iterdir()):
+        reason = _why_not(path, folders)
+        if reason is None:
+            found.append(path)
+        else:
+            skipped.append((path, reason))
+    return found, skipped
+
+
+def notes(skipped):
+    """A sentence for each reason: how many files were skipped, and which.
+
+    Args:
+        skipped: `[(path, reason)]`.
+    """
+    by_reason = collections.defaultdict(list)
+    for path, reason in skipped:
+        by_reason[reason].append(printable(f"{path.parent.name}/{path.name}"))
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        shown = ", ".join(names[:NAMED]) + more
+        yield f"{len(names)} skipped, {reason}: {shown}"
+
+
+def none_found(what, directory, skipped):
+    """The sentence on a folder without what is expected in it, skipped files apart."""
+    said = [f"expected {what} in {directory}, found none", *notes(skipped)]
+    return "; ".join(said) + "."
+
+
+def printable(text):
+    """A name in which what no terminal shows, such as bytes of no text, is a "�"."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _why_not(path, folders):
+    """Why a path is skipped, or None."""
+    if path.name.startswith("."):
+        return HIDDEN
+    if path.is_dir():
+        return None if folders else FOLDER
+    if folders:
+        return NO_FOLDER
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        return UNKNOWN
+    return None if suffix in _known_suffixes() else EXTRA
+
+
+@functools.cache
+def _known_suffixes():
+    """Those that Pillow can open, as it is installed here."""
+    import PIL.Image
+
+    _add_heif()
+    kinds = PIL.Image.registered_extensions()
+    return {suffix for suffix, kind in kinds.items() if kind in PIL.Image.OPEN}
+
+
+@functools.cache
+def _add_heif():
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
+def _eight_bits(pixels):
+    """The upper half of 16 bits."""
+    if pixels.min() < 0 or pixels.max() > 2**16 - 1:
+        raise ValueError("its tones have more than 16 bits")
+    return (pixels >> 8).astype(np.uint8)
