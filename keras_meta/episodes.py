@@ -186,6 +186,7 @@ class ClassPool:
             the id of the class it was turned from.
         names: `{label id: name}`.
         shape: shape of one example, as episodes give it.
+        sizes: int array `[C]`, the images of each class.
 
     Example:
         >>> pool = ClassPool.from_arrays(images, labels, prepare=learner.preprocess)
@@ -325,6 +326,9 @@ class ClassPool:
     def __len__(self):
         return len(self._table)
 
+    def __repr__(self):
+        return f"ClassPool({len(self)} classes, {sum(self.sizes)} images, {self.shape})"
+
     @property
     def class_ids(self):
         return self._table[:, 0]
@@ -332,6 +336,10 @@ class ClassPool:
     @property
     def shape(self):
         return tuple(self._images.shape[1:])
+
+    @property
+    def sizes(self):
+        return self._table[:, 2]
 
     def _with_table(self, table):
         return ClassPool(self._images, table, self.names, self._prepare)

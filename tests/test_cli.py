@@ -173,8 +173,21 @@ def test_answers_without_tensorflow(argv):
 def test_list(capsys):
     assert cli.main(["list"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    size = f"{(cards.MODELS / IMAGES / 'model.keras').stat().st_size / 1e6:.2f} MB"
     cells = [re.split(" {2,}", line) for line in lines]
+    assert cells[2] == [IMAGES, "5-way 1-shot", "90.00% ± 1.00%", "ind."]
+    assert cells[3] == [CURVES, "10 points", "not measured", "ind."]
+    untrained = [row for row in cells if row[-1] == "untrained recipe"]
+    assert ["maml.cifar100_5w1s", "5-way 1-shot"] in [row[:2] for row in untrained]
+    assert not {IMAGES, CURVES} & {row[0] for row in untrained}
+
+
+def test_list_on_a_wide_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "150")
+    assert cli.main(["list"]) == 0
+    size = f"{(cards.MODELS / IMAGES / 'model.keras').stat().st_size / 1e6:.2f} MB"
+    text = re.sub("\x1b[^m]*m", "", capsys.readouterr().out)
+    cells = [re.split(" {2,}", line.strip()) for line in text.splitlines()]
     assert cells[2] == [
         IMAGES,
         "images: procedural glyphs",
@@ -185,11 +198,17 @@ def test_list(capsys):
     assert cells[3][:4] == [CURVES, "curves: lines", "10 points"] + [
         "not measured, inductive"
     ]
-    untrained = [row for row in cells if row[-1] == "untrained recipe"]
     assert ["maml.cifar100_5w1s", "images: CIFAR-100", "5-way 1-shot"] in [
-        row[:3] for row in untrained
+        row[:3] for row in cells if row[-1] == "untrained recipe"
     ]
-    assert not {IMAGES, CURVES} & {row[0] for row in untrained}
+
+
+def test_list_fits_80_columns(capsys, monkeypatch):
+    monkeypatch.setattr(cards, "MODELS", ROOT / "zoo" / "models")
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == 2 + len(recipes.RECIPES)  # no row is folded
 
 
 def test_info(capsys):

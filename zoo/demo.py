@@ -73,7 +73,7 @@ def run(out, seed=0, began=None):
     probabilities = tf.nn.softmax(logits).numpy()[0]
     names = [chr(ord("A") + label) for label in range(card.ways)]
     guesses = probabilities.argmax(axis=1)
-    say.print(_confusion(query_y, guesses, names))
+    say.print(console.confusion(_counts(query_y, guesses, card.ways), names))
     say.print(f"Accuracy: {np.mean(guesses == query_y):.1%}", style="bold")
 
     figure = plots.predictions(
@@ -131,13 +131,11 @@ def _omniglot_is_prepared():
     return tfds.builder("omniglot").is_prepared()
 
 
-def _confusion(query_y, guesses, names):
-    """A table: a row for each class, a column for each prediction."""
-    made = console.table("drawings of", *(f">taken for {name}" for name in names))
-    for label, name in enumerate(names):
-        counts = np.bincount(guesses[query_y == label], minlength=len(names))
-        made.add_row(name, *(str(count or "·") for count in counts))
-    return made
+def _counts(query_y, guesses, ways):
+    """How often a class was taken for another, `[N, N]`."""
+    counts = np.zeros([ways, ways], int)
+    np.add.at(counts, (query_y, guesses), 1)
+    return counts
 
 
 def _served(path, episode):

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from keras_meta import zoo
-from keras_meta.zoo import console, recipes
+from keras_meta.zoo import console, predictions, recipes
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 LEARNED = "predictions.png"
@@ -20,8 +20,12 @@ CURVES = "cnp.gp_rbf"
 END, KNOWN = 2.0, 1.6
 
 
-def run(arguments):
+def run(arguments, output):
     """Runs the command on its parsed arguments: queries, support, model and out.
+
+    Args:
+        arguments: parsed.
+        output: a `console.Output`.
 
     Raises:
         ValueError: a mistake of the user's, in one sentence.
@@ -31,18 +35,19 @@ def run(arguments):
         raise ValueError(f"expected --out to end in {', '.join(PICTURES)}, got {out}.")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"expected a folder for --out, found none at {out.parent}.")
+    output.keep_apart(out, queries)
     if not queries.exists():
         raise ValueError(f"expected images or points, found nothing at {queries}.")
     if queries.is_dir():
-        return _learn_images(arguments)
+        return _learn_images(arguments, output)
     if queries.suffix.lower() != ".csv":
         raise ValueError(f"expected a folder of images or a .csv file, got {queries}.")
     if arguments.support:
         raise ValueError("expected no --support with a .csv file: it has known points.")
-    return _learn_points(arguments)
+    return _learn_points(arguments, output)
 
 
-def _learn_images(arguments):
+def _learn_images(arguments, say):
     out = arguments.out
     support, queries = _folders(arguments.queries, arguments.support)
     classes = class_folders(support)
@@ -55,6 +60,7 @@ def _learn_images(arguments):
     files = sum(examples, [])
     if out.resolve() in [f.resolve() for f in files + asked]:
         raise ValueError(f"expected --out to be none of the images, got {out}.")
+    say.keep_apart(*files, *asked)
     card = _choose(wanted, len(classes), len(files) / len(classes))
     learner = zoo.load(card.name)
 
@@ -76,13 +82,13 @@ def _learn_images(arguments):
     probabilities = _softmax(np.concatenate(logits))[:, : len(classes)]
 
     names = [folder.name for folder in classes]
-    made = table(asked, names, probabilities)
-    say = console.console()
+    labels = known_labels(asked, queries, names)
     say.print(
         f"{card.name} learned {len(classes)} classes from {len(files)} images",
         style="bold",
     )
-    say.print(made)
+    shown = [file.relative_to(queries).as_posix() for file in asked]
+    predictions.show_classes(say, card.name, names, shown, labels, probabilities)
     _say_kinds(say, card, kinds)
     if card.normalization == "transductive":
         say.print("Note: the model is transductive: each answer depends on all images.")
@@ -93,33 +99,11 @@ def _learn_images(arguments):
         shown[len(files) :][:DRAWN_QUERIES],
         probabilities[:DRAWN_QUERIES],
         names,
+        None if None in labels else labels[:DRAWN_QUERIES],
     )
     console.save(figure, out)
     first = f" (the first {DRAWN_QUERIES})" if len(asked) > DRAWN_QUERIES else ""
     say.print(f"Picture: {out}{first}")
-
-
-def table(files, names, probabilities):
-    """A row for each file asked about: its class and how sure the model is."""
-    made = console.table("file", "prediction", ">confidence")
-    for file, row in zip(files, probabilities, strict=True):
-        made.add_row(file.name, names[row.argmax()], f"{row.max():.1%}")
-    return made
-
-
-def points_table(x, mean, scale):
-    """A row for each x asked about: y, and two standard deviations if they are known.
-
-    Args:
-        x: `[Q]`.
-        mean: `[Q]` or longer, of which the first are those of x.
-        scale: likewise, or None.
-    """
-    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
-    for place, value in enumerate(x):
-        width = [] if scale is None else [f"{2 * scale[place]:.2g}"]
-        made.add_row(f"{value:g}", f"{mean[place]:.4g}", *width)
-    return made
 
 
 def class_folders(support):
@@ -154,11 +138,51 @@ def read_folders(support, queries):
             raise ValueError(f"expected images in {folder}, found none.")
     if not queries.is_dir():
         raise ValueError(f"expected images to classify in {queries}, found no folder.")
-    # The picture of an earlier call is no query.
-    asked = [file for file in episodes.image_files(queries) if file.name != LEARNED]
+    folders = [queries, *labelled_folders(support, queries, classes)]
+    asked = [
+        file
+        for folder in folders
+        for file in episodes.image_files(folder)
+        # The picture of an earlier call is no query.
+        if folder != queries or file.name != LEARNED
+    ]
     if not asked:
         raise ValueError(f"expected images to classify in {queries}, found none.")
     return classes, examples, asked
+
+
+def labelled_folders(support, queries, classes):
+    """The sub-folders of a query folder that are named as classes.
+
+    Raises:
+        ValueError: there are some, and others that are not.
+    """
+    if queries.samefile(support):  # they are the support examples
+        return []
+    names = [folder.name for folder in classes]
+    folders = sorted(
+        path
+        for path in queries.iterdir()
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and not path.samefile(support)
+    )
+    found = [folder for folder in folders if folder.name in names]
+    others = [folder.name for folder in folders if folder.name not in names]
+    if found and others:
+        raise ValueError(
+            f"expected the sub-folders of {queries} to be named as classes of "
+            f"{support}, got {', '.join(others[:3])}."
+        )
+    return found
+
+
+def known_labels(files, queries, names):
+    """The class of each file that lies in a sub-folder, or None."""
+    return [
+        None if file.parent == queries else names.index(file.parent.name)
+        for file in files
+    ]
 
 
 def _folders(queries, support):
@@ -265,7 +289,7 @@ def _say_kinds(say, card, kinds):
         )
 
 
-def _learn_points(arguments):
+def _learn_points(arguments, say):
     known, asked = read_points(arguments.queries)
     if arguments.model:
         card = console.trained_card(arguments.model)
@@ -290,10 +314,9 @@ def _learn_points(arguments):
             f"expected points like those of {card.data}: learning these diverged."
         ) from error
 
-    say = console.console()
     points = f"{len(known)} point{'s' * (len(known) > 1)}"
     say.print(f"{card.name} learned a curve from {points}", style="bold")
-    say.print(points_table(asked, mean, scale))
+    predictions.show_points(say, card.name, asked, mean, scale)
     if scale is not None:
         say.print("± and the band are two standard deviations of a new point.")
     say.print(f"It knows {card.data}; {units_note(card.name)}.")

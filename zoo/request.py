@@ -9,15 +9,19 @@ import urllib.request
 
 import numpy as np
 
-from keras_meta.zoo import console, learn
+from keras_meta.zoo import console, learn, predictions
 
 # The server's own ports; any other is taken for REST.
 GRPC_PORT = "8500"
 SECONDS = 60
 
 
-def run(arguments):
+def run(arguments, output):
     """Runs the command on its parsed arguments.
+
+    Args:
+        arguments: parsed.
+        output: a `console.Output`.
 
     Raises:
         ValueError: a mistake of the user's, or the server's own words about one.
@@ -31,14 +35,19 @@ def run(arguments):
             raise ValueError(
                 "expected no --query with points: they have rows without y."
             )
-        return _points(arguments)
-    inputs, names, files = _images(arguments.support, arguments.query)
+        return _points(arguments, output)
+    inputs, names, files = _images(arguments.support, arguments.query, output)
     outputs = _send(arguments, "serving_images", inputs)
-    made = learn.table(files, names, outputs["probabilities"][0])
-    console.console().print(made)
+    labels = learn.known_labels(files, arguments.query, names)
+    shown = [file.relative_to(arguments.query).as_posix() for file in files]
+    probabilities = outputs["probabilities"][0][:, : len(names)]
+    predictions.show_classes(
+        output, arguments.model, names, shown, labels, probabilities
+    )
 
 
-def _points(arguments):
+def _points(arguments, output):
+    output.keep_apart(arguments.support)
     known, asked = learn.read_points(arguments.support)
 
     def predict(known, asked):
@@ -58,17 +67,18 @@ def _points(arguments):
         return outputs["mean"][0, :, 0], None if scale is None else scale[0, :, 0]
 
     mean, scale = learn.in_units(arguments.model, known, asked, predict)
-    console.console().print(learn.points_table(asked, mean, scale))
-    print(f"For {arguments.model}, {learn.units_note(arguments.model)}.")
+    predictions.show_points(output, arguments.model, asked, mean, scale)
+    output.print(f"For {arguments.model}, {learn.units_note(arguments.model)}.")
 
 
-def _images(support, queries):
+def _images(support, queries, output):
     """The request, the names of classes and the files asked about."""
     if queries is None:
         raise ValueError("expected --query DIR, a folder of images to classify.")
     learn.class_folders(support)  # a mistake is told before the wait
     console.start()  # before anything else brings TensorFlow in
     classes, examples, asked = learn.read_folders(support, queries)
+    output.keep_apart(*sum(examples, []), *asked)
     from keras_meta import episodes
 
     images = [episodes.load_image(file) for file in sum(examples, []) + asked]

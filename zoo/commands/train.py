@@ -1,0 +1,11 @@
+"""`keras-meta train`."""
+
+HELP = "train"
+
+
+def add(parser):
+    pass
+
+
+def run(arguments, output):
+    pass
