@@ -60,7 +60,6 @@ def estimate(learner, episodes):
     if not variables:
         return
 
-    @tf.function(reduce_retracing=True)
     def measure(episode):
         with measuring() as measurements, keras.StatelessScope():
             learner(episode, training=False)
@@ -69,9 +68,10 @@ def estimate(learner, episodes):
             for moving in variables
         ]
 
+    traced = learner.traced("estimate", measure, None)
     totals, count = [0.0] * len(variables), 0
     for episode, *_ in episodes:
-        totals = [t + m for t, m in zip(totals, measure(episode), strict=True)]
+        totals = [t + m for t, m in zip(totals, traced(episode), strict=True)]
         count += 1
     if count:
         for variable, total in zip(variables, totals, strict=True):

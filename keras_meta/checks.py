@@ -9,6 +9,10 @@ import tensorflow as tf
 # The inputs of an episode, by name.
 INPUTS = ("support_x", "support_y", "query_x")
 UNEQUAL_QUERIES = "expected query_x and query_y of equal T and Q, they differ."
+# What to do about labels, in the sentences that refuse them.
+NUMBERED = "np.unique(labels, return_inverse=True)[1]"
+RENUMBER = f"{NUMBERED} renumbers those of a task"
+ONE_HOT = "np.argmax(labels, axis=-1) turns one-hot labels into integers"
 # A dataset of more batches than this is endless for all purposes: `episodes(...)` is a
 # range of 2^62 indices, whatever is mapped and batched after it.
 ENDLESS = 2**32
@@ -134,12 +138,24 @@ def check_y(learner, name, y):
     """Raises unless a y, or its TensorSpec, has the right shape and kind."""
     spec = learner.y_spec(name)
     if learner.classification and not tf.as_dtype(y.dtype).is_integer:
+        dtype = tf.as_dtype(y.dtype)
+        hint = f"{name}.astype('int32') casts them"
+        if _is_onehot(spec, y):
+            hint = ONE_HOT
+        elif dtype == tf.string:
+            hint = RENUMBER
         raise ValueError(
-            f"expected {name} to be integer labels, got {tf.as_dtype(y.dtype).name}."
+            f"expected {name} to be integer labels, got {dtype.name}: {hint}."
         )
     if not spec.shape.is_compatible_with(y.shape):
         shape = named_shape(spec, "T", name[0].upper())
-        raise ValueError(f"expected {name} of shape {shape}, got {list(y.shape)}.")
+        hint = f": {ONE_HOT}." if _is_onehot(spec, y) else "."
+        raise ValueError(f"expected {name} of shape {shape}, got {list(y.shape)}{hint}")
+
+
+def _is_onehot(spec, y):
+    """Whether a y, or its TensorSpec, has an axis more than labels have."""
+    return spec.dtype.is_integer and len(y.shape) == spec.shape.rank + 1
 
 
 def checked_x(learner, name, x):
@@ -179,7 +195,8 @@ def checked_support(learner, support_x, support_y):
         checks.append(
             (
                 gapless,
-                "expected the labels of a task to be 0..n-1, got one with a gap.",
+                "expected the labels of a task to be 0..n-1, got one with a gap: "
+                f"{RENUMBER}.",
             )
         )
     return required((support_x, y), *checks)
@@ -225,9 +242,15 @@ def _is_answer(learner, name, y, classes=None):
     y = tf.cast(y, tf.int64)  # in int8 the number of classes may wrap
     if learner.output_size is not None:
         classes, limit = learner.output_size, f"{learner.output_size})"
+        hint = f"{RENUMBER}, and a learner of more outputs (with_classes) takes more"
+        if learner.label_shape:  # the symbols of strings
+            hint = "each symbol of a string is one of these"
     elif classes is None:
-        return tf.reduce_all(y >= 0), f"expected {name} to hold labels >= 0, got less."
+        inside = tf.reduce_all(y >= 0)
+        return inside, f"expected {name} to hold labels >= 0, got less: {RENUMBER}."
     else:
         limit = "N), N being the classes of support_y"
+        hint = "each class of a query needs a support example"
     inside = tf.reduce_all((y >= 0) & (y < classes))
-    return inside, f"expected {name} to hold labels in [0, {limit}, got one outside."
+    expected = f"expected {name} to hold labels in [0, {limit}"
+    return inside, f"{expected}, got one outside: {hint}."

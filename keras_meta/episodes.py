@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from keras_meta import checks
+
 DOWNLOAD_RETRIES = 3
 LABELS = ("onehot", "strings")
 # Of a label that is a string: five characters, each one of five.
@@ -220,9 +222,12 @@ class ClassPool:
         """
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            hint = f"{checks.NUMBERED} numbers them"
+            if labels.ndim == 2:
+                hint = checks.ONE_HOT
             raise ValueError(
                 f"expected integer labels [n], got {labels.dtype} of shape "
-                f"{list(labels.shape)}."
+                f"{list(labels.shape)}: {hint}."
             )
         mapped = isinstance(images, np.memmap)
         if mapped and images.dtype != np.uint8:

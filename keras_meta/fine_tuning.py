@@ -36,6 +36,11 @@ def finetune(learner, x, y, optimizer=None):
     Raises:
         ValueError: more or fewer than one task, or as `learner.adapt`.
 
+    Divergence: `fit` of the returned model raises a ValueError if the loss of an epoch
+    is not finite. The model of a learner that takes inner steps without a prior (the
+    MAML family) is a plain Keras model, which reports NaN and goes on, as in Keras:
+    give its `fit` a `keras.callbacks.TerminateOnNaN()`.
+
     Example:
         >>> model = km.finetune(learner, x, y)
         >>> model.fit(x, y, epochs=20)

@@ -29,7 +29,7 @@ def stacked(outputs):
     return tf.stack(outputs, axis=-1) if isinstance(outputs, tuple) else outputs
 
 
-class Learner(trainer.Trainer):
+class Learner(settings.Spelled, trainer.Trainer):
     """Learns a task from its support set, and predicts its queries.
 
     `adapt` turns support sets into a state and `infer` predicts queries from it; both
@@ -72,6 +72,9 @@ class Learner(trainer.Trainer):
     gapless = True
     # Support examples that a task needs.
     least_support = 1
+    # Whether `compile(jit_compile=True)` is right: second derivatives are not, XLA's of
+    # max pooling are wrong.
+    allows_jit = True
     # Whether an answer may depend on the other queries: "transductive" if so.
     normalization = "inductive"
 
@@ -86,7 +89,7 @@ class Learner(trainer.Trainer):
             )
         # Layers cast by themselves: to float16 they would cast targets and losses too.
         super().__init__(autocast=False, **kwargs)
-        self.supports_jit = False  # second-order gradients under XLA: DESIGN.md
+        self.supports_jit = False  # until `compile(jit_compile=True)`
         self.support_loss = losses.get(loss, self.variable_dtype)
         self.classification = losses.is_classification(self.support_loss)
         self.example_shape = tuple(example_shape)
@@ -333,7 +336,7 @@ class Learner(trainer.Trainer):
         Args:
             name: of the trace.
             function: what to trace.
-            signature: its inputs, a list of nests of TensorSpecs.
+            signature: its inputs, a list of nests of TensorSpecs; None for any.
         """
         return self._functions.get(self.trace_key(), name, function, signature)
 

@@ -1,6 +1,7 @@
 """Network: a Keras model bound once, run with the weights of a task."""
 
 import itertools
+import re
 import typing
 
 import keras
@@ -110,6 +111,39 @@ class Network:
         others = {id(v) for v in (*self.adaptable, *self.statistics)}
         return [v for v in self.model.variables if id(v) not in others]
 
+    def paths(self):
+        """A path of each of `adaptable` below the network: "encoder/conv1/kernel".
+
+        Keras numbers the layers of a process, so that `sequential_27` is another in the
+        next: names of containers that Keras gave are left out, and layers of equal
+        names are numbered in the order of the network (`conv1`, `conv1_1`).
+        """
+        layers = [self.model, *keras_private.layers_of(self.model)]
+        left_out = {self.model.name} | {
+            layer.name
+            for layer in layers
+            if not keras_private.is_leaf(layer) and _is_named_by_keras(layer)
+        }
+        owners = {
+            id(variable): layer
+            for layer in layers
+            for variable in keras_private.made_to_train(layer)
+        }
+        places, paths = {}, []
+        for variable in self.adaptable:
+            *above, name = variable.path.split("/")
+            owner = owners[id(variable)]
+            last = above.pop() if above else owner.name
+            unnumbered = "/".join([*(x for x in above if x not in left_out), last])
+            key = id(owner), unnumbered
+            if key not in places:
+                place, numbers = unnumbered, itertools.count(1)
+                while place in places.values():
+                    place = f"{unnumbered}_{next(numbers)}"
+                places[key] = place
+            paths.append(f"{places[key]}/{name}")
+        return paths
+
     def flags(self):
         """All that a trace of the network depends on besides its inputs, hashable."""
         layers = keras_private.layers_of(self.model)
@@ -207,6 +241,12 @@ class Network:
         return all(isinstance(layer, VECTORIZED_LAYERS) for layer in layers)
 
 
+def _is_named_by_keras(layer):
+    """Whether a layer has the name that Keras gives: its class, and a number."""
+    name = re.sub(r"_\d+$", "", layer.name)
+    return name.replace("_", "") == type(layer).__name__.lower()
+
+
 def _sum(losses):
     losses = list(losses)
     return tf.add_n([tf.cast(x, losses[0].dtype) for x in losses]) if losses else 0.0
@@ -280,6 +320,12 @@ def values(variables):
     dtype, whatever layer of a mixed policy is being called.
     """
     return [tf.convert_to_tensor(keras_private.uncast(v)) for v in variables]
+
+
+def assign(variables, values):
+    """Gives each of some variables its value, in their order."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def dense(gradients):

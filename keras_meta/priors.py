@@ -3,17 +3,17 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import keras_private
+from keras_meta import keras_private, network
 
 
-def module_names(variables, modules="layer"):
+def module_names(paths, modules="layer"):
     """The module that each variable belongs to.
 
     Args:
-        variables: Keras variables.
+        paths: of the variables, such as "conv1/kernel" (see `network.Network.paths`).
         modules: "layer", a module for each layer; "weight", one for each variable; a
-            function from a variable's path, such as "conv1/kernel", to the name of its
-            module; or those names as a list.
+            function from a variable's path to the name of its module; or those names
+            as a list.
 
     Returns:
         A list of names in the order of the variables.
@@ -21,11 +21,10 @@ def module_names(variables, modules="layer"):
     Raises:
         ValueError: none of these, or a list of another length.
     """
-    paths = [variable.path for variable in variables]
     if modules == "layer":
-        return [path.rpartition("/")[0] or path for path in paths]
+        return [path.rpartition("/")[0] for path in paths]
     if modules == "weight":
-        return paths
+        return list(paths)
     names = list(map(modules, paths)) if callable(modules) else modules
     if not isinstance(names, list | tuple) or len(names) != len(paths):
         raise ValueError(
@@ -108,12 +107,8 @@ class ProximalSGD(keras.optimizers.Optimizer):
     def set_prior(self, variables, centres, log_precisions):
         """Gives each variable its phi (an array) and log P (a scalar)."""
         self.build(variables)
-        for held, values in (
-            (self.centres, centres),
-            (self.log_precisions, log_precisions),
-        ):
-            for variable, value in zip(held, values, strict=True):
-                variable.assign(value)
+        network.assign(self.centres, centres)
+        network.assign(self.log_precisions, log_precisions)
 
     def update_step(self, gradient, variable, learning_rate):
         place = keras_private.place_of(self, variable)

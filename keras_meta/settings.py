@@ -1,9 +1,16 @@
 """Settings of learners: validated when set, and known to whatever was traced."""
 
+import difflib
+import functools
+import inspect
 import math
 import numbers
 
 from keras_meta import steps
+
+# The likeness of two names, of `difflib`, from which one is taken for a misspelling of
+# the other: `iner_rate` and `inner_lr` are alike enough, no attribute of Keras is.
+MISSPELLED = 0.77
 
 
 class Setting:
@@ -47,15 +54,68 @@ class Fixed(Setting):
         super().__set__(learner, value)
 
 
+class Spelled:
+    """What has settings and refuses misspelled ones.
+
+    A public attribute that neither the class nor the instance has, whose name is close
+    to that of a setting, raises an AttributeError. All others pass, and so do those
+    that a subclass sets in its `__init__`.
+    """
+
+    _made = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _marking(cls.__init__)
+
+    def __setattr__(self, name, value):
+        kind = type(self)
+        new = not (name.startswith("_") or name in vars(self) or hasattr(kind, name))
+        if new and self._made:
+            near = difflib.get_close_matches(name, names(kind), cutoff=MISSPELLED)
+            if near:
+                raise AttributeError(
+                    f"expected a setting that {kind.__name__} has, such as "
+                    f"{' or '.join(near)}, got {name}."
+                )
+        super().__setattr__(name, value)
+
+
+def _marking(init):
+    """An `__init__` that marks what it has made, unless a subclass goes on."""
+
+    @functools.wraps(init)
+    def marking(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if type(self).__init__ is marking:
+            self._made = True
+
+    # Keras reads `inspect.getfullargspec`, which follows no `__wrapped__`.
+    marking.__signature__ = inspect.signature(init)
+    return marking
+
+
+def names(kind):
+    """The names of all settings of a class, sorted."""
+    return sorted(
+        {
+            name
+            for base in kind.__mro__
+            for name, value in vars(base).items()
+            if isinstance(value, Setting)
+        }
+    )
+
+
 def current(learner):
     """`((name, value), ...)` of all settings of a learner, hashable."""
-    names = {
-        name
-        for kind in type(learner).__mro__
-        for name, value in vars(kind).items()
-        if isinstance(value, Setting) and name in learner.__dict__
-    }
-    return tuple((name, _hashable(learner.__dict__[name])) for name in sorted(names))
+    values = vars(learner)
+    return tuple(
+        (name, _hashable(values[name]))
+        for name in names(type(learner))
+        if name in values
+    )
 
 
 def _hashable(value):

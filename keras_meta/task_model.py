@@ -1,14 +1,38 @@
 """TaskModel: a learner held fixed, and the state of one task, which trains."""
 
+import math
+
 import keras
 import tensorflow as tf
 
 from keras_meta import keras_private
 from keras_meta.learner import stacked
+from keras_meta.network import assign
+
+
+class OneTask(keras.Model):
+    """A Keras model of one task whose `fit` reports that it has diverged."""
+
+    def fit(self, *args, **kwargs):
+        """Keras' `fit`.
+
+        Raises:
+            ValueError: the loss of an epoch is NaN or infinite. The losses are read
+                once all epochs are over, which costs a step nothing;
+                `keras.callbacks.TerminateOnNaN` ends the epochs at the first.
+        """
+        history = super().fit(*args, **kwargs)
+        for epoch, loss in zip(history.epoch, history.history["loss"], strict=True):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"expected a loss that stays finite, got {loss} in epoch "
+                    f"{epoch + 1}: make the model anew with a lower learning rate."
+                )
+        return history
 
 
 @keras.saving.register_keras_serializable("keras_meta")
-class TaskModel(keras.Model):
+class TaskModel(OneTask):
     """One task's model: a learner held fixed, and the task's state, which trains.
 
     Args:
@@ -30,25 +54,24 @@ class TaskModel(keras.Model):
             variable.trainable = False
         self.supports_jit = False
         leaves = tf.nest.flatten(state)
-        first = tf.nest.map_structure(lambda leaf: leaf[None], state)
+        floating = [leaf for leaf in leaves if leaf.dtype.is_floating]
         with tf.GradientTape() as tape:
-            tape.watch(first)
+            tape.watch(floating)
+            first = tf.nest.map_structure(lambda leaf: leaf[None], state)
             answer = learner.infer_tasks(first, learner.example()["query_x"])
-        gradients = tf.nest.flatten(tape.gradient(answer, first))
+        slopes = zip(floating, tape.gradient(answer, floating), strict=True)
+        trained = {id(leaf) for leaf, slope in slopes if slope is not None}
         self.state = [
             self.add_weight(
                 shape=leaf.shape,
                 dtype=leaf.dtype.name,
                 initializer="zeros",
-                trainable=gradient is not None,
+                trainable=id(leaf) in trained,
                 name=f"state_{position}",
             )
-            for position, (leaf, gradient) in enumerate(
-                zip(leaves, gradients, strict=True)
-            )
+            for position, leaf in enumerate(leaves)
         ]
-        for variable, leaf in zip(self.state, leaves, strict=True):
-            variable.assign(leaf)
+        assign(self.state, leaves)
         self._structure = tf.nest.map_structure(lambda _: None, state)
         self.built = True
 

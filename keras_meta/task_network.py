@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import keras_private, priors
+from keras_meta import keras_private, priors, task_model
+from keras_meta.network import assign
 
 
 def build(learner, x, y, optimizer=None):
@@ -29,13 +30,13 @@ def build(learner, x, y, optimizer=None):
         copy.assign(source.value)
         sources[id(source)] = copy
     weights = [value[0] for value in state["weights"]]
-    for source, value in zip(learner.adapted(), weights, strict=True):
-        sources[id(source)].assign(value)
-    pairs = list(zip(learner.adapted(), weights, strict=True))
+    adapted = learner.adapted()
+    assign([sources[id(source)] for source in adapted], weights)
+    pairs = list(zip(adapted, weights, strict=True))
     statistics = learner.bound.statistics
     x = tf.cast(x, learner.variable_dtype)
-    for source, value in zip(statistics, learner.bound.measure(pairs, x), strict=True):
-        sources[id(source)].assign(value)
+    copies = [sources[id(source)] for source in statistics]
+    assign(copies, learner.bound.measure(pairs, x))
     kept = set(map(id, learner.task_layers()))
     layers = zip(
         keras_private.layers_of(network),
@@ -59,15 +60,15 @@ def build(learner, x, y, optimizer=None):
     if optimizer is None:
         y = tf.cast(y, learner.y_spec("y").dtype)
         optimizer = learner.task_optimizer(variables, x, y)
-    found = [learner.task_prior(source, len(y)) for _, source in variables]
-    if found and found[0] is not None:
+    prior = learner.task_prior([source for _, source in variables], len(y))
+    if variables and prior is not None:
         network = TaskNetwork(network, dtype=learner.dtype_policy)
-        network.set_prior(*zip(*found, strict=True))
+        network.set_prior(*prior)
     return network, optimizer
 
 
 @keras.saving.register_keras_serializable("keras_meta")
-class TaskNetwork(keras.Model):
+class TaskNetwork(task_model.OneTask):
     """A network whose weights have a Gaussian prior around their meta-learned start.
 
         loss = mean loss of the data - log p(theta | phi, P) / S + constant
@@ -104,12 +105,8 @@ class TaskNetwork(keras.Model):
 
     def set_prior(self, centres, log_precisions):
         """Gives each trainable variable of the network its phi and log P."""
-        for held, values in (
-            (self.centres, centres),
-            (self.log_precisions, log_precisions),
-        ):
-            for variable, value in zip(held, values, strict=True):
-                variable.assign(value)
+        assign(self.centres, centres)
+        assign(self.log_precisions, log_precisions)
 
     def call(self, x, training=False):
         return self.network(x, training=training)

@@ -171,6 +171,7 @@ class Trainer(keras_private.WorkersModel):
         metrics=None,
         weighted_metrics=None,
         loss_weights=None,
+        jit_compile="auto",
         **kwargs,
     ):
         """Keras' `compile`, with this learner's loss and metrics as the defaults.
@@ -183,6 +184,10 @@ class Trainer(keras_private.WorkersModel):
                 where neither is given, the accuracy (or squared error) of an episode
                 and the half-width of its 95% interval over tasks.
             loss_weights: refused, because a learner has one loss.
+            jit_compile: True for XLA, which checks no values of a batch (labels, NaN);
+                Keras warns and goes without for gradient learners, whose second
+                derivatives XLA has wrong. "auto" goes without: on two cores XLA is
+                slower for most learners (docs/benchmarks.md).
             **kwargs: for `keras.Model.compile`.
 
         Raises:
@@ -205,11 +210,16 @@ class Trainer(keras_private.WorkersModel):
             self.query_loss = loss
         if metrics is None and weighted_metrics is None:
             weighted_metrics = self.default_metrics()
+        # Keras asks it for "auto" and for True alike. A meta-step under XLA takes 2.1
+        # times as long for ProtoNet with Conv-4, 1.5 for the LSTM, 1.15 for a CNP and
+        # 0.85 for a MANN: measured once, on two cores.
+        self.supports_jit = jit_compile is True and self.allows_jit
         super().compile(
             optimizer=optimizer,
             loss=self.query_loss,
             metrics=metrics,
             weighted_metrics=weighted_metrics,
+            jit_compile=jit_compile,
             **kwargs,
         )
         self._functions = Functions()  # traced with layers as they are now
@@ -307,7 +317,10 @@ class Functions:
             self.key, self.functions = key, {}
         if name not in self.functions:
             self.functions[name] = tf.function(
-                function, input_signature=signature, autograph=False
+                function,
+                input_signature=signature,
+                autograph=False,
+                reduce_retracing=True,
             )
         return self.functions[name]
 

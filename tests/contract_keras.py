@@ -139,7 +139,9 @@ def test_what_is_frozen_for_tasks_still_meta_trains(name):
         return  # ANIL's body has a test of its own
     first = learner.modules[0]
     learner.frozen = [first]
-    of_first = [v for v in learner.bound.trainable if learner.module_of(v) == first]
+    trainable = learner.bound.trainable
+    owners = zip(trainable, learner.modules_of(trainable), strict=True)
+    of_first = [variable for variable, module in owners if module == first]
     assert of_first and not {id(v) for v in of_first} & {
         id(v) for v in learner.adapted()
     }

@@ -919,13 +919,20 @@ def test_rotations_that_cannot_be():
         (
             [[0.0], [1.0]],
             [0.0, 1.0],
-            "expected integer labels [n], got float64 of shape [2].",
+            "expected integer labels [n], got float64 of shape [2]: "
+            "np.unique(labels, return_inverse=True)[1] numbers them.",
         ),
-        ([[0.0]], ["ox"], "expected integer labels [n], got <U2 of shape [1]."),
+        (
+            [[0.0]],
+            ["ox"],
+            "expected integer labels [n], got <U2 of shape [1]: "
+            "np.unique(labels, return_inverse=True)[1] numbers them.",
+        ),
         (
             [[0.0], [1.0]],
             [[0, 1]],
-            "expected integer labels [n], got int64 of shape [1, 2].",
+            "expected integer labels [n], got int64 of shape [1, 2]: "
+            "np.argmax(labels, axis=-1) turns one-hot labels into integers.",
         ),
         ([[0.0], [math.nan]], [0, 1], "expected finite examples, got NaN or infinity."),
         ([[0.0], [math.inf]], [0, 1], "expected finite examples, got NaN or infinity."),

@@ -384,3 +384,98 @@ def test_eager_steps_trace_nothing(capfd):
         learner.fit(episode, query_y, verbose=0)
         counts.append(len(calls))
     assert counts[0] == counts[1] > 0 and all(calls)
+
+
+# What to do about labels.
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (lambda y: y + 3, "a learner of more outputs (with_classes) takes more."),
+        (lambda y: np.where(y == 1, 0, y), "[1] renumbers those of a task."),
+        (lambda y: np.eye(3)[y], "np.argmax(labels, axis=-1) turns one-hot labels"),
+        (lambda y: np.eye(3, dtype="int32")[y], "np.argmax(labels, axis=-1) turns"),
+        (lambda y: y.astype(str), "np.unique(labels, return_inverse=True)[1] renumb"),
+        (lambda y: y.astype("float32"), "support_y.astype('int32') casts them."),
+    ],
+)
+def test_a_refusal_of_labels_states_what_to_do(change, advice):
+    learner = km.MAML(small())
+    learner.compile()
+    episode, query_y = task()
+    support_y = change(episode["support_y"])
+    changed = {**episode, "support_y": support_y}
+    for refused in (
+        lambda: learner.adapt(episode["support_x"], support_y),
+        lambda: learner.fit(changed, query_y, verbose=0),  # in a graph
+    ):
+        with pytest.raises(ValueError) as info:
+            refused()
+        sentence = str(info.value)
+        assert sentence.startswith("expected ") and sentence.endswith(".")
+        assert advice in sentence and sentence.count(". ") == 0
+
+
+# XLA, for learners without an inner loop.
+
+
+def jitted(name):
+    if name == "ProtoNet":
+        return km.ProtoNet(small(4), outputs=3)
+    if name == "CNP":
+        decoder = km.networks.mlp((8,), 1, (8,))
+        return km.CNP(small(4), decoder, "sparse_categorical_crossentropy", 3)
+    if name == "LSTMLearner":
+        return km.LSTMLearner(example_shape=[6], outputs=3, units=8)
+    sizes = {"units": 8, "rows": 4, "width": 6, "heads": 2}
+    return km.MANN(example_shape=[6], outputs=3, **sizes)
+
+
+@pytest.mark.parametrize("name", ["ProtoNet", "CNP", "LSTMLearner", "MANN"])
+def test_jit_compiles_to_the_same_step(name):
+    episode, query_y = task()
+    losses, weights = [], []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        learner = jitted(name)
+        learner.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+        assert learner.jit_compile is jit_compile
+        history = learner.fit(episode, query_y, verbose=0, shuffle=False).history
+        losses.append(history["loss"][0])
+        weights.append(learner.get_weights())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    learner.compile()
+    assert learner.jit_compile is False
+
+
+def test_jit_of_second_derivatives_is_left_out_aloud():
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        (learner := km.MAML(small())).compile(jit_compile=True)
+    assert learner.jit_compile is False
+
+
+# Traces.
+
+
+def test_estimate_traces_once_for_equal_settings():
+    learner = km.ProtoNet(small(5))
+    traces = []
+    adapt_tasks = learner.adapt_tasks
+
+    def counting(*args):
+        traces.append(args)
+        return adapt_tasks(*args)
+
+    learner.adapt_tasks = counting
+    episode, query_y = task()
+    for _ in range(3):
+        batch_norm.estimate(learner, [(episode, query_y)])
+    assert len(traces) == 1
+    norm = learner.network.layers[2]
+    before = norm.moving_mean.numpy()
+    learner.network.layers[1].kernel.assign(2 * learner.network.layers[1].kernel)
+    batch_norm.estimate(learner, [(episode, query_y)])
+    np.testing.assert_allclose(norm.moving_mean, 2 * before, rtol=1e-5)

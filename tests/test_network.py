@@ -300,3 +300,37 @@ def test_a_network_that_cannot_be_cut_stays_whole(make, adapted):
     ahead, rest = bound.split([model.get_layer(name).kernel for name in adapted])
     assert ahead is None
     assert rest is bound.graph
+
+
+def nested(*names):
+    """Two Sequential networks, with a layer of one name in each, and a head."""
+    x = inputs = keras.Input([3])
+    for name in names:
+        block = [keras.Input([3]), layers.Dense(3, name="a"), layers.ReLU()]
+        x = keras.Sequential(block, name=name)(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def test_paths_are_those_of_any_process():
+    found = [Network(nested(None, None)).paths() for _ in range(2)]
+    assert found[0] == found[1]  # Keras has numbered the containers on
+    assert found[0] == [
+        *("a/kernel", "a/bias", "a_1/kernel", "a_1/bias", "head/kernel", "head/bias")
+    ]
+    # What a user named stays.
+    assert Network(nested("one", None)).paths()[:4:2] == ["one/a/kernel", "a/kernel"]
+    # A Sequential network's own name is in the paths of Keras.
+    block = keras.Sequential(
+        [keras.Input([3]), layers.Dense(3, name="a"), layers.Dense(3, name="a_1")]
+    )
+    network = keras.Sequential(
+        [keras.Input([3]), nested_block("a"), block, layers.Dense(2, name="b")],
+        name="mine",
+    )
+    paths = Network(network).paths()
+    assert paths[::2] == ["a/kernel", "a_1/kernel", "a_1_1/kernel", "b/kernel"]
+    assert len(set(paths)) == len(paths) == len(network.variables)
+
+
+def nested_block(name):
+    return keras.Sequential([keras.Input([3]), layers.Dense(3, name=name)])

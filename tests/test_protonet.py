@@ -67,6 +67,19 @@ def test_finetuning_moves_the_prototypes_alone():
     )
 
 
+def test_finetuning_watches_no_integers(caplog):
+    protonet = learner()
+    episode, _ = smooth.episode(tasks=1)
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        model = km.finetune(protonet, x, y)
+        model.fit(x, y, verbose=0)
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)
+    assert "must be floating" not in caplog.text
+
+
 def loop_prototypes(protonet, x, y):
     features = protonet.network(x).numpy()
     means = [features[y == n].mean(0) for n in range(3)]

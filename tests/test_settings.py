@@ -1,10 +1,15 @@
 """Settings are validated when set, and known to whatever was traced."""
 
+import difflib
+import inspect
 import math
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import keras_meta as km
 from keras_meta import settings
 
 
@@ -138,3 +143,82 @@ def test_checks(check, taken, refused, sentence):
         said = str(info.value)
         assert said.startswith(f"expected it to be {sentence}")
         assert said.endswith(f", got {value!r}.")
+
+
+class Spelled(settings.Spelled):
+    inner_rate = settings.Setting(settings.positive)
+    inner_steps = settings.Setting()
+    kept = None
+
+    def __init__(self, inner_rate=0.1):
+        self.inner_rate = inner_rate
+
+
+class Extended(Spelled):
+    inner_stepz = None
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.inner_rates = [self.inner_rate]  # before it is made, a subclass's own
+
+
+def test_a_misspelled_setting_is_refused():
+    for made in (Spelled(), Extended(0.2), type("Inheriting", (Extended,), {})()):
+        kind = type(made).__name__
+        for name, near in (
+            ("iner_rate", "inner_rate"),
+            ("inner_lr", "inner_rate"),
+            ("inner_step", "inner_steps"),
+        ):
+            with pytest.raises(AttributeError) as info:
+                setattr(made, name, 0.5)
+            assert str(info.value).startswith(
+                f"expected a setting that {kind} has, such as {near}"
+            )
+            assert str(info.value).endswith(f", got {name}.")
+            assert not hasattr(made, name)
+        # What is there, private or not alike passes.
+        for name in ("inner_rate", "kept", "_inner_rat", "stop_training", "memo"):
+            setattr(made, name, 0.5)
+            assert getattr(made, name) == 0.5
+    extended = Extended()
+    extended.inner_rates = [1.0]
+    extended.inner_stepz = 3  # of the class
+    # Keras reads the arguments of an `__init__` by both of these.
+    assert list(inspect.signature(Spelled).parameters) == ["inner_rate"]
+    assert inspect.getfullargspec(Spelled.__init__).args == ["self", "inner_rate"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [km.MAML, km.Reptile, km.IMAML, km.MetaSGD, km.ANIL, km.SigmaIMAML, km.MANN],
+)
+def test_no_attribute_of_keras_is_a_misspelled_setting(kind):
+    class Plain(keras.Model):
+        def call(self, x):
+            return x
+
+    plain = Plain()
+    plain.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensors(([[1.0]], [[1.0]]))
+    plain.fit(data, validation_data=data, verbose=0)
+    known = {name for name in {*dir(plain), *vars(plain)} if name[0] != "_"}
+    assert "optimizer" in known and "stop_training" in known
+    own = settings.names(kind)
+    alike = {
+        name
+        for name in known - set(dir(kind))
+        if difflib.get_close_matches(name, own, cutoff=settings.MISSPELLED)
+    }
+    assert not alike
+
+
+def test_learners_refuse_misspelled_settings():
+    learner = km.SigmaMAML(km.networks.mlp(), "mse")
+    sentence = "^expected a setting that SigmaMAML has, such as inner_rate.*iner_rate.$"
+    with pytest.raises(AttributeError, match=sentence):
+        learner.iner_rate = 0.5
+    learner.stop_training = True
+    copy = type(learner).from_config(learner.get_config())
+    with pytest.raises(AttributeError, match=sentence):
+        copy.iner_rate = 0.5

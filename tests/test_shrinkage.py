@@ -1,6 +1,7 @@
 """The shrinkage learners: limits, the proximal step, exact gradients, closed forms."""
 
 import math
+import re
 
 import keras
 import numpy as np
@@ -455,3 +456,50 @@ def test_finetuning_leaves_frozen_layers_alone(tmp_path):
     model.fit(x, y, epochs=2, verbose=0)
     np.testing.assert_allclose(head.kernel, before, atol=1e-10)
     assert np.abs(head.bias - learner.network.get_layer("head").bias).max() > 1e-3
+
+
+def test_modules_of_nested_networks_have_names_of_their_own(tmp_path):
+    def learner(**options):
+        block = keras.Sequential([keras.Input([3]), keras.layers.Dense(4, name="a")])
+        head = keras.layers.Dense(2, name="head")
+        network = keras.Sequential([keras.Input([3]), block, head])
+        return km.SigmaMAML(network, "mse", **options)
+
+    assert learner().modules == learner().modules == ["a", "head"]
+    made = learner(frozen=["a"])
+    made.save(tmp_path / "learner.keras")
+    assert keras.models.load_model(tmp_path / "learner.keras").frozen == ("a",)
+    assert learner(modules="weight").modules[0] == "a/kernel"
+    # A file of older commits names modules as it did.
+    old = ["sequential_27/a", "sequential_27/a", "head", "head"]
+    config = {**learner().get_config(), "modules": old, "frozen": ["sequential_27/a"]}
+    assert km.SigmaMAML.from_config(config).frozen == ("sequential_27/a",)
+
+
+def diverging(kind):
+    """A learner, a support set, and an optimizer that diverges on it."""
+    random = np.random.RandomState(0)
+    x = (100 * random.normal(size=[6, 3])).astype("float32")
+    if kind == "prior":
+        y = random.normal(size=[6, 2]).astype("float32")
+        network = km.networks.mlp((3,), 2, (5,))
+        return km.SigmaMAML(network, "mse", initial_scale=0.01), x / 100, y
+    y = random.normal(size=[6, 1]).astype("float32")
+    encoder, decoder = km.networks.mlp((4,), 8, (8,)), km.networks.mlp((11,), 2, (8,))
+    return km.CNP(encoder, decoder), x, y
+
+
+@pytest.mark.parametrize("kind", ["prior", "state"])
+def test_finetuning_that_diverges_ends_in_a_sentence(kind, tmp_path):
+    learner, x, y = diverging(kind)
+    model = km.finetune(learner, x, y, keras.optimizers.SGD(1e20))
+    with pytest.raises(ValueError) as info:
+        model.fit(x, y, epochs=5, verbose=0)
+    assert re.fullmatch(
+        r"expected a loss that stays finite, got (nan|inf) in epoch [2-5]: make the "
+        r"model anew with a lower learning rate\.",
+        str(info.value),
+    )
+    # One that does not returns Keras' history.
+    model = km.finetune(learner, x, y, keras.optimizers.SGD(1e-6))
+    assert len(model.fit(x, y, epochs=2, verbose=0).history["loss"]) == 2

@@ -48,13 +48,14 @@ class ANIL(gradient.GradientLearner):
                 f"{', '.join(missing)}."
             )
 
-    def adapts(self, variable):
-        return any(
-            variable is candidate
+    def adapted(self):
+        chosen = {
+            id(variable)
             for layer in keras_private.layers_of(self.network)
             if layer.name in self.layers_adapted
-            for candidate in keras_private.made_to_train(layer)
-        )
+            for variable in keras_private.made_to_train(layer)
+        }
+        return [v for v in self.bound.trainable if id(v) in chosen]
 
     def carried(self, weight, shape):
         if weight.shape == shape:

@@ -46,7 +46,7 @@ class GradientLearner(learner.Learner):
     how many classes it has. The meta-gradient of each task is taken inside the map over
     tasks, so that memory does not grow with the number of tasks.
 
-    A subclass says what it learns (`meta_variables`), which weights adapt (`adapts`),
+    A subclass says what it learns (`meta_variables`), which weights adapt (`adapted`),
     the prior's pull (`log_precisions`), the inner step (`update`) and what the
     derivative of the adapted weights is (`solve`); the defaults are MAML.
 
@@ -76,6 +76,7 @@ class GradientLearner(learner.Learner):
 
     # Whether meta-training differentiates the inner loop, and so writes it out.
     unrolled = True
+    allows_jit = False
     # Whether the start learns from the queries' loss, which `[T, Q]` weights weigh.
     outer_loss = True
 
@@ -131,13 +132,9 @@ class GradientLearner(learner.Learner):
 
     # What a subclass may change.
 
-    def adapts(self, variable):
-        """Whether a trainable variable of the network adapts."""
-        return True
-
     def adapted(self):
-        """The variables of the network that adapt, in its order."""
-        return [v for v in self.bound.trainable if self.adapts(v)]
+        """The trainable variables of the network that adapt, in its order."""
+        return self.bound.trainable
 
     def meta_variables(self):
         """The variables that meta-training learns, a nest with "weights" in it."""
@@ -338,9 +335,12 @@ class GradientLearner(learner.Learner):
 
     def _split(self, per_variable):
         """What there is for each trainable variable: of adapted ones, of the others."""
-        adapts = [self.adapts(v) for v in self.bound.trainable]
-        pairs = list(zip(adapts, per_variable, strict=True))
-        return [v for a, v in pairs if a], [v for a, v in pairs if not a]
+        adapted = {id(v) for v in self.adapted()}
+        pairs = list(zip(map(id, self.bound.trainable), per_variable, strict=True))
+        return (
+            [value for key, value in pairs if key in adapted],
+            [value for key, value in pairs if key not in adapted],
+        )
 
     def _pairs(self, meta, weights, held):
         """Variables of the network and their values: a task's own, and shared ones."""
@@ -478,20 +478,22 @@ class GradientLearner(learner.Learner):
             and adapted & {id(v) for v in layer.trainable_variables}
         ]
 
-    def task_prior(self, source, examples):
-        """`(phi, log P)` of one of the network's variables, None if the prior is flat.
+    def task_prior(self, sources, examples):
+        """The prior of some of the network's variables, None if it is flat.
 
         Args:
-            source: a variable of `self.network`.
+            sources: variables of `self.network`.
             examples: S.
+
+        Returns:
+            `(centres, log_precisions)`, a phi and a log P for each variable.
         """
-        meta = self._meta_values()
-        pulls = self.log_precisions(meta, tf.constant(examples))
+        pulls = self.log_precisions(self._meta_values(), tf.constant(examples))
         if pulls is None:
             return None
         of_variable = dict(zip(map(id, self.adapted()), pulls, strict=True))
-        pull = of_variable.get(id(source), tf.constant(HELD))
-        return tf.convert_to_tensor(source.value), tf.cast(pull, source.dtype)
+        pulls = [tf.cast(of_variable.get(id(v), HELD), v.dtype) for v in sources]
+        return network_module.values(sources), pulls
 
     def task_optimizer(self, variables, x, y):
         """A Keras optimizer whose next step on all of x is one more inner step.

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_meta import keras_private, settings
+from keras_meta import keras_private, network, settings
 from keras_meta.learners import gradient
 
 
@@ -97,8 +97,7 @@ class RatedSGD(keras.optimizers.Optimizer):
     def set_rates(self, variables, rates):
         """Gives each variable its alpha, an array of its shape."""
         self.build(variables)
-        for held, rate in zip(self.rates, rates, strict=True):
-            held.assign(rate)
+        network.assign(self.rates, rates)
 
     def update_step(self, gradient, variable, learning_rate):
         factor = keras.ops.cast(learning_rate, variable.dtype)

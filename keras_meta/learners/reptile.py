@@ -87,19 +87,22 @@ class Reptile(gradient.GradientLearner):
             x = tf.concat([x, task["query_x"]], axis=0)
             y = tf.concat([y, tf.cast(task["query_y"], y.dtype)], axis=0)
         state = self.adapt_task(meta, held, x, y, True)
-        outputs, _ = self.infer_task(meta, held, state, task["query_x"])
         ends = dict(zip(map(id, self.adapted()), state["weights"], strict=True))
         gradients = [
             (phi - ends.get(id(v), phi)) * outer.factor(task)
             for v, phi in zip(self.bound.trainable, meta["weights"], strict=True)
         ]
+        if self.joint:  # it has adapted to the queries: `meta_gradient` reports
+            nothing = tf.zeros([], outer.scale.dtype)
+            return nothing, nothing, gradients
+        outputs, _ = self.infer_task(meta, held, state, task["query_x"])
         return outer.loss(task, outputs), outputs, gradients
 
     def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
         loss, gradients, variables, outputs = super().meta_gradient(
             episode, query_y, weights, loss_scale
         )
-        if self.joint:  # it has adapted to the queries
+        if self.joint:  # what `evaluate` would report
             query_y = tf.convert_to_tensor(query_y)
             shown = slice(self.reported_tasks)
             outputs = self({key: x[shown] for key, x in episode.items()})

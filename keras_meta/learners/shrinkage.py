@@ -36,8 +36,9 @@ class Shrinkage(gradient.GradientLearner):
 
     Args:
         network: see `GradientLearner`, as for all other arguments.
-        modules: "layer", "weight", a function from a variable's path to the name of its
-            module, or a name for each trainable variable.
+        modules: "layer", "weight", a function from a variable's path (see
+            `network.Network.paths`) to the name of its module, or a name for each
+            trainable variable.
         initial_scale: sigma of every module to begin with.
         scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
             What is trained is `log sigma^2 / scale_rate`.
@@ -70,7 +71,7 @@ class Shrinkage(gradient.GradientLearner):
         **kwargs,
     ):
         super().__init__(network, loss, **kwargs)
-        self.module_names = priors.module_names(self.bound.adaptable, modules)
+        self.module_names = priors.module_names(self.bound.paths(), modules)
         self.modules = list(dict.fromkeys(self.module_names))
         self.initial_scale = initial_scale
         self.scale_rate = scale_rate
@@ -102,13 +103,16 @@ class Shrinkage(gradient.GradientLearner):
         self.frozen = [m for m in self.modules if m in frozen or scales[m] < scale]
         return list(self.frozen)
 
-    def module_of(self, variable):
-        """The name of the module that a variable of the network belongs to."""
-        places = {id(v): i for i, v in enumerate(self.bound.adaptable)}
-        return self.module_names[places[id(variable)]]
+    def modules_of(self, variables):
+        """The names of the modules that variables of the network belong to, a list."""
+        sources = map(id, self.bound.adaptable)
+        names = dict(zip(sources, self.module_names, strict=True))
+        return [names[id(variable)] for variable in variables]
 
-    def adapts(self, variable):
-        return self.module_of(variable) not in self.frozen
+    def adapted(self):
+        trainable = self.bound.trainable
+        pairs = zip(trainable, self.modules_of(trainable), strict=True)
+        return [variable for variable, name in pairs if name not in self.frozen]
 
     def meta_variables(self):
         variables = super().meta_variables()
@@ -125,8 +129,8 @@ class Shrinkage(gradient.GradientLearner):
         log_variances = self.log_variances(meta)
         log_examples = tf.math.log(tf.cast(examples, self.variable_dtype))
         return [
-            -log_examples - log_variances[self.module_of(variable)]
-            for variable in self.adapted()
+            -log_examples - log_variances[name]
+            for name in self.modules_of(self.adapted())
         ]
 
     def get_config(self):
