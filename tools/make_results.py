@@ -48,7 +48,7 @@ memory of a process with TensorFlow and nothing else: side by side in one run of
 `tools/benchmark.py --what=adaptation --csv=zoo/adaptation.csv`, for entries of then.
 Meta-steps: the one whose weights are kept, best on validation tasks, of those taken.
 Hours: on two cores; those of the entry that training began from come on top.
-`python tools/train.py --recipe=NAME` trains an entry anew.
+`keras-meta train NAME` trains an entry anew.
 
 """
 PAIRED = """
@@ -69,7 +69,7 @@ LAKE = """
 
 Error in percent at twenty characters of one of Omniglot's evaluation alphabets, one
 drawing of each by one person to learn from, one of each by another person to name, each
-by itself: `python tools/evaluate.py --model=NAME --protocol=lake` draws such tasks.
+by itself: `keras-meta evaluate NAME --protocol lake` draws such tasks.
 Those of the literature are means over Lake's twenty published ones, which `keras-meta
 evaluate NAME --lake-runs DIR` scores where a user has them.
 
