@@ -18,8 +18,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".ti
 
 def check_integer(name, value, least):
     """Raises a ValueError unless `value` is an integer and at least `least`."""
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"expected {name} to be an integer >= {least}, got {value}.")
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < least:
+        got = value if integer else repr(value)
+        raise ValueError(f"expected {name} to be an integer >= {least}, got {got}.")
 
 
 def fold_seed(seed, index):

@@ -21,7 +21,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, lake, pages, published, recipes, scores, training
+from keras_meta.zoo import cards, lake, pages, published, recipes, runs, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("episodes", 1000, "Tasks for each figure.")
@@ -132,7 +132,7 @@ def score(name):
                 if key not in ("model", "seconds")
             }
         )
-    training.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))
+    runs.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))
     dataclasses.replace(card, figures=figures).write()
 
 

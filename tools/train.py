@@ -27,7 +27,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, recipes, training
+from keras_meta.zoo import cards, cluster, recipes, runs, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("recipe", None, "Name of the recipe.", required=True)
@@ -86,25 +86,29 @@ def ready(recipe, learner, steps):
 
 def train(name, directory, steps, seed):
     recipe = recipes.recipe(name)
-    print(f"{name}: loading data", flush=True)
-    learner = recipe.learner()
-    source = learner.preprocess, seed
-    if training.has_fixed_encoder(learner):  # which then runs once over the data
-        encoder, learner = training.split(begin(recipe, seed))
-        episodes = recipe.task.episodes(*source, encoder)
-    else:
-        learner, episodes = None, recipe.task.episodes(*source)
-    validation = episodes["validation"]().take(FLAGS.validation_tasks)
-    training.fit(
-        lambda: ready(recipe, learner or begin(recipe, seed), steps),
-        episodes["train"],
-        validation.batch(recipe.tasks).prefetch(2),
-        directory,
-        {"recipe": name, "steps": steps, "seed": seed, "commit": commit()},
-        recipe.tasks,
-        FLAGS.every,
-        recipe.task.metric,
+
+    def load():
+        print(f"{name}: loading data", flush=True)
+        learner = recipe.learner()
+        source = learner.preprocess, seed
+        if training.has_fixed_encoder(learner):  # which then runs once over the data
+            encoder, learner = training.split(begin(recipe, seed))
+            episodes = recipe.task.episodes(*source, encoder)
+        else:
+            learner, episodes = None, recipe.task.episodes(*source)
+        validation = episodes["validation"]().take(FLAGS.validation_tasks)
+        return (
+            lambda: ready(recipe, learner or begin(recipe, seed), steps),
+            episodes["train"],
+            validation.batch(recipe.tasks).prefetch(2),
+        )
+
+    settings = training.settings(
+        name, steps, seed, FLAGS.validation_tasks, origin_of(recipe)
     )
+    settings["commit"] = commit()
+    metric = recipe.task.metric
+    training.fit(load, directory, settings, recipe.tasks, FLAGS.every, metric)
 
 
 def commit():
@@ -164,7 +168,6 @@ def workers(count, directory):
     Returns:
         The exit status: of one that failed, or 0.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
@@ -206,23 +209,22 @@ def main(_):
     try:
         recipe = recipes.recipe(name)
         directory = pathlib.Path(FLAGS.out or f"runs/{name}")
-        if recipe.tasks % FLAGS.workers:
-            raise ValueError(
-                f"expected workers to divide the {recipe.tasks} tasks of a meta-step, "
-                f"got {FLAGS.workers}."
-            )
-        cluster = os.environ.get("TF_CONFIG")
-        if FLAGS.workers > 1 and not cluster:
+        config = os.environ.get("TF_CONFIG")
+        count, first = cluster.parse(config) if config else (FLAGS.workers, True)
+        numbers = "steps", "seed", "every", "validation_tasks", "workers"
+        training.check(recipe, count, {each: FLAGS[each].value for each in numbers})
+        runs.make(directory)
+        if FLAGS.workers > 1 and not config:
             sys.exit(workers(FLAGS.workers, directory))
         cores = max(km.runtime.usable_cores() // FLAGS.workers, 1)
         km.runtime.configure(recipe.intra_op, cores)
         strategy = tf.distribute.get_strategy()
-        if cluster:
+        if config:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
         seed = recipe.seed if FLAGS.seed is None else FLAGS.seed
+        steps = recipe.steps if FLAGS.steps is None else FLAGS.steps
         with strategy.scope():
-            train(name, directory, FLAGS.steps or recipe.steps, seed)
-        first = not cluster or json.loads(cluster)["task"]["index"] == 0
+            train(name, directory, steps, seed)
         if FLAGS.publish and first:
             publish(name, directory, seed)
     except ValueError as error:

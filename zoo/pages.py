@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
-from keras_meta.zoo import console, published, recipes, scores, training
+from keras_meta.zoo import console, published, recipes, runs, scores, training
 
 SEED = 0
 TASKS = 100  # of a curve
@@ -55,7 +55,7 @@ def write(name):
         console.save(figure, card.directory / file)
         pictures[title] = file
     text = page(learner, card, pictures)
-    training.replace(
+    runs.replace(
         card.directory / "README.md",
         lambda draft: draft.write_text(text, encoding="utf-8"),
     )
