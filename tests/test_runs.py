@@ -249,20 +249,19 @@ def test_clusters():
 COMMAND = """
 import sys
 from unittest import mock
-from absl import app
 sys.path.insert(0, "tools")
 import train
 from keras_meta.zoo import recipes
 loaded = mock.patch.object(recipes.Functions, "episodes", side_effect=SystemError)
 with loaded:
-    app.run(train.main)
+    sys.exit(train.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize(
     ("options", "config", "stated"),
     [
-        (["--steps=0"], None, "expected steps to be an integer >= 1, got 0."),
+        (["--validation_tasks=0"], None, "expected an integer >= 1, got 0"),
         ([], "{}", "expected TF_CONFIG to be JSON such as"),
     ],
 )
@@ -276,9 +275,10 @@ def test_the_command_refuses_before_it_loads(tmp_path, options, config, stated):
         cwd=ROOT,
         env={**runs.os.environ, **environment},
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith(f"train: error: {stated}") and "Traceback" not in done.stderr
+    assert f"error: {stated}" in said.replace("argument --validation-tasks: ", "")
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -335,12 +336,14 @@ def test_export_of_all(capsys, monkeypatch):
     kernel.assign(np.random.RandomState(0).normal(size=kernel.shape))
 
     def wrong(learner, base):
+        warnings.warn("it is transductive", UserWarning, stacklevel=2)
         return export(other if base.name == IMAGES else learner, base)
 
     monkeypatch.setattr(km, "export", wrong)
     assert cli.main(["export", "--all", "served"]) == 1
     out, err = capsys.readouterr()
     assert f"error: {IMAGES}: expected served/{IMAGES}/2 to give the answers" in err
+    assert f"warning: {CURVES}: it is transductive\n" in err
     assert f"failed: {IMAGES}\n" in err and f"served/{CURVES}/2" in out
     assert list(served()) == [CURVES]
 
@@ -438,3 +441,86 @@ def test_a_pool_says_what_it_is(glyphs):  # noqa: F811
         [1, 0],
         [1, 1],
     ]
+
+
+# train
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command asks of a run that is not made."""
+    from keras_meta.zoo import entries
+
+    asked = []
+
+    def run(name, directory, words, workers, publish, **options):
+        asked.append((name, directory, words, workers, publish, options))
+        return 0
+
+    monkeypatch.setattr(entries, "run", run)
+    return asked
+
+
+def test_train_passes_on_what_it_is_given(asked, monkeypatch, capsys):
+    assert cli.main(["train", CURVES]) == 0
+    given = "--out=here --steps=9 --seed=0 --every=3 --validation-tasks=4 --workers=2"
+    given += " --warm-start=none --publish"
+    assert cli.main(["train", CURVES, *given.split()]) == 0
+    # In the words of older cards.
+    monkeypatch.syspath_prepend(test_cli.ROOT / "tools")
+    import train
+
+    assert train.main([f"--recipe={CURVES}", *given.replace("-t", "_t").split()]) == 0
+    plain, full, older = asked
+    usual = {"steps": None, "seed": None, "every": 500, "validation_tasks": 200}
+    name, directory, words, *rest = plain
+    assert (name, directory) == (CURVES, pathlib.Path("runs", CURVES))
+    assert rest == [1, False, {**usual, "warm_start": None}]
+    options = {"steps": 9, "seed": 0, "every": 3, "validation_tasks": 4}
+    name, directory, words, *rest = full
+    assert directory == pathlib.Path("here")
+    assert rest == [2, True, {**options, "warm_start": "none"}] and older == full
+    # Other processes are given the same.
+    assert cli.main(words) == 0
+    assert asked[-1] == full
+    test_cli.assert_fails(capsys, "got 'maml.none'", "train", "maml.none")
+
+
+def test_a_run_that_is_interrupted(monkeypatch, capsys):
+    from keras_meta.zoo import entries, training
+
+    def stopped(*_, **options):
+        raise training.Stopped(training.STOPPED)
+
+    monkeypatch.setattr(entries, "run", stopped)
+    assert cli.main(["train", CURVES]) == 130
+    assert capsys.readouterr().err == f"keras-meta: {training.STOPPED}\n"
+
+
+def test_the_commit_is_that_of_the_code_alone(tmp_path, monkeypatch):
+    from keras_meta.zoo import entries
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=tmp_path, capture_output=True)
+
+    git("init")
+    (tmp_path / "entries.py").touch()
+    monkeypatch.setattr(entries, "__file__", str(tmp_path / "entries.py"))
+    git("-c", "user.name=a", "-c", "user.email=a", "commit", "--allow-empty", "-m", "a")
+    assert entries.commit() is None  # an environment in another repository
+    git("add", ".")
+    assert entries.commit() == git("rev-parse", "HEAD").stdout.decode().strip()
+
+
+def test_what_is_published_names_the_command(tmp_path, monkeypatch):
+    from keras_meta.zoo import entries
+
+    folder = tmp_path / "models"
+    folder.mkdir()
+    zoo.load(CURVES).save(tmp_path / "best.keras")
+    (tmp_path / "log.csv").write_text("step,seconds,val_mse\n5,36,0.5\n")
+    monkeypatch.setattr(cards, "MODELS", folder)
+    entries.publish(CURVES, tmp_path, 0, "maml.other")
+    card = zoo.card(CURVES)
+    assert card.command == f"keras-meta train {CURVES} (warm-started from maml.other)"
+    assert (card.steps, card.kept, card.hours) == (5, 5, 0.01)

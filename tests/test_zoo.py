@@ -277,8 +277,8 @@ def test_a_full_disk_is_told_and_nothing_lost(tmp_path):
     for size in (100, written // 2, written - 100):
         process = begin(stopped, preexec_fn=functools.partial(full, size))
         _, said = process.communicate()
-        assert process.returncode == 1
-        assert "train: error: File too large: nothing is lost" in said
+        assert process.returncode == 2
+        assert "keras-meta: error: File too large: nothing is lost" in said
         assert "Traceback" not in said
     assert begin(stopped).wait() == 0
     same_bits(whole, stopped)

@@ -27,7 +27,7 @@ exit codes:
 
 Shell completion: keras-meta --print-completion bash, zsh or tcsh writes the script.
 """
-MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+MISTAKE, BROKEN_PIPE = 2, 141
 # The function of bash that completes the names of entries.
 ENTRIES = "_keras_meta_entries() {{ compgen -W '{names}' -- \"$1\"; }}"
 
@@ -62,7 +62,7 @@ def main(argv=None):
         return MISTAKE
     except KeyboardInterrupt:
         print("keras-meta: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return console.INTERRUPTED
 
 
 def _sentence(error):

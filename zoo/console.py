@@ -41,6 +41,7 @@ for line in sys.stdin.buffer:
 # For terminals whose encoding lacks a character; all others become "?".
 SUBSTITUTES = {"±": "+-", "✓": "+", "✗": "x", "·": ".", "→": ">"}
 PIPE_WIDTH = 160
+INTERRUPTED = 130  # an exit code
 STDOUT = pathlib.Path("-")
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
-from keras_meta.zoo import console, published, recipes, runs, scores, training
+from keras_meta.zoo import console, facts, published, recipes, runs, scores, training
 
 SEED = 0
 TASKS = 100  # of a curve
@@ -27,7 +27,7 @@ FOR = {
 }
 OTHERWISE = {
     "images": "photographs, or any pictures unlike its data: it has seen nothing else; "
-    "`tools/train.py` and the README's own-images tutorial train one on others.",
+    "`keras-meta train` and the README's own-images tutorial train one on others.",
     "curves": "curves of another kind, x outside the range of its data, or fewer "
     "points than it was trained with.",
     "points": "functions of another family, or inputs outside the range of its data.",
@@ -105,7 +105,7 @@ def page(learner, card, pictures):
         "## Make it anew",
         "",
         "```sh",
-        f"{card.command.partition(' (')[0]} --publish",
+        f"{facts.command(card.name)} --publish",
         f"python tools/make_results.py --models={card.name}",
         "```",
         "",

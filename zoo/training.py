@@ -26,6 +26,10 @@ OF_A_RECIPE = ("task", "optimizer", "rate", "average", "clip", "adjust")
 STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
+class Stopped(SystemExit):
+    """The run was interrupted."""
+
+
 def fit(load, directory, settings, tasks, every, metric):
     """Meta-trains, going on from the last checkpoint in `directory` if there is one.
 
@@ -51,7 +55,7 @@ def fit(load, directory, settings, tasks, every, metric):
         ValueError: `steps`, `tasks` or `every` is no positive integer, `directory`
             holds a run of other settings or one that is training now, or training
             diverged.
-        SystemExit: the run was interrupted.
+        Stopped: the run was interrupted.
     """
     steps = settings["steps"]
     for name, value in (("steps", steps), ("tasks", tasks), ("every", every)):
@@ -82,7 +86,7 @@ def fit(load, directory, settings, tasks, every, metric):
             verbose=1 if sys.stdout.isatty() else 0,
         )
     if run.stop_signal:
-        sys.exit(STOPPED)
+        raise Stopped(STOPPED)
 
 
 def check(recipe, workers, numbers):
@@ -214,7 +218,7 @@ class Run(keras.callbacks.Callback):
 
     def _stop(self, number, frame):
         if self.stop_signal:
-            sys.exit(STOPPED)
+            raise Stopped(STOPPED)
         self.stop_signal = True
         left = min(-self.step % self.every, self.steps - self.step)
         pace = (time.time() - self.began) / max(self.step - self.first_step, 1)
