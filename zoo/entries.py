@@ -149,7 +149,11 @@ def workers(count, directory, words):
     for index in range(count):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        said = None if index == 0 else (directory / f"worker-{index}.log").open("w")
+        said = (
+            None
+            if index == 0
+            else (directory / f"worker-{index}.log").open("w", encoding="utf-8")
+        )
         running.append(
             subprocess.Popen(
                 [sys.executable, "-m", "keras_meta", *words],
