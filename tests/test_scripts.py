@@ -145,6 +145,8 @@ def test_a_csv_file_is_checked_before_the_work(task, capsys, monkeypatch):
     fails(capsys, apart, "learn", "task", "--csv=x.png", "--out=x.png")
     monkeypatch.setattr(console, "start", lambda: km)
     fails(capsys, apart, "learn", "task", "--csv=task/query/0-4.png")
+    words = ["evaluate", IMAGES, "--data=task/support"]
+    fails(capsys, apart, *words, "--csv=task/support/ant/0.png")
 
 
 def test_a_device_is_written_to_and_not_replaced(capsys):
@@ -378,7 +380,8 @@ def test_a_terminal_of_ascii(monkeypatch, capsys, task):
         assert cli.main(["list", "--csv", "-"]) == 0
         stream.flush()
         text = raw.getvalue().decode(encoding)
-        assert "90.00% " in text and "x" in text and "?" in text
+        name = {"ascii": "\\xe9", "cp1252": "é"}[encoding]
+        assert f"{name}+\\udcff" in text and "\nx " in text
         assert ("90.00% +- 1.00%" in text) == (encoding == "ascii")
 
 

@@ -38,7 +38,7 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.flush()
 """
 
-# For terminals whose encoding lacks a character; all others become "?".
+# For terminals whose encoding lacks a character; all others become escapes.
 SUBSTITUTES = {"±": "+-", "✓": "+", "✗": "x", "·": ".", "→": ">"}
 PIPE_WIDTH = 160
 INTERRUPTED = 130  # an exit code
@@ -206,11 +206,12 @@ def confusion(counts, names):
 
 
 def _substitute(error):
-    """An error handler of encodings: `SUBSTITUTES`, or "?"."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    text = error.object[error.start : error.end]
-    return "".join(SUBSTITUTES.get(each, "?") for each in text), error.end
+    """An error handler of encodings: `SUBSTITUTES`, or escapes such as `\\xe9`."""
+    error.end = error.start + 1  # one character after the other
+    substitute = SUBSTITUTES.get(error.object[error.start])
+    if substitute:
+        return substitute, error.end
+    return codecs.backslashreplace_errors(error)
 
 
 codecs.register_error("keras_meta_substitute", _substitute)

@@ -82,7 +82,7 @@ def _learn_images(arguments, say):
     probabilities = _softmax(np.concatenate(logits))[:, : len(classes)]
 
     names = [folder.name for folder in classes]
-    labels = known_labels(asked, queries, names)
+    labels = predictions.known_labels(asked, queries, names)
     say.print(
         f"{card.name} learned {len(classes)} classes from {len(files)} images",
         style="bold",
@@ -138,7 +138,7 @@ def read_folders(support, queries):
             raise ValueError(f"expected images in {folder}, found none.")
     if not queries.is_dir():
         raise ValueError(f"expected images to classify in {queries}, found no folder.")
-    folders = [queries, *labelled_folders(support, queries, classes)]
+    folders = [queries, *predictions.labelled_folders(support, queries, classes)]
     asked = [
         file
         for folder in folders
@@ -149,40 +149,6 @@ def read_folders(support, queries):
     if not asked:
         raise ValueError(f"expected images to classify in {queries}, found none.")
     return classes, examples, asked
-
-
-def labelled_folders(support, queries, classes):
-    """The sub-folders of a query folder that are named as classes.
-
-    Raises:
-        ValueError: there are some, and others that are not.
-    """
-    if queries.samefile(support):  # they are the support examples
-        return []
-    names = [folder.name for folder in classes]
-    folders = sorted(
-        path
-        for path in queries.iterdir()
-        if path.is_dir()
-        and not path.name.startswith(".")
-        and not path.samefile(support)
-    )
-    found = [folder for folder in folders if folder.name in names]
-    others = [folder.name for folder in folders if folder.name not in names]
-    if found and others:
-        raise ValueError(
-            f"expected the sub-folders of {queries} to be named as classes of "
-            f"{support}, got {', '.join(others[:3])}."
-        )
-    return found
-
-
-def known_labels(files, queries, names):
-    """The class of each file that lies in a sub-folder, or None."""
-    return [
-        None if file.parent == queries else names.index(file.parent.name)
-        for file in files
-    ]
 
 
 def _folders(queries, support):

@@ -1,8 +1,42 @@
-"""What `learn` and `request` predict, as tables, CSV and JSON."""
+"""What `learn` and `request` predict, and how well where the classes are known."""
 
 import numpy as np
 
 from keras_meta.zoo import console, scores
+
+
+def labelled_folders(support, queries, classes):
+    """The sub-folders of a query folder that are named as classes.
+
+    Raises:
+        ValueError: there are some, and others that are not.
+    """
+    if queries.samefile(support):  # they are the support examples
+        return []
+    names = [folder.name for folder in classes]
+    folders = sorted(
+        path
+        for path in queries.iterdir()
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and not path.samefile(support)
+    )
+    found = [folder for folder in folders if folder.name in names]
+    others = [folder.name for folder in folders if folder.name not in names]
+    if found and others:
+        raise ValueError(
+            f"expected the sub-folders of {queries} to be named as classes of "
+            f"{support}, got {', '.join(others[:3])}."
+        )
+    return found
+
+
+def known_labels(files, queries, names):
+    """The class of each file that lies in a sub-folder, or None."""
+    return [
+        None if file.parent == queries else names.index(file.parent.name)
+        for file in files
+    ]
 
 
 def show_classes(output, model, names, files, labels, probabilities):

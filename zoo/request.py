@@ -38,7 +38,7 @@ def run(arguments, output):
         return _points(arguments, output)
     inputs, names, files = _images(arguments.support, arguments.query, output)
     outputs = _send(arguments, "serving_images", inputs)
-    labels = learn.known_labels(files, arguments.query, names)
+    labels = predictions.known_labels(files, arguments.query, names)
     shown = [file.relative_to(arguments.query).as_posix() for file in files]
     probabilities = outputs["probabilities"][0][:, : len(names)]
     predictions.show_classes(

@@ -62,6 +62,9 @@ def add(parser):
 
 def run(arguments, output):
     card = console.trained_card(arguments.name)
+    for folder in (arguments.data, arguments.lake_runs):
+        if folder and output.file:
+            output.keep_apart(*folder.rglob("*"))
     if arguments.lake_runs:
         _refuse(arguments, "--lake-runs", ("episodes", *SIZES, "seed"))
         return _lake_runs(card, arguments.lake_runs, output)
