@@ -149,10 +149,14 @@ def test_a_csv_file_is_checked_before_the_work(task, capsys, monkeypatch):
     fails(capsys, apart, *words, "--csv=task/support/ant/0.png")
 
 
-def test_a_device_is_written_to_and_not_replaced(capsys):
-    before = os.stat(os.devnull).st_mode
-    assert cli.main(["list", "--csv", os.devnull, "--quiet"]) == 0
-    assert os.stat(os.devnull).st_mode == before
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_is_written_to_and_not_replaced():
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert cli.main(["info", CURVES, "--csv", "pipe", "--quiet"]) == 0
+    assert os.read(reader, 2**16).startswith(b"fact,value\n")
+    os.close(reader)
+    assert pathlib.Path("pipe").is_fifo()
 
 
 def test_list_and_info_as_data(capsys):
