@@ -429,13 +429,18 @@ def test_completion_of_a_shell(capsys):
     assert done.stdout.split() == ["maml.sinusoid"], done.stderr
 
 
-def test_the_help_has_the_exit_codes(capsys):
+def test_the_help_has_the_exit_codes_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     out = capsys.readouterr().out
     for code in ("0    done", "1    demo", "2    a mistake", "130  interrupted"):
         assert code in out
-    assert max(map(len, out.splitlines())) <= 88
+    for words in ([], *([name] for name in cli.COMMANDS)):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80, words
 
 
 def test_a_pool_says_what_it_is(glyphs):  # noqa: F811

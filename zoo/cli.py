@@ -25,7 +25,8 @@ exit codes:
   2    a mistake of yours, which one sentence on standard error names
   130  interrupted
 
-Shell completion: keras-meta --print-completion bash, zsh or tcsh writes the script.
+Shell completion: keras-meta --print-completion bash (or zsh, tcsh) writes a
+script.
 """
 MISTAKE, BROKEN_PIPE = 2, 141
 # The function of bash that completes the names of entries.

@@ -6,16 +6,17 @@ from keras_meta.zoo import console, facts, scores
 
 HELP = "score an entry on tasks it has never seen"
 DESCRIPTION = """\
-Scores an entry on replayable tasks: of its own test classes, of a folder of yours, or
-of Lake's one-shot protocol.
+Scores an entry on replayable tasks: of its own test classes, of a folder of
+yours, or of Lake's one-shot protocol.
 
   keras-meta evaluate maml.omniglot_5w1s --episodes 1000
-  keras-meta evaluate maml.omniglot_5w1s-inductive --data letters/ --ways 5 --shots 1
+  keras-meta evaluate maml.omniglot_5w1s --data letters/ --ways 5 --shots 1
   keras-meta evaluate protonet.lake --protocol lake
 
-With --data each sub-folder of DIR is a class of images. With --protocol lake a task is
-twenty characters of one evaluation alphabet: one drawer gives the support examples,
-another the queries. --lake-runs scores the twenty runs that Lake et al. published.
+With --data each sub-folder of DIR is a class of images. With --protocol lake a
+task is twenty characters of one evaluation alphabet: one drawer gives the
+support examples, another the queries. --lake-runs scores the twenty runs that
+Lake et al. published.
 """
 NORMALIZATION = {
     "inductive": "each query is answered by itself",
@@ -47,9 +48,11 @@ def add(parser):
     )
     kinds.add_argument(
         "--protocol",
+        metavar="KIND",
         choices=["zoo", "lake"],
         default="zoo",
-        help="tasks of the entry's own test classes (default), or of Lake's protocol",
+        help="zoo: tasks of the entry's own test classes (default); lake: of Lake's "
+        "protocol",
     )
     kinds.add_argument(
         "--lake-runs",

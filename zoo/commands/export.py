@@ -9,13 +9,14 @@ from keras_meta.zoo import console
 
 HELP = "write an entry, or all, as SavedModels that adapt"
 DESCRIPTION = """\
-Writes an entry as a SavedModel for TensorFlow Serving, DIR/NAME/<version>/, loads it
-and compares its answers to one random task with the entry's own:
+Writes an entry as a SavedModel for TensorFlow Serving, DIR/NAME/<version>/,
+loads it and compares its answers to one random task with the entry's own:
 
   keras-meta export maml.omniglot_5w1s-inductive served
 
-Writes every entry so, as one model repository with models.config, batching.config and a
-docker-compose.yml that starts a server of them all (`docker compose up` in DIR):
+Writes every entry so, as one model repository with models.config,
+batching.config and a docker-compose.yml that starts a server of them all
+(`docker compose up` in DIR):
 
   keras-meta export --all served
 

@@ -10,14 +10,15 @@ Learns classes from a few images of each and classifies other images:
 
   keras-meta learn drawings/ --support examples/
 
-  examples/cat/1.png examples/cat/2.png examples/dog/1.png   a sub-folder for each class
-  drawings/a.png drawings/b.png                              the images to classify
+  examples/cat/1.png examples/cat/2.png examples/dog/1.png   a folder a class
+  drawings/a.png drawings/b.png                              to be classified
 
-Without --support, DIR holds the two folders as DIR/support/ and DIR/query/. Classes may
-have different numbers of images. The pretrained models know drawn characters.
+Without --support, DIR holds the two folders as DIR/support/ and DIR/query/.
+Classes may have different numbers of images. The pretrained models know drawn
+characters.
 
-Images to classify whose class is known lie in sub-folders of the classes' names. Their
-accuracy and confusion table are reported:
+Images to classify whose class is known lie in sub-folders of the classes'
+names. Their accuracy and confusion table are reported:
 
   drawings/cat/3.png drawings/dog/4.png
 
@@ -32,9 +33,9 @@ Learns a curve from a few points and predicts others:
 
 A row without y, such as the last, is an x to predict.
 
---csv writes a row a query: file, class, confidence, label (the known class, where there
-are any) and a probability p_CLASS for each class; or x, mean and scale (one standard
-deviation, where the model has one).
+--csv writes a row a query: file, class, confidence, label (the known class,
+where there are any) and a probability p_CLASS for each class; or x, mean and
+scale (one standard deviation, where the model has one).
 """
 
 

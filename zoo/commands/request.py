@@ -6,13 +6,14 @@ from keras_meta.zoo import console, request
 
 HELP = "send examples and queries to an exported model in TensorFlow Serving"
 DESCRIPTION = """\
-Sends a few labelled examples and the questions in one request; the served model learns
-and answers:
+Sends a few labelled examples and the questions in one request; the served model
+learns and answers:
 
   keras-meta request localhost:8501 NAME --support examples/ --query drawings/
   keras-meta request localhost:8500 NAME --support points.csv
 
-The same request without a server, through the loader and session that one would use:
+The same request without a server, through the loader and session that one would
+use:
 
   keras-meta request NAME --local served/ --support examples/ --query drawings/
 

@@ -11,13 +11,13 @@ Trains an entry from its recipe:
 
   keras-meta train maml.omniglot_5w1s
 
-Ctrl-C or SIGTERM stops it at the next checkpoint, a second one at once. The same
-command goes on from the last checkpoint. All that is written is in --out: checkpoints,
-the best weights, log.csv and TensorBoard events.
+Ctrl-C or SIGTERM stops it at the next checkpoint, a second one at once. The
+same command goes on from the last checkpoint. All that is written is in --out:
+checkpoints, the best weights, log.csv and TensorBoard events.
 
-With --publish the best weights so far become the zoo's, without training if the run has
-ended. With --workers N (or with TF_CONFIG set on each of many machines) N processes
-train together on the same episodes.
+With --publish the best weights so far become the zoo's, without training if the
+run has ended. With --workers N (or with TF_CONFIG set on each of many machines)
+N processes train together on the same episodes.
 """
 # What `entries.run` takes under the same names.
 OPTIONS = "steps", "seed", "every", "validation_tasks", "warm_start"
