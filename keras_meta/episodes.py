@@ -1,6 +1,8 @@
 """From a pool of classes to an endless, replayable stream of episodes."""
 
+import atexit
 import contextlib
+import gc
 import logging
 import pathlib
 
@@ -164,6 +166,10 @@ class OnDisk:
     """
 
     def __init__(self, read, order, dtype, prepare):
+        # An iterator that an error keeps alive must go while Python still runs what
+        # its threads call: at the interpreter's end it would wait for them for good.
+        atexit.unregister(gc.collect)
+        atexit.register(gc.collect)
         self.read = read
         self.order = order
         self.dtype = tf.as_dtype(dtype)
