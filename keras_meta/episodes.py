@@ -1,6 +1,8 @@
 """From a pool of classes to an endless, replayable stream of episodes."""
 
+import atexit
 import contextlib
+import gc
 import logging
 import pathlib
 
@@ -164,6 +166,10 @@ class OnDisk:
     """
 
     def __init__(self, read, order, dtype, prepare):
+        # An iterator that an error keeps alive must go while Python still runs what
+        # its threads call: at the interpreter's end it would wait for them for good.
+        atexit.unregister(gc.collect)
+        atexit.register(gc.collect)
         self.read = read
         self.order = order
         self.dtype = tf.as_dtype(dtype)
@@ -176,6 +182,15 @@ class OnDisk:
         if self.prepare:
             images = self.prepare.resize(images).numpy()
         return images.reshape(*rows.shape, *images.shape[1:])
+
+    def at_or_fault(self, rows):
+        """Images as of `at`, and b"" or why they cannot be read, a sentence."""
+        try:
+            return self.at(rows), b""
+        except ValueError as error:
+            # Not raised: TensorFlow would put the traceback into its error.
+            images = np.zeros([*rows.shape, *self.shape[1:]], self.dtype.as_numpy_dtype)
+            return images, f"{' '.join(str(error).split()).rstrip('.')}.".encode()
 
 
 class ClassPool:
@@ -437,8 +452,12 @@ class ClassPool:
         """Images at rows `[...]`, as they are kept."""
         if not isinstance(self._images, OnDisk):
             return tf.gather(self._images, rows)
-        images = tf.numpy_function(self._images.at, [rows], self._images.dtype)
-        return tf.ensure_shape(images, [*rows.shape, *self.shape])
+        if not tf.is_symbolic_tensor(rows):
+            return tf.constant(self._images.at(rows.numpy()))
+        types = self._images.dtype, tf.string
+        images, fault = tf.numpy_function(self._images.at_or_fault, [rows], types)
+        images = tf.ensure_shape(images, [*rows.shape, *self.shape])
+        return checks.required(images, (tf.equal(fault, b""), fault))
 
     def _scaled(self, images):
         if images.dtype != tf.uint8:
@@ -503,7 +522,7 @@ class ClassPool:
         if smallest[2] < each:
             raise ValueError(
                 f"expected at least {shots} + {queries} images in each class, class "
-                f"{smallest[0]} has {smallest[2]}."
+                f"{self.names.get(int(smallest[0]), smallest[0])} has {smallest[2]}."
             )
         first = tf.constant(self._table[:, 1])
         count = tf.constant(self._table[:, 2])

@@ -533,6 +533,11 @@ def test_demo(capsys, monkeypatch):
     ]
     assert [sum(row) for row in counts] == [demo.QUERIES] * 5
     assert f"Accuracy: {np.trace(counts) / 75:.1%}" in out
+    # Fine-tuning begins where adapting ended, and more drawings help.
+    found = re.search(r"loss (\S+) -> (\S+), accuracy (\S+)% -> (\S+)%", out).groups()
+    loss, tuned_loss, accuracy, tuned_accuracy = map(float, found)
+    assert f"{accuracy}%" == f"{np.trace(counts) / 75:.1%}"
+    assert tuned_loss < loss and tuned_accuracy >= accuracy
     assert "the same answers (largest difference" in out
     made = pathlib.Path("made/here")
     with PIL.Image.open(made / "demo.png") as picture:
