@@ -48,7 +48,8 @@ def in_a_sentence():
         stated = re.search(r"\[(expected .*?\.)\]", error.message, re.DOTALL)
         if not stated:
             raise
-        raise ValueError(stated[1]) from None
+        # TensorFlow escapes quotes and backslashes.
+        raise ValueError(re.sub(r"\\(.)", r"\1", stated[1])) from None
 
 
 def is_finite(nest):

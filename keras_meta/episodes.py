@@ -1,6 +1,8 @@
 """From a pool of classes to an endless, replayable stream of episodes."""
 
+import atexit
 import contextlib
+import gc
 import logging
 import pathlib
 import warnings
@@ -18,8 +20,10 @@ SYMBOLS = 5
 
 def check_integer(name, value, least):
     """Raises a ValueError unless `value` is an integer and at least `least`."""
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"expected {name} to be an integer >= {least}, got {value}.")
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < least:
+        got = value if integer else repr(value)
+        raise ValueError(f"expected {name} to be an integer >= {least}, got {got}.")
 
 
 def fold_seed(seed, index):
@@ -128,6 +132,10 @@ class OnDisk:
     """
 
     def __init__(self, read, order, dtype, prepare):
+        # An iterator that an error keeps alive must go while Python still runs what
+        # its threads call: at the interpreter's end it would wait for them for good.
+        atexit.unregister(gc.collect)
+        atexit.register(gc.collect)
         self.read = read
         self.order = order
         self.dtype = tf.as_dtype(dtype)
@@ -140,6 +148,15 @@ class OnDisk:
         if self.prepare:
             images = self.prepare.resize(images).numpy()
         return images.reshape(*rows.shape, *images.shape[1:])
+
+    def at_or_fault(self, rows):
+        """Images as of `at`, and b"" or why they cannot be read, a sentence."""
+        try:
+            return self.at(rows), b""
+        except ValueError as error:
+            # Not raised: TensorFlow would put the traceback into its error.
+            images = np.zeros([*rows.shape, *self.shape[1:]], self.dtype.as_numpy_dtype)
+            return images, f"{' '.join(str(error).split()).rstrip('.')}.".encode()
 
 
 class ClassPool:
@@ -154,6 +171,7 @@ class ClassPool:
             the id of the class it was turned from.
         names: `{label id: name}`.
         shape: shape of one example, as episodes give it.
+        sizes: int array `[C]`, the images of each class.
 
     Example:
         >>> pool = ClassPool.from_arrays(images, labels, prepare=learner.preprocess)
@@ -298,6 +316,9 @@ class ClassPool:
     def __len__(self):
         return len(self._table)
 
+    def __repr__(self):
+        return f"ClassPool({len(self)} classes, {sum(self.sizes)} images, {self.shape})"
+
     @property
     def class_ids(self):
         return self._table[:, 0]
@@ -305,6 +326,10 @@ class ClassPool:
     @property
     def shape(self):
         return tuple(self._images.shape[1:])
+
+    @property
+    def sizes(self):
+        return self._table[:, 2]
 
     def _with_table(self, table):
         return ClassPool(self._images, table, self.names, self._prepare)
@@ -395,8 +420,12 @@ class ClassPool:
         """Images at rows `[...]`, as they are kept."""
         if not isinstance(self._images, OnDisk):
             return tf.gather(self._images, rows)
-        images = tf.numpy_function(self._images.at, [rows], self._images.dtype)
-        return tf.ensure_shape(images, [*rows.shape, *self.shape])
+        if not tf.is_symbolic_tensor(rows):
+            return tf.constant(self._images.at(rows.numpy()))
+        types = self._images.dtype, tf.string
+        images, fault = tf.numpy_function(self._images.at_or_fault, [rows], types)
+        images = tf.ensure_shape(images, [*rows.shape, *self.shape])
+        return checks.required(images, (tf.equal(fault, b""), fault))
 
     def _scaled(self, images):
         if images.dtype != tf.uint8:
@@ -461,7 +490,7 @@ class ClassPool:
         if smallest[2] < each:
             raise ValueError(
                 f"expected at least {shots} + {queries} images in each class, class "
-                f"{smallest[0]} has {smallest[2]}."
+                f"{self.names.get(int(smallest[0]), smallest[0])} has {smallest[2]}."
             )
         first = tf.constant(self._table[:, 1])
         count = tf.constant(self._table[:, 2])

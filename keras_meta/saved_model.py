@@ -1,9 +1,9 @@
 """A learner as a SavedModel that adapts inside the request."""
 
-import os
+import json
 import pathlib
-import shutil
-import tempfile
+import shlex
+import urllib.parse
 import warnings
 
 import keras
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta import learner as learner_module
-from keras_meta import losses
+from keras_meta import losses, versions
 
 # The signature that gives the state which another takes.
 STATES = {"infer": "adapt", "infer_points": "adapt_points"}
@@ -48,7 +48,8 @@ def export(model, base, version=None):
     keeps to its own support set. A request with labels out of range or with a gap, of
     unequal lengths, with values that are not finite or without examples gets an
     InvalidArgument error of one sentence. `assets.extra` has warmup requests for the
-    server. Beside the versions go the model's `.keras` file and a page on how to ask.
+    server. Beside the versions go the `.keras` file of the newest and a page on how to
+    query it.
 
     A model that `finetune` made is exported as an ordinary one, with `serving_default`
     alone: `{x [B, ...]}` -> `{probabilities [B, n], classes [B]}`, or `{mean}`.
@@ -56,7 +57,7 @@ def export(model, base, version=None):
     Args:
         model: a `Learner`, or what `finetune` gave.
         base: folder of the model's versions, made if need be; its name is the model's.
-        version: a positive integer; the next free one by default.
+        version: an integer >= 1; the next free one by default.
 
     Returns:
         The `pathlib.Path` of the version's directory; it appears whole or not at all.
@@ -65,7 +66,11 @@ def export(model, base, version=None):
         ValueError: not a learner or a fine-tuned one, or a version that is no positive
             integer.
         FileExistsError: the version is there already; it is left as it is.
+        OSError: it cannot be written, on a full disk say; what was in `base` is as
+            before.
     """
+    base = pathlib.Path(base)
+    version = versions.choose(base, version)
     if isinstance(model, learner_module.Learner):
         signatures = _signatures(model)
         requests = _requests(model, signatures)
@@ -76,15 +81,6 @@ def export(model, base, version=None):
             "expected a Learner or a compiled model of finetune's, got "
             f"{type(model).__name__}."
         )
-    base = pathlib.Path(base)
-    if version is None:
-        taken = [int(p.name) for p in base.glob("*") if p.name.isdigit()]
-        version = max(taken, default=0) + 1
-    if version != int(version) or version < 1:
-        raise ValueError(f"expected version to be an integer >= 1, got {version}.")
-    target = base / str(version)
-    if target.exists():
-        raise FileExistsError(f"expected a free version, {target} is there already.")
     if getattr(model, "normalization", None) == "transductive":
         warnings.warn(
             "exporting a learner with transductive normalization: the answer to a "
@@ -97,23 +93,15 @@ def export(model, base, version=None):
         lambda inputs: signatures["serving_default"](**inputs),
         input_signature=[_inputs(signatures["serving_default"])],
     )
-    base.mkdir(parents=True, exist_ok=True)
-    draft = pathlib.Path(tempfile.mkdtemp(prefix=".draft-", dir=base))
-    try:
-        tf.saved_model.save(module, str(draft), signatures=signatures)
-        _write_warmup(draft, base.name, requests)
-        model.save(draft / "model.keras")
-        (draft / "README.md").write_text(
-            _page(base.name, model, signatures), encoding="utf-8"
-        )
-        os.chmod(draft, 0o755)  # mkdtemp's own mode shuts a server's user out
-        for name in ("model.keras", "README.md"):
-            os.replace(draft / name, base / name)
-        os.rename(draft, target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return target
+    page = _page(base.name, version, model, signatures)
+
+    def write(folder):
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+        _write_warmup(folder, base.name, requests)
+        model.save(folder / "model.keras")
+        (folder / "README.md").write_text(page, encoding="utf-8")
+
+    return versions.install(base, version, write)
 
 
 def _answered(classification, outputs):
@@ -309,7 +297,7 @@ def _write_warmup(directory, name, requests):
             writer.write(log.SerializeToString())
 
 
-def _page(name, model, signatures):
+def _page(name, version, model, signatures):
     """What `base/README.md` says: the signatures, and how to ask."""
     lines = []
     for signature, function in signatures.items():
@@ -320,6 +308,12 @@ def _page(name, model, signatures):
     inputs = _inputs(signatures["serving_default"])
     return PAGE.format(
         name=name,
+        version=version,
+        shell_name=shlex.quote(name),
+        url=shlex.quote(
+            f"http://localhost:8501/v1/models/{urllib.parse.quote(name)}:predict"
+        ),
+        string=json.dumps(name, ensure_ascii=False),
         sides=sides,
         signatures="\n".join(lines),
         meaning="\n".join(_meaning(model, signatures)),
@@ -391,7 +385,7 @@ def _request(name, signatures):
         return ""
     return (
         f"With keras-meta, from {what}:\n\n"
-        f"    keras-meta request localhost:8501 {name} {rest}\n\n"
+        f"    keras-meta request localhost:8501 {shlex.quote(name)} {rest}\n\n"
     )
 
 
@@ -412,8 +406,8 @@ PAGE = """# {name}
 
 Served by TensorFlow Serving from this folder's parent:
 
-    docker run -p 8500:8500 -p 8501:8501 -v "$PWD/..:/models" -e MODEL_NAME={name} \\
-      tensorflow/serving
+    docker run -p 8500:8500 -p 8501:8501 -v "$PWD/..:/models" \\
+      -e MODEL_NAME={shell_name} tensorflow/serving
 
 `model.keras` is the same model, to go on training with keras-meta.
 
@@ -432,7 +426,7 @@ import json
 json.dump({{"inputs": {{{inputs}}}}}, open("request.json", "w"))
 ```
 
-    curl -d @request.json http://localhost:8501/v1/models/{name}:predict
+    curl -d @request.json {url}
 
 By gRPC (`pip install tensorflow-serving-api`):
 
@@ -441,7 +435,7 @@ import grpc, tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 request = predict_pb2.PredictRequest()
-request.model_spec.name = "{name}"
+request.model_spec.name = {string}
 {protos}
 channel = grpc.insecure_channel("localhost:8500")
 print(prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request))
@@ -451,7 +445,7 @@ Without a server:
 
 ```python
 import tensorflow as tf
-answer = tf.saved_model.load("1").signatures["serving_default"]
+answer = tf.saved_model.load("{version}").signatures["serving_default"]
 print(answer({arguments}))
 ```
 """

@@ -1,5 +1,6 @@
 """The `keras-meta` command: its tables, its pictures, its exit codes and sentences."""
 
+import argparse
 import dataclasses
 import decimal
 import os
@@ -15,7 +16,16 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, cli, console, demo, learn, scores
+from keras_meta.zoo import (
+    cards,
+    cli,
+    console,
+    demo,
+    learn,
+    predictions,
+    recipes,
+    scores,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PREPROCESS = km.ImagePreprocess(28, 28, 1, invert=True)
@@ -181,8 +191,21 @@ def test_answers_without_tensorflow(argv):
 def test_list(capsys):
     assert cli.main(["list"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    size = f"{(cards.MODELS / IMAGES / 'model.keras').stat().st_size / 1e6:.2f} MB"
     cells = [re.split(" {2,}", line) for line in lines]
+    assert cells[2] == [IMAGES, "5-way 1-shot", "90.00% ± 1.00%", "ind."]
+    assert cells[3] == [CURVES, "10 points", "not measured", "ind."]
+    untrained = [row for row in cells if row[-1] == "untrained recipe"]
+    assert ["maml.cifar100_5w1s", "5-way 1-shot"] in [row[:2] for row in untrained]
+    assert not {IMAGES, CURVES} & {row[0] for row in untrained}
+
+
+def test_list_on_a_wide_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "150")
+    assert cli.main(["list"]) == 0
+    size = f"{(cards.MODELS / IMAGES / 'model.keras').stat().st_size / 1e6:.2f} MB"
+    text = re.sub("\x1b[^m]*m", "", capsys.readouterr().out)
+    cells = [re.split(" {2,}", line.strip()) for line in text.splitlines()]
     assert cells[2] == [
         IMAGES,
         "images: procedural glyphs",
@@ -193,11 +216,17 @@ def test_list(capsys):
     assert cells[3][:4] == [CURVES, "curves: lines", "10 points"] + [
         "not measured, inductive"
     ]
-    untrained = [row for row in cells if row[-1] == "untrained recipe"]
     assert ["maml.cifar100_5w1s", "images: CIFAR-100", "5-way 1-shot"] in [
-        row[:3] for row in untrained
+        row[:3] for row in cells if row[-1] == "untrained recipe"
     ]
-    assert not {IMAGES, CURVES} & {row[0] for row in untrained}
+
+
+def test_list_fits_80_columns(capsys, monkeypatch):
+    monkeypatch.setattr(cards, "MODELS", ROOT / "zoo" / "models")
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == 2 + len(recipes.RECIPES)  # no row is folded
 
 
 def test_info(capsys):
@@ -525,11 +554,11 @@ def test_a_prediction_has_the_digits_that_its_width_leaves():
         (np.nan, 1.0): ("nan", "1"),
     }
     for (mean, width), texts in shown.items():
-        assert learn.with_width(mean, width) == texts
+        assert predictions.with_width(mean, width) == texts
     random = np.random.default_rng(0)
     for mean, size in random.uniform([-3e3, -3], [3e3, 6], (300, 2)).tolist():
         width = 10**size
-        text, width_text = learn.with_width(mean, width)
+        text, width_text = predictions.with_width(mean, width)
         # Exact arithmetic: the width to two digits, the mean to half a unit of these.
         exact = decimal.Context(prec=2, rounding=decimal.ROUND_HALF_EVEN)
         rounded = exact.create_decimal_from_float(width)
@@ -543,7 +572,8 @@ def test_a_prediction_has_the_digits_that_its_width_leaves():
 
 def test_x_are_shown_with_all_their_digits(capsys):
     x = [1.0, -2.5, 0.1, 2459000.5, 2459000.5000001, 1e30, 1_700_000_000.0]
-    console.console().print(learn.points_table(np.array(x), np.zeros(7), None))
+    output = console.Output(argparse.Namespace())
+    predictions.show_points(output, "model", np.array(x), np.zeros(7), None)
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert list(map(float, shown)) == x and shown[0] == "1"
     assert shown[-1] == "1700000000"
@@ -600,6 +630,11 @@ def test_demo(capsys, monkeypatch):
     ]
     assert [sum(row) for row in counts] == [demo.QUERIES] * 5
     assert f"Accuracy: {np.trace(counts) / 75:.1%}" in out
+    # Fine-tuning begins where adapting ended, and more drawings help.
+    found = re.search(r"loss (\S+) -> (\S+), accuracy (\S+)% -> (\S+)%", out).groups()
+    loss, tuned_loss, accuracy, tuned_accuracy = map(float, found)
+    assert f"{accuracy}%" == f"{np.trace(counts) / 75:.1%}"
+    assert tuned_loss < loss and tuned_accuracy >= accuracy
     assert "the same answers (largest difference" in out
     made = pathlib.Path("made/here")
     with PIL.Image.open(made / "demo.png") as picture:

@@ -224,6 +224,7 @@ WORDS = [
     *("list", "info", "learn", "evaluate", "export", "check", "request"),
     *("--support", "--model", "--out", "--episodes", "--ways", "--shots", "--seed"),
     *("--queries", "--local", "--query", "--jit", "--learner", "--lake-runs", "-h"),
+    *("--json", "--csv=-", "--quiet", "--data", "--protocol=lake", "--all"),
     *("nothing", "nothing.csv", "nothing.keras", "", "0", "-1", "1e9", "5", "é", "\0"),
     *(CURVES, "localhost:1", "http://", "MAML", "--", "--episodes=x"),
 ]
@@ -237,6 +238,7 @@ WORDS = [
 def test_command(words):
     # What does as it is told takes long, and has tests of its own.
     hypothesis.assume(not (CURVES in words and {"evaluate", "export"} & set(words)))
+    hypothesis.assume(not {"export", "--all"} <= set(words))
     hypothesis.assume(not (CURVES in words and "check" in words))
     hypothesis.assume("demo" not in words)
     out, err = io.StringIO(), io.StringIO()

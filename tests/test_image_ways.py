@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import files, zoo
-from keras_meta.zoo import cli, learn
+from keras_meta.zoo import cli, predictions
 
 ENTRIES = ["maml.glyphs_5w1s-inductive", "protonet.omniglot_5w1s"]
 SAME = {"rtol": 0, "atol": 1e-5}
@@ -64,14 +64,12 @@ def save(path, picture, number, clear=False, turned=False):
 def by_commands(name, served, monkeypatch):
     """Probabilities `[Q, 3]` of `learn` and of `request --local`."""
     found = []
-    table = learn.table
 
-    def noted(paths, names, probabilities):
+    def noted(output, model, names, paths, labels, probabilities):
         assert names == ["0", "1", "2"]
         found.append(np.asarray(probabilities)[:, :3])
-        return table(paths, names, probabilities)
 
-    monkeypatch.setattr(learn, "table", noted)
+    monkeypatch.setattr(predictions, "show_classes", noted)
     asked = ["--support", "task/support"]
     assert cli.main(["learn", "task/query", *asked, "--model", name]) == 0
     asked += ["--query", "task/query", "--local", str(served)]

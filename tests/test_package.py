@@ -39,6 +39,9 @@ def test_wheel(tmp_path):
     assert {top for top in tops if "dist-info" not in top} == {"keras_meta"}
     assert "keras_meta/zoo/models/maml.sinusoid/model.keras" in names
     assert "keras_meta/py.typed" in names
+    # All that a user is told to run.
+    commands = (ROOT / "zoo" / "commands").glob("*.py")
+    assert {f"keras_meta/zoo/commands/{path.name}" for path in commands} <= set(names)
 
     target = tmp_path / "installed"
     run(*pip, "install", "--no-deps", "--no-index", f"--target={target}", str(wheel))
@@ -49,6 +52,12 @@ def test_wheel(tmp_path):
         "learner = zoo.load('maml.sinusoid')\n"
         "print(learner.adapt([[[0.0]]], [[[1.0]]])['weights'][0].shape)"
     )
+    command = program.partition("from keras_meta")[0] + (
+        "from keras_meta.zoo import cli, commands\n"
+        f"assert commands.__file__.startswith({str(target)!r}), commands.__file__\n"
+        "cli.main(['train', '--help'])"
+    )
+    assert "--publish" in run(sys.executable, "-c", command, cwd=tmp_path)
     # An editable install of the project is shadowed by the path put first.
     assert "(1, 1, 40)" in run(sys.executable, "-c", program, cwd=tmp_path)
 

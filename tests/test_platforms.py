@@ -61,7 +61,7 @@ def test_configure_without_an_affinity():
 @pytest.mark.parametrize("tool", ["train", "benchmark"])
 def test_tools_of_a_system_without_what_linux_has(tool):
     program = WINDOWS + (
-        f"import {tool}, keras_meta.zoo.cli, keras_meta.check\n"
+        f"import {tool}, keras_meta.zoo.entries, keras_meta.check\n"
         f"if {tool!r} == 'benchmark':\n"
         "    print(list(benchmark.thread_settings()))"
     )
@@ -194,9 +194,9 @@ def test_texts_are_utf8_whatever_the_system_writes():
     paths = [ROOT / "setup.py", ROOT / "docs" / "conf.py"]
     for folder in ("keras_meta", "zoo", "tools", "examples"):
         paths += (ROOT / folder).rglob("*.py")
-    # These two have nothing but ASCII to read and write.
+    # It has nothing but ASCII to read and write.
     paths = {path.relative_to(ROOT).as_posix(): path for path in paths}
-    del paths["zoo/training.py"], paths["tools/train.py"]
+    del paths["zoo/training.py"]
     found = {name: list(unencoded(path)) for name, path in paths.items()}
     assert {name: lines for name, lines in found.items() if lines} == {}
 

@@ -2,31 +2,14 @@
 
 import csv
 import json
-import pathlib
-import subprocess
-import sys
 
 import keras
 import pytest
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, recipes, training
+from keras_meta.zoo import cards, entries, recipes, training
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = "cnp.gp_rbf"
-# A process of its own: flags are the process', and this zoo is another folder.
-PUBLISH = """
-import json, pathlib, sys
-from absl import flags
-from keras_meta.zoo import cards
-from tools import train
-folder = pathlib.Path(sys.argv[1])
-flags.FLAGS(["train", "--recipe=NAME", "--validation_tasks=50"])
-for number, begun in enumerate(json.loads(sys.argv[2])):
-    cards.MODELS = folder / str(number)
-    (folder / "run.json").write_text(json.dumps(begun))
-    train.publish("NAME", folder, seed=3)
-""".replace("NAME", NAME)
 
 
 def write_run(folder):
@@ -48,16 +31,11 @@ def write_run(folder):
 def test_a_card_says_what_the_run_began_from(tmp_path, monkeypatch):
     write_run(tmp_path)
     # The second is a run of before, and its recipe names no other entry.
-    runs = [{"initial_weights": "cnp.other"}, {}]
-    done = subprocess.run(
-        [sys.executable, "-c", PUBLISH, str(tmp_path), json.dumps(runs)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    for number, origin in enumerate(("cnp.other", cards.RANDOM)):
+    runs = {"cnp.other": {"initial_weights": "cnp.other"}, cards.RANDOM: {}}
+    for number, (origin, begun) in enumerate(runs.items()):
         monkeypatch.setattr(cards, "MODELS", tmp_path / str(number))
+        (tmp_path / "run.json").write_text(json.dumps(begun))
+        entries.publish(NAME, tmp_path, 3, 50, None)
         card = zoo.card(NAME)
         assert card.initial_weights == origin
     assert (card.learner, card.source, card.family, card.procedural) == (
@@ -74,13 +52,16 @@ def test_a_card_says_what_the_run_began_from(tmp_path, monkeypatch):
     figure = {"metric": "nll", "mean": 0.5, "interval": 0.1, "episodes": 50}
     assert card.validation == figure
     assert (card.kept, card.steps, card.hours, card.seed) == (10, 20, 2.0, 3)
-    assert card.command == f"python tools/train.py --recipe={NAME}"
+    assert card.command == f"keras-meta train {NAME}"
 
 
 def test_a_run_goes_on_only_from_what_it_began_from(tmp_path):
     def go_on(**settings):
         settings = {"steps": 10, **settings}
-        training.fit(Stop, lambda start=0: Stop(), None, tmp_path, settings, 1, 1, "x")
+        training.fit(begin, tmp_path, settings, tasks=1, every=1, metric="x")
+
+    def begin():
+        raise Begun
 
     (tmp_path / "run.json").write_text(json.dumps({"steps": 10, "tasks": 1}))
     with pytest.raises(Begun):  # of before it was recorded
@@ -89,16 +70,9 @@ def test_a_run_goes_on_only_from_what_it_began_from(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(begun))
     with pytest.raises(Begun):
         go_on(initial_weights="random")
-    with pytest.raises(ValueError, match="to hold a run of .*maml.other"):
+    with pytest.raises(ValueError, match="initial_weights.*maml.other"):
         go_on(initial_weights="maml.other")
 
 
 class Begun(Exception):
     """Training would begin here."""
-
-
-class Stop:
-    """Stands for episodes; no learner is made of them."""
-
-    def __init__(self):
-        raise Begun

@@ -57,9 +57,8 @@ def test_a_learner_of_features_is_put_together_again():
 def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
     learner = km.MAML(km.networks.mlp(), "mse")
     learner.compile("sgd")
-    run = training.Run(tmp_path, None, "mse", 20)
+    run = training.Run(tmp_path, None, "mse", 40, 20)
     run.set_model(learner)
-    run.set_params({"steps": 20})
     run.on_train_begin()
 
     @tf.function
@@ -86,9 +85,11 @@ def fit(optimizer, directory, steps, every):
         return learner
 
     training.fit(
-        make,
-        lambda start: family.episodes(start=start),
-        family.episodes(seed=1).take(4).batch(2),
+        lambda: (
+            make,
+            lambda start: family.episodes(start=start),
+            family.episodes(seed=1).take(4).batch(2),
+        ),
         directory,
         {"steps": steps},
         2,
@@ -99,10 +100,10 @@ def fit(optimizer, directory, steps, every):
 
 def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
     def interrupt(self, batch, logs=None):
-        if batch == 9:  # the last of those taken together
+        if batch == 10:  # the first of those taken together
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(training.Run, "on_train_batch_end", interrupt)
+    monkeypatch.setattr(training.Run, "on_train_batch_begin", interrupt)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
         fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
@@ -174,9 +175,11 @@ def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
         return learner
 
     training.fit(
-        lambda: make(use_ema=True, ema_momentum=momentum),
-        lambda start: family.episodes(start=start),
-        validation,
+        lambda: (
+            lambda: make(use_ema=True, ema_momentum=momentum),
+            lambda start: family.episodes(start=start),
+            validation,
+        ),
         tmp_path,
         {"steps": 15},
         8,

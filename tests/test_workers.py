@@ -67,5 +67,5 @@ def test_a_command_for_local_workers(tmp_path):
 
     command = [sys.executable, "tools/train.py", "--recipe=lstm.boolean", "--workers=3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "workers to divide the 64 tasks of a meta-step, got 3" in done.stderr

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import subprocess
 import sys
 
@@ -253,7 +254,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     same_bits(whole, killed)
 
     # A checkpoint cut short: the one before it, or the beginning, takes its place.
-    run = training.Run(killed, None, "mse", 60)
+    run = training.Run(killed, None, "mse", 60, 10)
     for name, step in (("last", 50), ("previous", None)):
         path = killed / f"{name}.keras"
         path.write_bytes(path.read_bytes()[:-1000])
@@ -292,21 +293,13 @@ def test_a_full_disk_is_told_and_nothing_lost(tmp_path):
     for size in (100, written // 2, written - 100):
         process = begin(stopped, preexec_fn=functools.partial(full, size))
         _, said = process.communicate()
-        assert process.returncode == 1
-        assert "train: error: File too large: nothing is lost" in said
+        assert process.returncode == 2
+        # SQLite, which locks the folder, has words of its own.
+        reason = "File too large|cannot lock .*: disk I/O error"
+        assert re.search(f"keras-meta: error: ({reason}): nothing is lost", said)
         assert "Traceback" not in said
     assert begin(stopped).wait() == 0
     same_bits(whole, stopped)
-
-
-def test_a_run_is_not_resumed_as_another(tmp_path):
-    settings = {"recipe": "maml.tiny", "steps": 10, "seed": 0}
-    (tmp_path / "run.json").write_text(json.dumps(settings | {"steps": 20}))
-    with pytest.raises(ValueError, match="it holds one of .*'steps': 20"):
-        training.fit(None, None, None, tmp_path, settings, 1, 1, "mse")
-    (tmp_path / "run.json").write_text(json.dumps(settings | {"tasks": 2}))
-    with pytest.raises(ValueError, match="'tasks': 1.* it holds one of .*'tasks': 2"):
-        training.fit(None, None, None, tmp_path, settings, 1, 1, "mse")
 
 
 def test_accuracy_by_presentation_keeps_sequences_apart():

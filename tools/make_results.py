@@ -21,7 +21,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, lake, pages, published, recipes, scores, training
+from keras_meta.zoo import cards, lake, pages, published, recipes, runs, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("episodes", 1000, "Tasks for each figure.")
@@ -49,7 +49,7 @@ memory of a process with TensorFlow and nothing else: side by side in one run of
 Meta-steps: the one whose weights are kept, best on validation tasks, of those taken.
 Hours: on two cores; those of the entry that training began from come on top. Began
 from: random weights, or those of another entry.
-`python tools/train.py --recipe=NAME` trains an entry anew.
+`keras-meta train NAME` trains an entry anew.
 
 """
 PAIRED = """
@@ -70,7 +70,7 @@ LAKE = """
 
 Error in percent at twenty characters of one of Omniglot's evaluation alphabets, one
 drawing of each by one person to learn from, one of each by another person to name, each
-by itself: `python tools/evaluate.py --model=NAME --protocol=lake` draws such tasks.
+by itself: `keras-meta evaluate NAME --protocol lake` draws such tasks.
 Those of the literature are means over Lake's twenty published ones, which `keras-meta
 evaluate NAME --lake-runs DIR` scores where a user has them.
 
@@ -133,7 +133,7 @@ def score(name):
                 if key not in ("model", "seconds")
             }
         )
-    training.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))
+    runs.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))
     dataclasses.replace(card, figures=figures).write()
 
 

@@ -161,8 +161,8 @@ def card(name):
 
 def unknown(what, name, names):
     """The sentence on a name that is none of those there are."""
-    likest = difflib.get_close_matches(name, names, n=3, cutoff=0) or ["none yet"]
+    near = ", ".join(difflib.get_close_matches(name, names, n=3))
     return (
-        f"expected the name of {what}, such as {', '.join(likest)} (`keras-meta list` "
+        f"expected the name of {what}{near and f', such as {near}'} (`keras-meta list` "
         f"has all), got '{name}'."
     )

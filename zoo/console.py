@@ -1,13 +1,21 @@
 """What the command's parts share: where results go, and how TensorFlow starts."""
 
+import argparse
+import codecs
 import contextlib
+import csv
+import errno
 import io
+import json
+import math
 import os
+import pathlib
 import subprocess
 import sys
 
 import rich.box
 import rich.console
+import rich.measure
 import rich.table
 
 from keras_meta import zoo
@@ -30,12 +38,146 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.flush()
 """
 
+# For terminals whose encoding lacks a character; all others become escapes.
+SUBSTITUTES = {"±": "+-", "✓": "+", "✗": "x", "·": ".", "→": ">"}
+PIPE_WIDTH = 160
+INTERRUPTED = 130  # an exit code
+STDOUT = pathlib.Path("-")
 
-def console():
-    """Where results go. Names are printed as they are, be there brackets in them."""
+
+class Output:
+    """Reports results: tables and notes for people, or CSV and JSON for programs.
+
+    Standard output has one kind at a time. With `--json` or `--csv -` it has the data
+    alone, and notes go to standard error.
+
+    Args:
+        arguments: the parsed options of `add_output`; a command without them reports
+            to people.
+
+    Raises:
+        ValueError: both JSON and CSV are asked for on standard output.
+        OSError: the CSV file cannot be written.
+    """
+
+    def __init__(self, arguments):
+        self.json = getattr(arguments, "json", False)
+        self.csv = getattr(arguments, "csv", None)
+        self.quiet = getattr(arguments, "quiet", False)
+        to_stdout = self.csv == STDOUT
+        self.data = self.json or to_stdout  # on standard output
+        if self.json and to_stdout:
+            raise ValueError(
+                "expected --json or --csv -, not both: each takes standard output."
+            )
+        self.file = None
+        if self.csv not in (None, STDOUT):
+            self.file = self.csv.resolve()
+            _check_writable(self.file)
+
+    def print(self, text, style=None):
+        """Prints a note."""
+        if not self.quiet:
+            console(sys.stderr if self.data else sys.stdout).print(text, style=style)
+
+    def status(self, text):
+        """A context that shows on a terminal's standard error what takes time."""
+        if self.quiet:
+            return contextlib.nullcontext()
+        return rich.console.Console(stderr=True).status(text)
+
+    def keep_apart(self, *paths):
+        """Raises ValueError if the CSV file is one of these, which would be lost."""
+        if self.file and self.file in [pathlib.Path(path).resolve() for path in paths]:
+            raise ValueError(f"expected --csv to be a file of its own, got {self.csv}.")
+
+    def show(self, *parts, rows, document=None, width=None):
+        """Reports a command's result.
+
+        Args:
+            parts: for people: tables, and sentences, which stay notes beside data.
+            rows: for CSV: a list of dicts with equal keys; full precision.
+            document: for JSON, a dict or list; the rows by default.
+            width: of tables where standard output is no terminal.
+        """
+        rows = [{key: _plain(value) for key, value in row.items()} for row in rows]
+        if self.json:
+            document = _plain(rows if document is None else document)
+            print(json.dumps(document, indent=1, allow_nan=False))
+        if self.csv is not None:
+            text = _csv(rows)
+            if self.file is None:
+                _print_bytes(text)
+            elif self.file.exists() and not self.file.is_file():
+                self.file.write_bytes(text)  # a pipe or a device
+            else:
+                write(self.file, text)
+        if self.data or (self.quiet and self.file):
+            for part in parts:
+                if isinstance(part, str):
+                    self.print(part)
+        else:
+            for part in parts:
+                console(width=width).print(part)
+
+
+def add_output(parser):
+    """Adds the options of `Output` to a command."""
+    parser.add_argument(
+        "--json", action="store_true", help="JSON to standard output, notes to stderr"
+    )
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="write the rows as CSV; -: to standard output, notes to stderr",
+    )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="no notes and no progress; with --csv FILE no table either",
+    )
+
+
+def add_name(parser, text="an entry, as `list` names it", **kwargs):
+    """Adds the name of an entry, which shells complete."""
+    action = parser.add_argument("name", metavar="NAME", help=text, **kwargs)
+    names = " ".join(recipes.RECIPES)
+    action.complete = {"bash": "_keras_meta_entries", "zsh": f"({names})"}
+
+
+def integer(least=0):
+    """A type of arguments: an integer that is `least` or more."""
+
+    def parse(text):
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer >= {least}, got {text}"
+            )
+        return int(text)
+
+    return parse
+
+
+def add_out(parser, default, metavar, text):
+    """Adds `--out`."""
+    parser.add_argument(
+        "--out",
+        metavar=metavar,
+        type=pathlib.Path,
+        default=pathlib.Path(default),
+        help=f"{text} (default: {default})",
+    )
+
+
+def console(file=None, width=None):
+    """A console on a stream. Names are printed as they are, even with brackets."""
+    file = file or sys.stdout
     # A pipe has no width; a table must not be folded to 80 columns for it.
-    width = None if sys.stdout.isatty() else 160
-    return rich.console.Console(width=width, markup=False, emoji=False, highlight=False)
+    width = None if file.isatty() else width or PIPE_WIDTH
+    return rich.console.Console(
+        file=file, width=width, markup=False, emoji=False, highlight=False
+    )
 
 
 def table(*columns):
@@ -47,11 +189,124 @@ def table(*columns):
     return made
 
 
-def start():
-    """`keras_meta` with its threads set; what TensorFlow says at its start is held."""
+def fitting(wide, narrow, width=None):
+    """The wide table if standard output has room for it, or the narrow one."""
+    screen = console(width=width)
+    unbounded = screen.options.update(max_width=10_000)
+    needed = rich.measure.Measurement.get(screen, unbounded, wide).maximum
+    return wide if needed <= screen.width else narrow
+
+
+def confusion(counts, names):
+    """A table of `counts [N, N]`: a row a class, a column a prediction."""
+    made = table("true class", *(f">taken for {name}" for name in names))
+    for name, row in zip(names, counts, strict=True):
+        made.add_row(name, *(str(count or "·") for count in row))
+    return made
+
+
+def _substitute(error):
+    """An error handler of encodings: `SUBSTITUTES`, or escapes such as `\\xe9`."""
+    error.end = error.start + 1  # one character after the other
+    substitute = SUBSTITUTES.get(error.object[error.start])
+    if substitute:
+        return substitute, error.end
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error("keras_meta_substitute", _substitute)
+
+
+def encode_anything():
+    """Lets standard output take any character, whatever the encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="keras_meta_substitute")
+
+
+def _plain(value):
+    """A value of JSON's types; numbers that JSON lacks become None."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if hasattr(value, "tolist"):  # of numpy
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, os.PathLike):
+        return str(value)
+    return value
+
+
+def _csv(rows):
+    """The text of a CSV file, as bytes: names of files keep theirs."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _print_bytes(text):
+    if hasattr(sys.stdout, "buffer"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(text.decode("utf-8", "surrogateescape"))
+
+
+def _check_writable(path):
+    """Raises OSError unless `write(path, ...)` can write there."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        if not path.is_file():
+            return
+    try:
+        _draft(path).touch()
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    _draft(path).unlink()
+
+
+def _draft(path):
+    return path.with_name(f".{os.getpid()}.draft")
+
+
+def write(path, data):
+    """Writes a file of these bytes; one that exists is replaced whole or not at all."""
+    draft = _draft(path)
+    try:
+        draft.write_bytes(data)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def save(figure, path):
+    """Writes a figure; a file that is there is replaced whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower())
+    write(path, picture.getvalue())
+
+
+def start(*threads):
+    """Imports `keras_meta` and sets its threads, without TensorFlow's start messages.
+
+    Args:
+        threads: of `runtime.configure`.
+
+    Returns:
+        The module.
+    """
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     noise = contextlib.nullcontext()
-    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # whoever sets it wants to read it
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    # 0 and 1 ask for messages. They are written when TensorFlow is first imported.
+    if level.strip() not in ("", "0", "1") and "tensorflow" not in sys.modules:
         noise = start_noise_dropped()
     with noise:
         import tensorflow as tf
@@ -59,7 +314,7 @@ def start():
         import keras_meta as km
         from keras_meta import api  # noqa: F401  some seconds
 
-        km.runtime.configure()
+        km.runtime.configure(*threads)
         tf.config.list_physical_devices()
     return km
 
@@ -79,15 +334,6 @@ def start_noise_dropped():
         os.dup2(kept, 2)
         os.close(kept)
         filtering.communicate()
-
-
-def save(figure, path):
-    """Writes a figure; a file that is there is replaced whole or not at all."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:].lower())
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(picture.getvalue())
-    os.replace(draft, path)
 
 
 def trained_card(name):

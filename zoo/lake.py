@@ -9,7 +9,6 @@ learning through probabilistic program induction", Science, 2015.
 import pathlib
 
 import numpy as np
-import rich.progress
 
 from keras_meta import zoo
 from keras_meta.zoo import recipes, scores
@@ -157,7 +156,7 @@ def official(name, directory):
         return np.stack(read)[None]
 
     errors = []
-    for folder in rich.progress.track(folders, "runs", transient=True):
+    for folder in folders:
         asked, answers = _labels(directory, folder)
         known = sorted(set(answers))
         if len(known) != WAYS or len(asked) != WAYS:

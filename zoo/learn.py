@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from keras_meta import files, zoo
-from keras_meta.zoo import console
+from keras_meta.zoo import console, predictions
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 LEARNED = "predictions.png"
@@ -17,14 +17,14 @@ QUERIES_AT_ONCE = 500
 AS_THEY_ARE = (
     "points were taken as they are, and curves unlike its own mean little to it"
 )
-# Significant digits of a float64, and of a ±.
-DIGITS, WIDTH_DIGITS = 16, 2
-# Numbers of this size and beyond are shown with an exponent.
-LARGE, SMALL = 1e15, 1e-4
 
 
-def run(arguments):
+def run(arguments, output):
     """Runs the command on its parsed arguments: queries, support, model and out.
+
+    Args:
+        arguments: parsed.
+        output: a `console.Output`.
 
     Raises:
         ValueError: a mistake of the user's, in one sentence.
@@ -34,18 +34,19 @@ def run(arguments):
         raise ValueError(f"expected --out to end in {', '.join(PICTURES)}, got {out}.")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"expected a folder for --out, found none at {out.parent}.")
+    output.keep_apart(out, queries)
     if not queries.exists():
         raise ValueError(f"expected images or points, found nothing at {queries}.")
     if queries.is_dir():
-        return _learn_images(arguments)
+        return _learn_images(arguments, output)
     if queries.suffix.lower() != ".csv":
         raise ValueError(f"expected a folder of images or a .csv file, got {queries}.")
     if arguments.support:
         raise ValueError("expected no --support with a .csv file: it has known points.")
-    return _learn_points(arguments)
+    return _learn_points(arguments, output)
 
 
-def _learn_images(arguments):
+def _learn_images(arguments, say):
     out = arguments.out
     support, queries = _folders(arguments.queries, arguments.support)
     classes = class_folders(support)
@@ -58,6 +59,7 @@ def _learn_images(arguments):
     paths = sum(examples, [])
     if out.resolve() in [path.resolve() for path in paths + asked]:
         raise ValueError(f"expected --out to be none of the images, got {out}.")
+    say.keep_apart(*paths, *asked)
     card = _choose(wanted, len(classes), len(paths) / len(classes))
     learner = zoo.load(card.name)
 
@@ -80,13 +82,13 @@ def _learn_images(arguments):
     probabilities = _softmax(np.concatenate(logits))[:, : len(classes)]
 
     names = [folder.name for folder in classes]
-    made = table(asked, names, probabilities)
-    say = console.console()
+    labels = predictions.known_labels(asked, queries, names)
     say.print(
         f"{card.name} learned {len(classes)} classes from {len(paths)} images",
         style="bold",
     )
-    say.print(made)
+    shown = [path.relative_to(queries).as_posix() for path in asked]
+    predictions.show_classes(say, card.name, names, shown, labels, probabilities)
     # One in five or so is not recognised; a few among drawings are a mistake of ours.
     drawings = photographs < len(small) / 2
     if not drawings:
@@ -104,59 +106,11 @@ def _learn_images(arguments):
         query[:DRAWN_QUERIES],
         probabilities[:DRAWN_QUERIES],
         names,
+        None if None in labels else labels[:DRAWN_QUERIES],
     )
     console.save(figure, out)
     first = f" (the first {DRAWN_QUERIES})" if len(asked) > DRAWN_QUERIES else ""
     say.print(f"Picture: {out}{first}")
-
-
-def table(paths, names, probabilities):
-    """A row for each file asked about: its class and how sure the model is."""
-    made = console.table("file", "prediction", ">confidence")
-    for path, row in zip(paths, probabilities, strict=True):
-        cells = files.printable(path.name), files.printable(names[row.argmax()])
-        made.add_row(*cells, f"{row.max():.1%}")
-    return made
-
-
-def points_table(x, mean, scale):
-    """A row for each x asked about: y, and two standard deviations if they are known.
-
-    Args:
-        x: `[Q]`, shown with all of its digits.
-        mean: `[Q]` or longer, of which the first are those of x.
-        scale: likewise, or None.
-    """
-    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
-    for place, value in enumerate(x):
-        texts = [f"{mean[place]:.4g}"]
-        if scale is not None:
-            texts = with_width(float(mean[place]), float(2 * scale[place]))
-        made.add_row(str(float(value)).removesuffix(".0"), *texts)
-    return made
-
-
-def with_width(mean, width):
-    """Texts of a number and of its ±, both to the second digit of the ±."""
-    if not (math.isfinite(mean) and 0 < width < math.inf):
-        return f"{mean:.4g}", f"{width:.2g}"
-    last = _exponent(width, WIDTH_DIGITS) - WIDTH_DIGITS + 1
-    plain = SMALL <= max(abs(mean), width) < LARGE
-    return _to_place(mean, last, plain), _to_place(width, last, plain)
-
-
-def _to_place(value, last, plain):
-    """A number to the decimal place `10**last`, or to the digits that it has."""
-    last = max(last, _exponent(value) - DIGITS + 1)
-    value = round(value, -last) + 0.0  # never -0
-    if plain:
-        return f"{value:.{max(-last, 0)}f}"
-    return f"{value:.{_exponent(value) - last}e}" if value else "0"
-
-
-def _exponent(value, digits=DIGITS):
-    """The exponent of a number that is rounded to so many digits."""
-    return int(f"{value:.{digits - 1}e}".partition("e")[2])
 
 
 def class_folders(support):
@@ -193,11 +147,17 @@ def read_folders(support, queries):
         skipped += others
     if not queries.is_dir():
         raise ValueError(f"expected images to classify in {queries}, found no folder.")
+    # The picture of an earlier call is no query.
     found, others = files.listed(queries)
     asked = [path for path in found if path.name != LEARNED]
     others += [
         (p, "the picture of an earlier call") for p in found if p.name == LEARNED
     ]
+    labelled = predictions.labelled_folders(support, queries, classes)
+    others = [(path, why) for path, why in others if path not in labelled]
+    for folder in labelled:
+        found, more = files.listed(folder)
+        asked, others = asked + found, others + more
     if not asked:
         raise ValueError(files.none_found("images to classify", queries, others))
     return classes, examples, asked, skipped + others
@@ -314,7 +274,7 @@ def _say_inks(say, prepare, support, query, drawings):
         )
 
 
-def _learn_points(arguments):
+def _learn_points(arguments, say):
     known, asked = read_points(arguments.queries)
     if arguments.model:
         card = console.trained_card(arguments.model)
@@ -338,10 +298,9 @@ def _learn_points(arguments):
             f"expected points like those of {card.data}: learning these diverged."
         ) from error
 
-    say = console.console()
     points = f"{len(known)} point{'s' * (len(known) > 1)}"
     say.print(f"{card.name} learned a curve from {points}", style="bold")
-    say.print(points_table(asked, mean, scale))
+    predictions.show_points(say, card.name, asked, mean, scale)
     if scale is not None:
         say.print("± and the band are two standard deviations of a new point.")
     say.print(f"It knows {card.data}; {units_note(learner.point_units)}.")

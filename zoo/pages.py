@@ -7,7 +7,16 @@ import tensorflow as tf
 
 from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
-from keras_meta.zoo import cards, console, published, recipes, scores, training
+from keras_meta.zoo import (
+    cards,
+    console,
+    facts,
+    published,
+    recipes,
+    runs,
+    scores,
+    training,
+)
 
 SEED = 0
 TASKS = 100  # of a curve
@@ -27,7 +36,7 @@ FOR = {
 }
 OTHERWISE = {
     "images": "photographs, or any pictures unlike its data: it has seen nothing else; "
-    "`tools/train.py` and the README's own-images tutorial train one on others.",
+    "`keras-meta train` and the README's own-images tutorial train one on others.",
     "curves": "curves of another kind, x outside the range of its data, or fewer "
     "points than it was trained with.",
     "points": "functions of another family, or inputs outside the range of its data.",
@@ -54,7 +63,7 @@ def write(name):
         console.save(figure, card.directory / file)
         pictures[title] = file
     text = page(learner, card, pictures)
-    training.replace(
+    runs.replace(
         card.directory / "README.md",
         lambda draft: draft.write_text(text, encoding="utf-8"),
     )
@@ -104,7 +113,7 @@ def page(learner, card, pictures):
         "## Make it anew",
         "",
         "```sh",
-        f"{card.command} --publish",
+        f"{facts.command(card.name)} --publish",
         f"python tools/make_results.py --models={card.name}",
         "```",
         "",

@@ -402,7 +402,7 @@ SINUSOID = Functions(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that `tools/train.py` needs to train an entry.
+    """All that `keras-meta train` needs to train an entry.
 
     Attributes:
         learner: makes the untrained learner.

@@ -11,7 +11,7 @@ import urllib.request
 import numpy as np
 
 from keras_meta import files
-from keras_meta.zoo import console, learn
+from keras_meta.zoo import console, learn, predictions
 
 # The server's own ports; any other is taken for REST.
 GRPC_PORT, GRPC_SCHEME = "8500", "grpc://"
@@ -21,8 +21,12 @@ POINTS = "serving_points"
 SCALED = "x and y were scaled by the known points"
 
 
-def run(arguments):
+def run(arguments, output):
     """Runs the command on its parsed arguments.
+
+    Args:
+        arguments: parsed.
+        output: a `console.Output`.
 
     Raises:
         ValueError: a mistake of the user's, or the server's own words about one.
@@ -36,15 +40,20 @@ def run(arguments):
             raise ValueError(
                 "expected no --query with points: they have rows without y."
             )
-        return _points(arguments)
-    inputs, names, asked, skipped = _images(arguments.support, arguments.query)
+        return _points(arguments, output)
+    inputs, names, asked, skipped = _images(arguments.support, arguments.query, output)
     outputs = _send(arguments, "serving_bytes", inputs)
-    say = console.console()
-    say.print(learn.table(asked, names, outputs["probabilities"][0]))
-    learn.say_skipped(say, skipped)
+    labels = predictions.known_labels(asked, arguments.query, names)
+    shown = [path.relative_to(arguments.query).as_posix() for path in asked]
+    probabilities = outputs["probabilities"][0][:, : len(names)]
+    predictions.show_classes(
+        output, arguments.model, names, shown, labels, probabilities
+    )
+    learn.say_skipped(output, skipped)
 
 
-def _points(arguments):
+def _points(arguments, output):
+    output.keep_apart(arguments.support)
     known, asked = learn.read_points(arguments.support)
     # Whether the model scales points is for it to state.
     scaled = POINTS in _signatures(arguments)
@@ -62,17 +71,18 @@ def _points(arguments):
         )
     mean, scale = outputs["mean"][0, :, 0], outputs.get("scale")
     scale = None if scale is None else scale[0, :, 0]
-    console.console().print(learn.points_table(asked, mean, scale))
-    print(f"For {arguments.model}, {SCALED if scaled else learn.AS_THEY_ARE}.")
+    predictions.show_points(output, arguments.model, asked, mean, scale)
+    output.print(f"For {arguments.model}, {SCALED if scaled else learn.AS_THEY_ARE}.")
 
 
-def _images(support, queries):
+def _images(support, queries, output):
     """The request, the names of classes, the files asked about, and those skipped."""
     if queries is None:
         raise ValueError("expected --query DIR, a folder of images to classify.")
     learn.class_folders(support)  # a mistake is told before the wait
     console.start()  # before anything else brings TensorFlow in
     classes, examples, asked, skipped = learn.read_folders(support, queries)
+    output.keep_apart(*sum(examples, []), *asked)
     labels = np.repeat(np.arange(len(classes)), list(map(len, examples)))
     inputs = {
         "support_x": _encoded(sum(examples, [])),

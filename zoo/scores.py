@@ -64,6 +64,51 @@ def evaluate(
     return measure(learner, name, data, episodes, task.metric, temperature, **asked)
 
 
+def evaluate_folder(
+    name, directory, episodes=1000, ways=None, shots=None, queries=None, seed=0
+):
+    """Scores an entry on tasks of a user's own classes.
+
+    Args:
+        name: of a trained entry of images.
+        directory: a folder with a sub-folder of images for each class.
+        episodes, shots, seed: as of `evaluate`.
+        ways: by default as trained, or all classes where there are fewer.
+        queries: by default 15 of each class, or as many as the smallest class has
+            besides the support examples.
+
+    Returns:
+        A dict as `evaluate` gives it.
+
+    Raises:
+        ValueError: no such entry, or one that does not learn images; more ways than it
+            knows; too few classes or images, or a file that is no image.
+    """
+    from keras_meta import ClassPool
+
+    card = zoo.card(name)
+    task = recipes.recipe(name).task
+    if card.ways is None:
+        raise ValueError(
+            f"expected a model of classes of images, {name} learns {card.inputs}."
+        )
+    if ways and ways > card.ways:
+        raise ValueError(f"expected at most {card.ways} ways for {name}, got {ways}.")
+    learner = zoo.load(name)
+    pool = ClassPool.from_directory(directory, learner.preprocess)
+    if len(pool) < 2:
+        raise ValueError(
+            f"expected at least two sub-folders of images in {directory}, one for each "
+            f"class, found {len(pool)}."
+        )
+    ways = ways or min(card.ways, len(pool))
+    shots = shots or card.shots
+    queries = queries or max(min(task.test_queries, min(pool.sizes) - shots), 1)
+    data = pool.episodes(ways, shots, queries, seed, labels=task.labels)
+    asked = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
+    return measure(learner, name, data, episodes, task.metric, **asked)
+
+
 def normalized(learner, normalization):
     """The learner, or a copy of it that normalizes in another way.
 
@@ -164,6 +209,16 @@ def summary(tasks):
     tasks = np.asarray(tasks, "float64")
     deviation = tasks.std(ddof=1) / len(tasks) ** 0.5
     return float(tasks.mean()), float(metrics.Z95 * deviation)
+
+
+def proportion(right, count):
+    """The 95% interval of a share, `(low, high)` (Wilson, 1927)."""
+    from keras_meta import metrics
+
+    z = metrics.Z95**2 / count
+    centre, spread = right / count + z / 2, right / count * (1 - right / count)
+    width = (z * spread + z**2 / 4) ** 0.5
+    return (centre - width) / (1 + z), (centre + width) / (1 + z)
 
 
 def summaries(values):

@@ -1,9 +1,8 @@
 """Meta-training that stops and resumes exactly, and tells how it goes."""
 
+import contextlib
 import csv
-import json
 import math
-import os
 import pathlib
 import shutil
 import signal
@@ -16,75 +15,143 @@ import keras
 import tensorflow as tf
 
 from keras_meta import batch_norm
+from keras_meta import episodes as km_episodes
+from keras_meta.zoo import cards, cluster, recipes, runs
 
 # Training batches that the statistics of averaged weights are computed on.
 CALIBRATION_BATCHES = 100
 TOGETHER = 10  # meta-steps that are taken in one call, for the small ones' sake
+# Fields of a recipe that decide the outcome, beside those that a command may set.
+OF_A_RECIPE = ("task", "optimizer", "rate", "average", "clip", "adjust")
 STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
-def fit(make, episodes, validation, directory, settings, tasks, every, metric):
+class Stopped(SystemExit):
+    """The run was interrupted."""
+
+
+def fit(load, directory, settings, tasks, every, metric):
     """Meta-trains, going on from the last checkpoint in `directory` if there is one.
 
     Episode i is a function of (seed, i) and a checkpoint holds weights, optimizer and
     step, so a run that was stopped ends with the same bits as one that was not.
 
     Args:
-        make: gives the compiled learner to begin with, its optimizer keeping a moving
-            average of the weights (`use_ema`).
-        episodes: `start -> endless dataset` of training episodes.
-        validation: a finite dataset of batches of episodes.
+        load: gives what to train and on what, once `directory` is known to suit:
+            `(make, episodes, validation)`. `make` gives the compiled learner to begin
+            with, its optimizer keeping a moving average of the weights (`use_ema`);
+            `episodes` is `start -> endless dataset` of training episodes; `validation`
+            is a finite dataset of batches of episodes.
         directory: a `pathlib.Path`; see `Run` for what is written there.
         settings: what the run is of, a dict with at least "steps", the meta-steps in
-            all; a run is not resumed with other settings, nor with other `tasks`, of
-            those that it recorded. Its "commit", if any, is recorded and not compared.
+            all; a run is not resumed with other settings, nor with other `tasks`
+            (`runs.record`).
         tasks: tasks in a meta-step.
-        every: meta-steps between checkpoints and validations.
+        every: meta-steps between checkpoints and validations; the last meta-step has
+            both too. Another value may resume a run.
         metric: the validation metric that the best weights are chosen by.
 
     Raises:
-        ValueError: `directory` holds a run of other settings, or training diverged.
-        SystemExit: the run was interrupted.
+        ValueError: `steps`, `tasks` or `every` is no positive integer, `directory`
+            holds a run of other settings or one that is training now, or training
+            diverged.
+        Stopped: the run was interrupted.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    record = directory / "run.json"
-    settings = {**settings, "tasks": tasks}
-    if not record.exists():
-        replace(record, lambda draft: draft.write_text(json.dumps(settings)))
-    begun = {**settings, **json.loads(record.read_text())}
-    begun.pop("commit", None)
-    settings.pop("commit", None)
-    if begun != settings:
-        raise ValueError(
-            f"expected {directory} to hold a run of {settings}, it holds one of {begun}"
-        )
     steps = settings["steps"]
-    calibration = episodes(start=0).batch(tasks).take(CALIBRATION_BATCHES)
-    run = Run(directory, validation, metric, steps, calibration)
-    learner = run.resume() or make()
-    done = int(learner.optimizer.iterations.numpy())
-    if done >= steps:
-        print(f"{done} of {steps} meta-steps are done")
-        return
-    # With several workers, TensorFlow cannot run a loop of a learner's in one of steps.
-    alone = tf.distribute.get_strategy().cluster_resolver is None
-    learner.steps_per_execution = math.gcd(every, TOGETHER) if alone else 1
-    begins = f"going on from meta-step {done}" if done else "starting"
-    print(f"{begins}: to meta-step {steps}, writing to {directory}", flush=True)
-    learner.fit(
-        episodes(start=done * tasks).batch(tasks, drop_remainder=True),
-        initial_epoch=done // every,
-        epochs=-(-steps // every),
-        steps_per_epoch=every,
-        callbacks=[run],
-        verbose=1 if sys.stdout.isatty() else 0,
-    )
+    for name, value in (("steps", steps), ("tasks", tasks), ("every", every)):
+        km_episodes.check_integer(name, value, 1)
+    first = is_first()
+    # Processes of a cluster share the folder, and the first writes.
+    with runs.claimed(directory) if first else contextlib.nullcontext():
+        runs.record(directory, {**settings, "tasks": tasks}, write=first)
+        make, episodes, validation = load()
+        calibration = episodes(start=0).batch(tasks).take(CALIBRATION_BATCHES)
+        run = Run(directory, validation, metric, steps, every, calibration)
+        learner = run.resume() or make()
+        done = int(learner.optimizer.iterations.numpy())
+        if done >= steps:
+            print(f"{done} of {steps} meta-steps are done")
+            return
+        # With several workers, TensorFlow cannot run a loop of a learner's in a loop of
+        # steps. A checkpoint must not fall inside such a loop.
+        alone = tf.distribute.get_strategy().cluster_resolver is None
+        together = math.gcd(every, done, steps, TOGETHER) if alone else 1
+        learner.steps_per_execution = together
+        begins = f"going on from meta-step {done}" if done else "starting"
+        print(f"{begins}: to meta-step {steps}, writing to {directory}", flush=True)
+        learner.fit(
+            episodes(start=done * tasks).batch(tasks, drop_remainder=True),
+            steps_per_epoch=steps - done,
+            callbacks=[run],
+            verbose=1 if sys.stdout.isatty() else 0,
+        )
     if run.stop_signal:
-        sys.exit(STOPPED)
+        raise Stopped(STOPPED)
+
+
+def check(recipe, workers, numbers):
+    """Checks what a command was given, before any data is loaded.
+
+    Args:
+        recipe: the `recipes.Recipe` to train.
+        workers: processes that share the tasks of a meta-step.
+        numbers: `{name: value}` of the command's numbers; None is the recipe's own.
+
+    Raises:
+        ValueError: a number that is none, or workers that do not divide the tasks.
+    """
+    for name, value in numbers.items():
+        if value is not None:
+            km_episodes.check_integer(name, value, 0 if name == "seed" else 1)
+    if recipe.tasks % workers:
+        raise ValueError(
+            f"expected workers to divide the {recipe.tasks} tasks of a meta-step, got "
+            f"{workers}."
+        )
+
+
+def settings(name, steps, seed, validation_tasks, origin):
+    """What decides the outcome of a recipe's run, for `fit` to record.
+
+    Args:
+        name: of the recipe.
+        steps: meta-steps.
+        seed: of the weights and the episodes.
+        validation_tasks: tasks in a validation, which choose the best weights.
+        origin: the zoo entry or the .keras file to start from; None for random weights.
+
+    Raises:
+        ValueError: no such recipe, or no such origin.
+    """
+    recipe = recipes.recipe(name)
+    weights = None
+    if origin and origin.endswith(".keras"):
+        if not pathlib.Path(origin).is_file():
+            raise ValueError(f"expected a model to start from, found none at {origin}.")
+        weights = cards.sha256(origin)
+    elif origin:
+        weights = cards.card(origin).sha256
+    return {
+        "recipe": name,
+        "steps": steps,
+        "seed": seed,
+        "validation_tasks": validation_tasks,
+        "initial_weights": origin or cards.RANDOM,
+        "initial_sha256": weights,
+        "learner": runs.described(recipe.learner().get_config()),
+        **{key: runs.described(getattr(recipe, key)) for key in OF_A_RECIPE},
+    }
+
+
+def is_first():
+    """Whether this process is the one of its cluster that writes."""
+    return cluster.is_first(tf.distribute.get_strategy().cluster_resolver)
 
 
 class Run(keras.callbacks.Callback):
-    """After each epoch: validate the averaged weights, log, checkpoint, tell the time.
+    """Validates the averaged weights, logs, checkpoints and reports the time left.
+
+    It does so at each multiple of `every` meta-steps and at the last one.
 
     Attributes:
         directory: holds last.keras and previous.keras (checkpoints with the
@@ -94,13 +161,14 @@ class Run(keras.callbacks.Callback):
             weights are computed on (`batch_norm.estimate`).
     """
 
-    def __init__(self, directory, validation, metric, steps, calibration=()):
+    def __init__(self, directory, validation, metric, steps, every, calibration=()):
         super().__init__()
         self.calibration = calibration
         self.directory = directory
         self.validation = validation
         self.metric = metric
         self.steps = steps
+        self.every = every
         self.stop_signal = False
         self.rows = []
 
@@ -132,8 +200,7 @@ class Run(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         # Several workers do all things together; what the first writes is kept.
-        workers = tf.distribute.get_strategy().cluster_resolver
-        if workers and workers.task_id:
+        if not is_first():
             self.scratch = tempfile.TemporaryDirectory()
             self.directory = pathlib.Path(self.scratch.name)
         events = str(self.directory / "tensorboard")
@@ -151,9 +218,9 @@ class Run(keras.callbacks.Callback):
 
     def _stop(self, number, frame):
         if self.stop_signal:
-            sys.exit(STOPPED)
+            raise Stopped(STOPPED)
         self.stop_signal = True
-        left = -self.step % self.params["steps"]
+        left = min(-self.step % self.every, self.steps - self.step)
         pace = (time.time() - self.began) / max(self.step - self.first_step, 1)
         print(
             f"\nstopping at the next checkpoint, {left} meta-steps ahead (about "
@@ -161,7 +228,14 @@ class Run(keras.callbacks.Callback):
             flush=True,
         )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.step % self.every == 0 or self.step == self.steps:
+            logs = self.model.get_metrics_result()
+            self._checkpoint({key: float(value) for key, value in logs.items()})
+            self.model.reset_metrics()  # they hold validation now
+
+    def _checkpoint(self, logs):
+        """Validates and writes all, `logs` being of the meta-steps since the last."""
         if not math.isfinite(logs["loss"]):
             raise ValueError(
                 f"expected a finite loss by meta-step {self.step}, got {logs['loss']}: "
@@ -187,7 +261,7 @@ class Run(keras.callbacks.Callback):
         self.rows.append(row)
         if self.stop_signal:
             self.model.stop_training = True
-        replace(self.directory / "log.csv", self._write_log)
+        runs.replace(self.directory / "log.csv", self._write_log)
         with self.writer.as_default(step=self.step):
             for key, value in row.items():
                 tf.summary.scalar(key, float(value))
@@ -195,7 +269,7 @@ class Run(keras.callbacks.Callback):
         last = self.directory / "last.keras"
         if last.exists():
             previous = self.directory / "previous.keras"
-            replace(previous, lambda draft: shutil.copy(last, draft))
+            runs.replace(previous, lambda draft: shutil.copy(last, draft))
         save(self.model, last)
 
         pace = passed / max(self.step - self.first_step, 1)
@@ -271,14 +345,7 @@ def split(learner):
 
 def save(learner, path):
     """Saves a learner so that `path` is never half written."""
-    replace(path, learner.save)
-
-
-def replace(path, write):
-    """Has a draft written, `write(draft)`, and puts it in the place of `path`."""
-    draft = path.with_name(f"draft-{path.name}")
-    write(draft)
-    os.replace(draft, path)
+    runs.replace(path, learner.save)
 
 
 def fresh(learner):

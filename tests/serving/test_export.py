@@ -292,30 +292,3 @@ def test_versions_are_never_overwritten(tmp_path):
         km.export(keras.Sequential([keras.layers.Dense(1)]), tmp_path / "p")
     names = {p.name for p in (tmp_path / "p").iterdir()}
     assert names == {"1", "2", "model.keras", "README.md"}
-
-
-def test_the_zoo_as_one_repository(tmp_path):
-    from google.protobuf import text_format
-    from tensorflow_serving.config import model_server_config_pb2
-
-    def export(models):
-        command = [sys.executable, "tools/export_zoo.py", str(tmp_path / "served")]
-        return subprocess.run(
-            [*command, f"--models={models}"],
-            capture_output=True,
-            text=True,
-            cwd=SESSION.parents[2],
-        )
-
-    done = export("maml.sinusoid,maml.omniglot_5w1s")
-    assert done.returncode == 0, done.stderr
-    assert "transductive" in done.stdout
-    config = model_server_config_pb2.ModelServerConfig()
-    text_format.Parse((tmp_path / "served" / "models.config").read_text(), config)
-    found = {c.name: c.base_path for c in config.model_config_list.config}
-    assert found == {n: f"/models/{n}" for n in ("maml.sinusoid", "maml.omniglot_5w1s")}
-    for name in found:
-        assert (tmp_path / "served" / name / "1" / "saved_model.pb").is_file()
-    wrong = export("maml.none")
-    assert wrong.returncode == 1 and "got 'maml.none'" in wrong.stderr
-    assert "Traceback" not in wrong.stderr

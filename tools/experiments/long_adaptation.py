@@ -130,11 +130,18 @@ def run(setting, method, seed, data, out):
     """Trains one learner; its curve and scales."""
     folder = out / setting / f"{method.replace(' ', '_')}-{seed}"
     record = folder / "curve.npz"
-    if not record.exists():
-        training.fit(
+
+    def load():
+        validation = episodes(*data["validation"], setting, 10_000).take(20)
+        return (
             lambda: make(method, seed),
             lambda start: episodes(*data["train"], setting, seed, start),
-            episodes(*data["validation"], setting, 10_000).take(20).batch(5).cache(),
+            validation.batch(5).cache(),
+        )
+
+    if not record.exists():
+        training.fit(
+            load,
             folder,
             {"steps": FLAGS.meta_steps, "seed": seed, "method": method},
             FLAGS.tasks,

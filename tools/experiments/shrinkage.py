@@ -322,13 +322,16 @@ def main(_):
             f"shrinkage: error: expected methods of {list(METHODS)}, got {unknown}"
         )
     curves, scales = {}, {}
+    validation = experiment.test_episodes().skip(FLAGS.test_tasks).take(1000).batch(500)
     for method in methods:
         print(f"{method}:", flush=True)
         folder = out / method.replace(" ", "_")
         training.fit(
-            lambda method=method: make(method),
-            experiment.episodes,
-            experiment.test_episodes().skip(FLAGS.test_tasks).take(1000).batch(500),
+            lambda method=method: (
+                lambda: make(method),
+                experiment.episodes,
+                validation,
+            ),
             folder,
             {"steps": meta_steps(), "seed": FLAGS.seed, "method": method},
             FLAGS.tasks,

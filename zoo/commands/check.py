@@ -1,0 +1,79 @@
+"""`keras-meta check`."""
+
+import pathlib
+
+from keras_meta import zoo
+from keras_meta.zoo import console
+
+HELP = "whether a network can be meta-trained: derivatives, cost"
+MARKS = {"right": "✓", "wrong": "✗", "note": " "}
+
+
+def add(parser):
+    parser.add_argument(
+        "model", metavar="FILE.keras|NAME", help="a network, a learner or an entry"
+    )
+    parser.add_argument(
+        "--learner", metavar="NAME", help="for a network (default: MAML)"
+    )
+    parser.add_argument(
+        "--loss",
+        default="sparse_categorical_crossentropy",
+        help="for a network; or mse",
+    )
+    parser.add_argument(
+        "--jit", action="store_true", default=None, help="compare with XLA too"
+    )
+    console.add_output(parser)
+
+
+def run(arguments, output):
+    path = pathlib.Path(arguments.model)
+    card = None if path.suffix == ".keras" else console.trained_card(arguments.model)
+    if card is None and not path.exists():
+        raise ValueError(f"expected a file, found none at {path}.")
+    output.keep_apart(path)
+    learner = _learner(path, card, arguments.learner, arguments.loss)
+    from keras_meta import check
+
+    with output.status("comparing derivatives"):
+        findings = check.check(learner, arguments.jit)
+    made = console.table("", "part", "finding")
+    for finding in findings:
+        made.add_row(MARKS[finding.state], finding.what, finding.sentence)
+    rows = [
+        {"part": finding.what, "state": finding.state, "finding": finding.sentence}
+        for finding in findings
+    ]
+    document = {"model": arguments.model, "findings": rows}
+    output.show(made, rows=rows, document=document)
+    return int(any(finding.state == "wrong" for finding in findings))
+
+
+def _learner(path, card, kind, loss):
+    """The learner of a file or an entry, or one made of a file's network."""
+    km = console.start()
+    import keras
+
+    from keras_meta import api
+
+    try:
+        learner = zoo.load(card.name) if card else keras.models.load_model(path)
+    except TypeError as error:
+        raise ValueError(
+            f"expected a file of layers that Keras has, {path.name} has others: check "
+            "a network with layers of your own from Python, by keras_meta.check.check."
+        ) from error
+    if isinstance(learner, km.Learner):
+        if kind:
+            raise ValueError(f"expected no --learner: {path.name} holds a learner.")
+        return learner
+    kind = kind or "MAML"
+    kinds = {
+        name: each
+        for name, each in vars(api).items()
+        if isinstance(each, type) and issubclass(each, km.MAML.__base__)
+    }
+    if kind not in kinds:
+        raise ValueError(f"expected one of {', '.join(sorted(kinds))}, got {kind}.")
+    return kinds[kind](learner, loss)

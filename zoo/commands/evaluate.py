@@ -1,0 +1,142 @@
+"""`keras-meta evaluate`."""
+
+import pathlib
+
+from keras_meta.zoo import console, facts, scores
+
+HELP = "score an entry on tasks it has never seen"
+DESCRIPTION = """\
+Scores an entry on replayable tasks: of its own test classes, of a folder of
+yours, or of Lake's one-shot protocol.
+
+  keras-meta evaluate maml.omniglot_5w1s --episodes 1000
+  keras-meta evaluate maml.omniglot_5w1s --data letters/ --ways 5 --shots 1
+  keras-meta evaluate protonet.lake --protocol lake
+
+With --data each sub-folder of DIR is a class of images. With --protocol lake a
+task is twenty characters of one evaluation alphabet: one drawer gives the
+support examples, another the queries. --lake-runs scores the twenty runs that
+Lake et al. published.
+"""
+NORMALIZATION = {
+    "inductive": "each query is answered by itself",
+    "transductive": "the queries of a task share normalization statistics",
+}
+SIZES = "ways", "shots", "queries"
+EPISODES, SEED = 1000, 0
+
+
+def add(parser):
+    console.add_name(parser)
+    for option, least, text in (
+        ("episodes", 2, f"tasks (default: {EPISODES})"),
+        ("ways", 2, "classes of a task (default: as trained)"),
+        ("shots", 1, "examples of a class, or points (default: as trained)"),
+        ("queries", 1, "queries of a class, or points (default: as its recipe tests)"),
+        ("seed", 0, f"of the tasks (default: {SEED})"),
+    ):
+        parser.add_argument(
+            f"--{option}", metavar="N", type=console.integer(least), help=text
+        )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--data",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="tasks of your own images: a sub-folder for each class; fewer ways and "
+        "queries by default where DIR has no more",
+    )
+    kinds.add_argument(
+        "--protocol",
+        metavar="KIND",
+        choices=["zoo", "lake"],
+        default="zoo",
+        help="zoo: tasks of the entry's own test classes (default); lake: of Lake's "
+        "protocol",
+    )
+    kinds.add_argument(
+        "--lake-runs",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="Lake's official one-shot runs, DIR/run01 ... DIR/run20",
+    )
+    console.add_output(parser)
+
+
+def run(arguments, output):
+    card = console.trained_card(arguments.name)
+    for folder in (arguments.data, arguments.lake_runs):
+        if folder and output.file:
+            output.keep_apart(*folder.rglob("*"))
+    if arguments.lake_runs:
+        _refuse(arguments, "--lake-runs", ("episodes", *SIZES, "seed"))
+        return _lake_runs(card, arguments.lake_runs, output)
+    if arguments.protocol == "lake":
+        _refuse(arguments, "--protocol lake", SIZES)
+    if arguments.data and not arguments.data.is_dir():
+        raise ValueError(
+            f"expected a folder of classes, found none at {arguments.data}."
+        )
+    episodes = arguments.episodes or EPISODES
+    seed = SEED if arguments.seed is None else arguments.seed
+    sizes = arguments.ways, arguments.shots, arguments.queries
+    console.start()
+    with output.status("loading data, scoring tasks"):
+        if arguments.protocol == "lake":
+            from keras_meta.zoo import lake
+
+            score = lake.evaluate(card.name, episodes, seed)
+        elif arguments.data:
+            score = scores.evaluate_folder(
+                card.name, arguments.data, episodes, *sizes, seed
+            )
+        else:
+            score = scores.evaluate(card.name, episodes, *sizes, seed)
+    score["data"] = str(arguments.data or arguments.protocol)
+    _show(output, card, score)
+
+
+def _refuse(arguments, option, others):
+    given = [f"--{name}" for name in others if getattr(arguments, name) is not None]
+    if given:
+        raise ValueError(f"expected no {', '.join(given)} with {option}.")
+
+
+def _show(output, card, score):
+    tasks = score.pop("tasks")
+    where = {
+        "zoo": "",
+        "lake": " within an alphabet of Lake's protocol",
+    }.get(score["data"], f" of the classes in {score['data']}")
+    each = f"{score['queries']} queries{' of each class' if score['ways'] else ''}"
+    output.show(
+        f"{card.name}: {scores.sentence(score)}",
+        f"95% interval over {score['episodes']} tasks{where}, seed {score['seed']}; "
+        f"{facts.task(score['ways'], score['shots'])}, {each}; "
+        f"{score['normalization']}: {NORMALIZATION[score['normalization']]}",
+        rows=[score],
+        document={**score, "tasks": tasks},
+    )
+
+
+def _lake_runs(card, directory, output):
+    console.start()
+    from keras_meta.zoo import lake
+
+    with output.status("scoring runs"):
+        errors = lake.official(card.name, directory)
+    made = console.table("run", ">errors")
+    rows = []
+    for number, error in enumerate(errors, start=1):
+        rows.append({"run": f"run{number:02d}", "error": error})
+        made.add_row(rows[-1]["run"], f"{error:.0%}")
+    mean, interval = scores.summary(errors)
+    document = {"model": card.name, "mean": mean, "interval": interval}
+    document |= {"normalization": card.normalization, "runs": rows}
+    output.show(
+        made,
+        f"{card.name}: {mean:.1%} ± {interval:.1%} errors in {len(errors)} runs, "
+        f"{card.normalization}; people make 4.5%, BPL 3.3%",
+        rows=rows,
+        document=document,
+    )

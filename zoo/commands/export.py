@@ -1,0 +1,150 @@
+"""`keras-meta export`."""
+
+import pathlib
+import sys
+import warnings
+
+from keras_meta import zoo
+from keras_meta.zoo import console
+
+HELP = "write an entry, or all, as SavedModels that adapt"
+DESCRIPTION = """\
+Writes an entry as a SavedModel for TensorFlow Serving, DIR/NAME/<version>/,
+loads it and compares its answers to one random task with the entry's own:
+
+  keras-meta export maml.omniglot_5w1s-inductive served
+
+Writes every entry so, as one model repository with models.config,
+batching.config and a docker-compose.yml that starts a server of them all
+(`docker compose up` in DIR):
+
+  keras-meta export --all served
+
+A model that is there already gets a new version.
+"""
+
+MODEL = """  config {{
+    name: "{name}"
+    base_path: "/models/{name}"
+    model_platform: "tensorflow"
+  }}
+"""
+# Tasks of equal sizes are joined along T. Padding would add examples to a support set.
+BATCHING = """max_batch_size { value: 16 }
+batch_timeout_micros { value: 1000 }
+num_batch_threads { value: 2 }
+pad_variable_length_inputs: false
+"""
+COMPOSE = """services:
+  models:
+    image: tensorflow/serving
+    ports: ["8500:8500", "8501:8501"]
+    volumes: [".:/models"]
+    command:
+      - --model_config_file=/models/models.config
+      - --enable_batching=true
+      - --batching_parameters_file=/models/batching.config
+"""
+# Float32 sums in another order agree to about 1e-6, before inner steps enlarge it.
+TOLERANCE = 1e-3
+
+
+def add(parser):
+    console.add_name(parser, nargs="?")
+    parser.add_argument("--all", action="store_true", help="every entry, and no NAME")
+    parser.add_argument(
+        "directory", metavar="DIR", type=pathlib.Path, help="gets NAME/<version>/"
+    )
+
+
+def run(arguments, output):
+    if arguments.all == (arguments.name is not None):
+        raise ValueError("expected the NAME of an entry or --all, and not both.")
+    folder = arguments.directory
+    if arguments.all:
+        names = [card.name for card in zoo.list_models()]
+    else:
+        names = [console.trained_card(arguments.name).name]
+    console.start()
+    failed = []
+    for name in names:
+        try:
+            with output.status(f"exporting {name}"):
+                path = _export(name, folder / name)
+        except OSError:  # a full disk, which would fail for all
+            raise
+        except Exception as error:
+            failed.append(name)
+            sentence = " ".join(str(error).split()) or type(error).__name__
+            print(f"keras-meta: error: {name}: {sentence}", file=sys.stderr)
+        else:
+            output.print(str(path))
+    if arguments.all:
+        _repository(folder, failed, output)
+    if failed and arguments.all:
+        print(f"keras-meta: failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _export(name, base):
+    """Exports an entry and compares the export with it.
+
+    Returns:
+        The path of the new version.
+
+    Raises:
+        ValueError: the export gives other answers.
+    """
+    import keras_meta as km
+
+    learner = zoo.load(name)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        path = km.export(learner, base)
+    for warning in said:
+        if warning.category is UserWarning:  # others are not for this command's user
+            print(f"keras-meta: warning: {name}: {warning.message}", file=sys.stderr)
+    difference = _difference(learner, path)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"expected {path} to give the answers of {name}, got others: the largest "
+            f"difference is {difference:.1e}."
+        )
+    return path
+
+
+def _difference(learner, path):
+    """The largest difference of answers to a random task, relative above one."""
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_meta import check
+
+    episode, _ = check.random_episode(learner)
+    served = tf.saved_model.load(str(path)).signatures["serving_default"]
+    outputs = served(**episode)
+    state = learner.adapt(episode["support_x"], episode["support_y"])
+    expected = learner.infer(state, episode["query_x"])
+    if learner.classification:
+        found, expected = outputs["probabilities"], tf.nn.softmax(expected)
+    else:
+        found = outputs["mean"]
+        expected = expected[0] if isinstance(expected, tuple) else expected
+    expected = np.asarray(expected, "float64")
+    return np.max(np.abs(found - expected) / np.maximum(np.abs(expected), 1))
+
+
+def _repository(folder, failed, output):
+    """Writes what a server of all models in a folder reads."""
+    served = sorted(path.parent.name for path in folder.glob("*/model.keras"))
+    served = [name for name in served if name not in failed]
+    configs = "".join(MODEL.format(name=name) for name in served)
+    for name, text in (
+        ("models.config", f"model_config_list {{\n{configs}}}\n"),
+        ("batching.config", BATCHING),
+        ("docker-compose.yml", COMPOSE),
+    ):
+        console.write(folder / name, text.encode())
+    output.print(
+        f"{len(served)} models; start a server with: cd {folder} && docker compose up"
+    )

@@ -1,0 +1,81 @@
+"""`keras-meta info`."""
+
+import json
+
+import rich.table
+
+from keras_meta import zoo
+from keras_meta.zoo import console, facts, recipes, scores
+
+HELP = "all about one entry"
+
+
+def add(parser):
+    console.add_name(parser)
+    console.add_output(parser)
+
+
+def run(arguments, output):
+    name = arguments.name
+    if name in [card.name for card in zoo.list_models()]:
+        card = zoo.card(name)
+        document, lines = facts.of_card(card), _trained(card)
+    else:
+        document, lines = facts.of_recipe(name), _untrained(recipes.recipe(name), name)
+    grid = rich.table.Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for fact, text in lines.items():
+        grid.add_row(fact, text)
+    rows = [
+        {"fact": fact, "value": _cell(value)}
+        for fact, value in document.items()
+        if value is not None
+    ]
+    output.print(f"{name}\n", style="bold")
+    output.show(grid, rows=rows, document=document)
+
+
+def _cell(value):
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _trained(card):
+    lines = {
+        "for": facts.purpose(card.inputs, card.family),
+        "trained on": card.protocol,
+        "normalization": card.normalization,
+        **{_setting(figure): scores.sentence(figure) for figure in card.figures},
+        "data": card.data,
+        "licence of the data": card.licence,
+        "paper": card.paper,
+        "training": f"{card.steps} meta-steps, the weights of {card.kept} kept, "
+        f"{card.hours} hours on two cores, "
+        f"seed {card.seed}",
+        "began from": facts.origin(card),
+        "command": card.command,
+        "weights": f"{card.weights} ({facts.size(card)})",
+        "sha256": card.sha256,
+    }
+    if card.test_classes:
+        lines["unseen classes"] = (
+            f"{len(card.test_classes)}, see zoo.card({card.name!r}).test_classes"
+        )
+    return lines
+
+
+def _setting(figure):
+    task = facts.task(figure["ways"], figure["shots"])
+    return f"{task}, {figure['normalization']}, {figure['episodes']} tasks"
+
+
+def _untrained(recipe, name):
+    return {
+        "for": facts.purpose(recipe.task.inputs, recipe.task.source.family),
+        "weights": "none: an untrained recipe",
+        "to be trained on": str(recipe.task),
+        "data": recipe.task.source.title,
+        "licence of the data": recipe.task.source.licence,
+        "paper": recipe.paper,
+        "command": facts.command(name),
+    }

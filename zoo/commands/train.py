@@ -1,0 +1,92 @@
+"""`keras-meta train`."""
+
+import pathlib
+import sys
+
+from keras_meta.zoo import console, recipes
+
+HELP = "train an entry from its recipe; stops and resumes exactly"
+DESCRIPTION = """\
+Trains an entry from its recipe:
+
+  keras-meta train maml.omniglot_5w1s
+
+Ctrl-C or SIGTERM stops it at the next checkpoint, a second one at once. The
+same command goes on from the last checkpoint. All that is written is in --out:
+checkpoints, the best weights, log.csv and TensorBoard events.
+
+With --publish the best weights so far become the zoo's, without training if the
+run has ended. With --workers N (or with TF_CONFIG set on each of many machines)
+N processes train together on the same episodes.
+"""
+# What `entries.run` takes under the same names.
+OPTIONS = "steps", "seed", "every", "validation_tasks", "warm_start"
+
+
+def add(parser):
+    console.add_name(parser)
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="folder of the run (default: runs/NAME)",
+    )
+    for option, least, default, text in (
+        ("steps", 1, None, "meta-steps (default: the recipe's)"),
+        ("seed", 0, None, "of weights and episodes (default: the recipe's)"),
+        ("every", 1, 500, "meta-steps between checkpoints and validations"),
+        ("validation-tasks", 1, 200, "tasks in a validation"),
+        ("workers", 1, 1, "processes on this machine that share a meta-step's tasks"),
+    ):
+        shown = f"{text} (default: {default})" if default else text
+        parser.add_argument(
+            f"--{option}",
+            metavar="N",
+            type=console.integer(least),
+            default=default,
+            help=shown,
+        )
+    parser.add_argument(
+        "--warm-start",
+        metavar="NAME|FILE.keras|none",
+        help="weights to start from (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="make the best weights the zoo's"
+    )
+
+
+def run(arguments, output):
+    name = arguments.name
+    recipes.recipe(name)  # a mistake is told before the wait
+    directory = arguments.out or pathlib.Path("runs", name)
+    console.start()
+    from keras_meta.zoo import entries, training
+
+    try:
+        return entries.run(
+            name,
+            directory,
+            _words(arguments, directory),
+            arguments.workers,
+            arguments.publish,
+            **{option: getattr(arguments, option) for option in OPTIONS},
+        )
+    except OSError as error:
+        raise OSError(
+            f"{error.strerror or error}: nothing is lost, the same command goes on "
+            "from the last checkpoint"
+        ) from error
+    except training.Stopped as stopped:
+        print(f"keras-meta: {stopped}", file=sys.stderr)
+        return console.INTERRUPTED
+
+
+def _words(arguments, directory):
+    """The command again, for the other processes."""
+    words = ["train", arguments.name, f"--out={directory}"]
+    for option in (*OPTIONS, "workers"):
+        value = getattr(arguments, option)
+        if value is not None:
+            words.append(f"--{option.replace('_', '-')}={value}")
+    return words + ["--publish"] * arguments.publish

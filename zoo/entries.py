@@ -1,0 +1,239 @@
+"""Trains zoo entries from their recipes, and publishes them."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import tensorflow as tf
+
+import keras_meta as km
+from keras_meta import zoo
+from keras_meta.zoo import cards, cluster, facts, recipes, runs, training
+
+
+def begin(recipe, seed, origin):
+    """The learner of a recipe, untrained or warm-started."""
+    keras.utils.set_random_seed(seed)
+    learner = recipe.learner()
+    if origin:
+        trained = (
+            keras.models.load_model(origin)
+            if origin.endswith(".keras")
+            else zoo.load(origin)
+        )
+        new = training.transfer(trained, learner)
+        if recipe.adjust and origin == recipe.warm_start:
+            recipe.adjust(learner)
+        print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))
+    return learner
+
+
+def ready(recipe, learner, steps):
+    """The learner, compiled as its recipe says."""
+    settings = {
+        "name": recipe.optimizer,
+        "learning_rate": keras.optimizers.schedules.CosineDecay(recipe.rate, steps),
+        "use_ema": True,
+        "ema_momentum": recipe.average,
+        "global_clipnorm": recipe.clip,
+    }
+    kind = type(keras.optimizers.get(recipe.optimizer))
+    learner.compile(kind.from_config(settings))
+    learner.optimizer.build(learner.trainable_variables)
+    return learner
+
+
+def train(name, directory, steps, seed, every, validation_tasks, origin):
+    recipe = recipes.recipe(name)
+
+    def load():
+        print(f"{name}: loading data", flush=True)
+        learner = recipe.learner()
+        source = learner.preprocess, seed
+        if training.has_fixed_encoder(learner):  # which then runs once over the data
+            encoder, learner = training.split(begin(recipe, seed, origin))
+            episodes = recipe.task.episodes(*source, encoder)
+        else:
+            learner, episodes = None, recipe.task.episodes(*source)
+        validation = episodes["validation"]().take(validation_tasks)
+        return (
+            lambda: ready(recipe, learner or begin(recipe, seed, origin), steps),
+            episodes["train"],
+            validation.batch(recipe.tasks).prefetch(2),
+        )
+
+    settings = training.settings(name, steps, seed, validation_tasks, origin)
+    settings["commit"] = commit()
+    metric = recipe.task.metric
+    training.fit(load, directory, settings, recipe.tasks, every, metric)
+
+
+def commit():
+    """The commit of the code that trains; None outside a checkout, or without git."""
+    if shutil.which("git") is None:
+        return None
+    here = pathlib.Path(__file__)
+
+    def git(*words):
+        command = ["git", *words]
+        return subprocess.run(command, cwd=here.parent, capture_output=True, text=True)
+
+    # An environment inside another repository holds files that this one does not know.
+    if git("ls-files", "--error-unmatch", here.name).returncode:
+        return None
+    return git("rev-parse", "HEAD").stdout.strip() or None
+
+
+def publish(name, directory, seed, validation_tasks, origin):
+    """Makes a run's best weights the zoo's, with a card that has no figures yet."""
+    recipe = recipes.recipe(name)
+    learner = keras.models.load_model(directory / "best.keras")
+    if training.has_fixed_encoder(recipe.learner()):
+        trained, learner = learner, begin(recipe, seed, origin)
+        training.transfer(trained, learner)
+    with (directory / "log.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
+    metric = recipe.task.metric
+    best = training.best_of(rows, metric)
+    begun = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    source = recipe.task.source
+    folder = cards.MODELS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    training.save(training.fresh(learner), folder / "model.keras")
+    cards.Card(
+        name=name,
+        learner=type(learner).__name__,
+        paper=recipe.paper,
+        source=source.id,
+        family=source.family,
+        data=source.title,
+        procedural=source.procedural,
+        licence=source.licence,
+        protocol=str(recipe.task),
+        normalization=learner.normalization,
+        seed=seed,
+        command=facts.command(name),
+        initial_weights=begun.get("initial_weights", origin or cards.RANDOM),
+        steps=steps,
+        kept=int(best["step"]),
+        hours=round(hours, 2),
+        sha256=cards.sha256(folder / "model.keras"),
+        test_classes=source.test_classes(learner.preprocess),
+        inputs=recipe.task.inputs,
+        any_units=learner.point_units is not None,
+        ways=recipe.task.ways,
+        shots=recipe.task.shots,
+        validation={
+            "metric": metric,
+            "mean": float(best[f"val_{metric}"]),
+            "interval": float(best[f"val_{metric}_95"]),
+            "episodes": validation_tasks,
+        },
+    ).write()
+    print(f"{name}: published; run tools/make_results.py for its figures")
+
+
+def workers(count, directory, words):
+    """Runs `keras-meta` in `count` processes that train one learner together.
+
+    Args:
+        count: of the processes.
+        directory: gets what the second process and later ones print.
+        words: of the command.
+
+    Returns:
+        The exit status: of one that failed, or 0.
+    """
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    running = []
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        said = (
+            None
+            if index == 0
+            else (directory / f"worker-{index}.log").open("w", encoding="utf-8")
+        )
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "keras_meta", *words],
+                env={**os.environ, "TF_CONFIG": config},
+                stdout=said,
+                stderr=said,
+            )
+        )
+
+    def stop(number, frame):
+        for each in running:
+            each.send_signal(number)
+
+    # From a terminal a Ctrl-C reaches all of them by itself.
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The first, which the others report to, is done last.
+    while running[0].poll() is None and not any(each.poll() for each in running):
+        time.sleep(0.2)
+    status = next((each.poll() for each in running if each.poll()), 0)
+    for each in running:
+        each.terminate()
+    for each in running:
+        each.wait()
+    return status
+
+
+def run(name, directory, words, workers_here=1, publishes=False, **options):
+    """Trains an entry, going on from the last checkpoint in its folder.
+
+    Args:
+        name: of the recipe.
+        directory: a `pathlib.Path`, which gets all that is written.
+        words: of the command, for processes that train with this one.
+        workers_here: processes on this machine that share the tasks of a meta-step.
+        publishes: whether the best weights become the zoo's.
+        options: every and validation_tasks; steps, seed and warm_start, each None for
+            the recipe's own (a `warm_start` of "none": random weights).
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError: no such recipe, or options that do not suit it; as `training.fit`.
+        training.Stopped: the run was interrupted.
+    """
+    recipe = recipes.recipe(name)
+    config = os.environ.get("TF_CONFIG")
+    count, first = cluster.parse(config) if config else (workers_here, True)
+    numbers = {key: value for key, value in options.items() if key != "warm_start"}
+    training.check(recipe, count, {**numbers, "workers": workers_here})
+    runs.make(directory)
+    if workers_here > 1 and not config:
+        return workers(workers_here, directory, words)
+    cores = max(km.runtime.usable_cores() // workers_here, 1)
+    km.runtime.configure(recipe.intra_op, cores)
+    strategy = tf.distribute.get_strategy()
+    if config:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    seed, steps = (
+        getattr(recipe, key) if options[key] is None else options[key]
+        for key in ("seed", "steps")
+    )
+    origin = options["warm_start"] or recipe.warm_start
+    origin = None if origin == "none" else origin
+    every, validation_tasks = options["every"], options["validation_tasks"]
+    with strategy.scope():
+        train(name, directory, steps, seed, every, validation_tasks, origin)
+    if publishes and first:
+        publish(name, directory, seed, validation_tasks, origin)
+    return 0

@@ -1,0 +1,76 @@
+"""Facts about entries, trained or not, as `list` and `info` give them."""
+
+import dataclasses
+
+from keras_meta.zoo import cards, recipes
+
+
+def of_card(card):
+    """All of a card, a dict, with its file."""
+    return {
+        "name": card.name,
+        "trained": True,
+        **dataclasses.asdict(card),
+        "weights": str(card.weights),
+        "bytes": _bytes(card),
+    }
+
+
+def of_recipe(name):
+    """What is known of an entry without weights, a dict with keys of `of_card`."""
+    recipe = recipes.recipe(name)
+    task = recipe.task
+    return {
+        "name": name,
+        "trained": False,
+        "paper": recipe.paper,
+        "source": task.source.id,
+        "family": task.source.family,
+        "data": task.source.title,
+        "procedural": task.source.procedural,
+        "licence": task.source.licence,
+        "protocol": str(task),
+        "seed": recipe.seed,
+        "command": command(name),
+        "steps": recipe.steps,
+        "inputs": task.inputs,
+        "ways": task.ways,
+        "shots": task.shots,
+        "figures": [],
+        "bytes": None,
+    }
+
+
+def command(name):
+    """The command that trains an entry."""
+    return f"keras-meta train {name}"
+
+
+def purpose(inputs, family):
+    """What an entry is for, in a few words."""
+    return f"{inputs}: {family}"
+
+
+def origin(card):
+    """What training began from, in words."""
+    if card.initial_weights == cards.RANDOM:
+        return "random weights"
+    return card.initial_weights
+
+
+def task(ways, shots):
+    """The size of a task, in words."""
+    return f"{ways}-way {shots}-shot" if ways else f"{shots} points"
+
+
+def size(card):
+    """The size of an entry's file, in words."""
+    count = _bytes(card)
+    return "missing" if count is None else f"{count / 1e6:.2f} MB"
+
+
+def _bytes(card):
+    try:
+        return card.weights.stat().st_size
+    except FileNotFoundError:
+        return None
