@@ -4,7 +4,12 @@ import pathlib
 import sys
 
 import jupytext
+import keras
+import numpy as np
+import PIL.Image
 import pytest
+
+import keras_meta as km
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = [
@@ -12,7 +17,8 @@ SCRIPTS = [
 ]
 
 
-def test_own_images(tmp_path, monkeypatch, capsys):
+def run_own_images(tmp_path, monkeypatch, capsys):
+    """Runs the tutorial with two meta-steps; what it prints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(pathlib.Path(sys.executable).parent), prepend=":")
     monkeypatch.setattr("keras_meta.runtime.configure", lambda: None)  # done already
@@ -20,14 +26,45 @@ def test_own_images(tmp_path, monkeypatch, capsys):
     assert "STEPS = 100 " in script
     script = script.replace("STEPS = 100 ", "STEPS = 2 ")
     exec(compile(script, "own_images.py", "exec"), {})
-    said = capsys.readouterr().out
+    assert (tmp_path / "own_images" / "predictions.png").stat().st_size > 10_000
+    return capsys.readouterr().out
+
+
+def draw(folder, classes, images):
+    """Clean drawings, which the pretrained model knows."""
+    pool = km.tasks.glyphs(range(5000, 5000 + classes))
+    for name in pool.class_ids:
+        (folder / f"character{name}").mkdir(parents=True)
+        for number, image in enumerate(pool.images_of(name)[:images]):
+            keras.utils.save_img(folder / f"character{name}" / f"{number}.png", image)
+
+
+def test_own_images(tmp_path, monkeypatch, capsys):
+    said = run_own_images(tmp_path, monkeypatch, capsys)
     assert "40 classes: 30 to train, 10 not" in said
-    # The answer of the export: a row for each question, named as its class.
+    assert sum(".png" in line for line in said.splitlines()) == 5
+    # The stains: a pixel of paper is seldom white.
+    files = sorted((tmp_path / "own_images" / "pictures").glob("*/0.png"))
+    pixels = np.stack([keras.utils.img_to_array(PIL.Image.open(f)) for f in files])
+    assert 100 < np.median(pixels) < 240
+
+
+def test_own_images_of_five_classes(tmp_path, monkeypatch, capsys):
+    draw(tmp_path / "own_images" / "pictures", 5, 6)
+    said = run_own_images(tmp_path, monkeypatch, capsys)
+    assert "5 classes: 3 to train, 2 not" in said
+    assert "learned from 2 pictures" in said
+    # The answer of the export: a row for each query, named as its class.
     rows = [line.split() for line in said.splitlines() if ".png" in line]
     assert len(rows) == 5
     right = sum(file == f"{prediction}.png" for file, prediction, _ in rows)
     assert right >= 4
-    assert (tmp_path / "own_images" / "predictions.png").stat().st_size > 10_000
+
+
+def test_own_images_of_too_few_classes(tmp_path, monkeypatch, capsys):
+    draw(tmp_path / "own_images" / "pictures", 4, 6)
+    with pytest.raises(SystemExit, match="^expected 5 classes in .*, found 4$"):
+        run_own_images(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
