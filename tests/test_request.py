@@ -4,6 +4,7 @@ TensorFlow Serving itself is not there; stand-ins that speak its REST and its gR
 answer through the v1 loader and a Session, as it does.
 """
 
+import argparse
 import concurrent.futures
 import http.server
 import json
@@ -18,7 +19,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_meta as km
 from keras_meta import saved_model
-from keras_meta.zoo import cli, request
+from keras_meta.zoo import cli, console, request
 
 PREPARE = km.ImagePreprocess(8, 8, 1)
 # No name says what a model takes.
@@ -276,7 +277,9 @@ def test_photos_are_sent_as_they_are(data):
     paths = [f"support/{name}/photo.jpg" for name in MARKS]
     for path in paths:
         photo.save(data / path)
-    inputs, *_ = request._images(data / "support", data / "query")
+    inputs, *_ = request._images(
+        data / "support", data / "query", console.Output(argparse.Namespace())
+    )
     sent = inputs["support_x"][0].tolist() + inputs["query_x"][0].tolist()
     for path in paths:
         assert (data / path).read_bytes() in sent

@@ -522,17 +522,3 @@ def test_the_commit_is_that_of_the_code_alone(tmp_path, monkeypatch):
     assert entries.commit() is None  # an environment in another repository
     git("add", ".")
     assert entries.commit() == git("rev-parse", "HEAD").stdout.decode().strip()
-
-
-def test_what_is_published_names_the_command(tmp_path, monkeypatch):
-    from keras_meta.zoo import entries
-
-    folder = tmp_path / "models"
-    folder.mkdir()
-    zoo.load(CURVES).save(tmp_path / "best.keras")
-    (tmp_path / "log.csv").write_text("step,seconds,val_mse\n5,36,0.5\n")
-    monkeypatch.setattr(cards, "MODELS", folder)
-    entries.publish(CURVES, tmp_path, 0, "maml.other")
-    card = zoo.card(CURVES)
-    assert card.command == f"keras-meta train {CURVES} (warm-started from maml.other)"
-    assert (card.steps, card.kept, card.hours) == (5, 5, 0.01)
