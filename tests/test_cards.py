@@ -36,6 +36,7 @@ def fields_of(path, **changes):
         ({"schema": "one"}, "got schema one: publish"),
         ({"learner": "dropped", "paper": "dropped"}, "got no learner, paper"),
         ({"figures": "dropped"}, "got no figures"),
+        ({"grid": "dropped"}, "got no grid"),
         ({"colour": "blue"}, "got also colour"),
     ],
     ids=str,

@@ -1,11 +1,16 @@
 """Scores every zoo entry; writes its card's figures, its page, and the zoo's tables.
 
 python tools/make_results.py [--episodes=1000] [--models=NAME,NAME]
+python tools/make_results.py --grid [--episodes=200] [--models=NAME,NAME]
 
 An entry is scored as it was trained, with the other normalization if it has one, and,
 if it was trained with one shot, with five. The score of each task is kept beside the
 card, so that two entries can be compared task by task. The tables are zoo/results.csv
 and zoo/README.md.
+
+With --grid it computes validation accuracy by ways and shots instead, by which
+`keras-meta learn` chooses: for each entry that `learn` may choose and whose card has no
+grid, so that a run that was interrupted goes on; --models computes those named anew.
 """
 
 import csv
@@ -17,16 +22,33 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import rich.progress
 from absl import app, flags
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, lake, pages, published, recipes, runs, scores
+from keras_meta.zoo import (
+    cards,
+    choice,
+    grids,
+    lake,
+    pages,
+    published,
+    recipes,
+    runs,
+    scores,
+)
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("episodes", 1000, "Tasks for each figure.")
+flags.DEFINE_integer(
+    "episodes",
+    None,
+    "Tasks for each figure: 1000 by default, 200 with --grid.",
+    lower_bound=2,
+)
 flags.DEFINE_integer("seed", 0, "Seed of the tasks: the same for all entries.")
 flags.DEFINE_list("models", None, "Entries to score anew; all by default, '' for none.")
+flags.DEFINE_bool("grid", False, "Validation accuracy by ways and shots instead.")
 
 HEADER = """# The zoo
 
@@ -104,6 +126,7 @@ def score(name):
     """Scores an entry in all its settings; writes card.json and tasks.npz."""
     card, task = zoo.card(name), recipes.recipe(name).task
     learner = zoo.load(name)
+    episodes = FLAGS.episodes or 1000
     calibrated = learner.classification and not learner.label_shape
     temperature = scores.temperature(name) if calibrated else None
 
@@ -111,14 +134,14 @@ def score(name):
         for normalization, shots in settings(learner, card, task):
             yield scores.evaluate(
                 name,
-                FLAGS.episodes,
+                episodes,
                 shots=shots,
                 seed=FLAGS.seed,
                 normalization=normalization,
                 temperature=temperature,
             )
         if isinstance(task.source, recipes.Alphabets) and task.ways == lake.WAYS:
-            found = lake.evaluate(name, FLAGS.episodes, FLAGS.seed)
+            found = lake.evaluate(name, episodes, FLAGS.seed)
             yield {**found, "protocol": "lake"}
 
     figures, tasks = [], {}
@@ -128,13 +151,40 @@ def score(name):
         tasks[scores.key(found)] = found.pop("tasks").astype("float32")
         figures.append(
             {
-                key: float(f"{value:.6g}") if isinstance(value, float) else value
+                key: rounded(value)
                 for key, value in found.items()
                 if key not in ("model", "seconds")
             }
         )
     runs.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))
     dataclasses.replace(card, figures=figures).write()
+
+
+def score_and_write(name):
+    score(name)
+    pages.write(name)
+
+
+def rounded(value):
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def score_grid(name):
+    """Scores an entry on validation tasks of the grid; writes card.json."""
+    learner, pool = grids.load(name)
+    tasks = FLAGS.episodes or grids.TASKS
+    kept = "ways", "shots", "queries", "mean", "interval", "episodes", "seed"
+    grid = []
+    cells = grids.cells(zoo.card(name).ways, pool)
+    for ways, shots in rich.progress.track(cells, name):
+        found = grids.score(learner, name, pool, ways, shots, tasks, FLAGS.seed)
+        grid.append({key: rounded(found[key]) for key in (*kept, "normalization")})
+    dataclasses.replace(zoo.card(name), grid=grid).write()
+
+
+def without_grid():
+    """The entries that `learn` may choose and that have no grid yet."""
+    return [card.name for card in choice.candidates() if not card.grid]
 
 
 def save(path, tasks):
@@ -258,15 +308,22 @@ def within_alphabets(found):
     return text + reasons
 
 
-def main(_):
-    everything = [card.name for card in zoo.list_models()]
-    wanted = everything if FLAGS.models is None else list(filter(None, FLAGS.models))
-    for name in wanted:
+def score_all(function, names):
+    """Calls the function on each entry; stops with a sentence where one cannot be."""
+    for name in names:
         try:
-            score(name)
+            function(name)
         except (ValueError, OSError) as error:
             sys.exit(f"make_results: error: {name}: {error}")
-        pages.write(name)
+
+
+def main(_):
+    wanted = FLAGS.models and list(filter(None, FLAGS.models))
+    if FLAGS.grid:
+        score_all(score_grid, without_grid() if wanted is None else wanted)
+        return
+    everything = [card.name for card in zoo.list_models()]
+    score_all(score_and_write, everything if wanted is None else wanted)
 
     every = zoo.list_models()
     scored = [card for card in every if card.figures]

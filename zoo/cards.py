@@ -6,7 +6,8 @@ import hashlib
 import json
 import pathlib
 
-# Of `card.json`: raised whenever a field is added, dropped or changes its meaning.
+# Of `card.json`: raised whenever a field is added, dropped or changes its meaning once
+# a release reads the schema.
 SCHEMA = 1
 # In `initial_weights`, of training that began from no other model.
 RANDOM = "random"
@@ -44,6 +45,10 @@ class Card:
         ways, shots: of the episodes it was trained for; ways is None for functions.
         validation: the figure by which the weights were kept: a dict with the metric,
             its mean and 95% half-width and the number of tasks; None if unknown.
+        grid: accuracy on validation tasks by ways and shots, by which `learn` chooses
+            (`choice.for_images`): one dict for each cell, with ways, shots, queries of
+            each class, mean, 95% half-width (interval), the number of tasks (episodes),
+            the seed and the normalization; empty where it was not computed.
         figures: measured on test episodes; one dict for each setting, as trained
             first, with the metric, its mean and 95% half-width, the number of tasks,
             the seed, the normalization, the calibration error and what it is at the
@@ -73,6 +78,7 @@ class Card:
     ways: int | None
     shots: int
     validation: dict | None = None
+    grid: list[dict] = dataclasses.field(default_factory=list)
     figures: list[dict] = dataclasses.field(default_factory=list)
 
     @classmethod

@@ -139,7 +139,10 @@ def publish(name, directory, seed, validation_tasks, origin):
             "episodes": validation_tasks,
         },
     ).write()
-    print(f"{name}: published; run tools/make_results.py for its figures")
+    print(
+        f"{name}: published; run tools/make_results.py for its figures, and with "
+        "--grid for those by which `keras-meta learn` chooses"
+    )
 
 
 def workers(count, directory, words):

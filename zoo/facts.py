@@ -36,6 +36,7 @@ def of_recipe(name):
         "inputs": task.inputs,
         "ways": task.ways,
         "shots": task.shots,
+        "grid": [],
         "figures": [],
         "bytes": None,
     }

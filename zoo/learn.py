@@ -1,12 +1,11 @@
 """`keras-meta learn`: new classes or a curve, from a few examples of the user's own."""
 
 import csv
-import math
 
 import numpy as np
 
 from keras_meta import files, zoo
-from keras_meta.zoo import console, predictions
+from keras_meta.zoo import choice, console, predictions
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 LEARNED = "predictions.png"
@@ -60,7 +59,9 @@ def _learn_images(arguments, say):
     if out.resolve() in [path.resolve() for path in paths + asked]:
         raise ValueError(f"expected --out to be none of the images, got {out}.")
     say.keep_apart(*paths, *asked)
-    card = _choose(wanted, len(classes), len(paths) / len(classes))
+    card, reason = _choose(wanted, len(classes), len(paths) / len(classes))
+    if reason:
+        say.print(reason)
     learner = zoo.load(card.name)
 
     photographs, small = 0, []
@@ -182,35 +183,24 @@ def _folders(queries, support):
 
 
 def _choose(wanted, ways, shots):
-    """The card to use: the one wanted, or the one made for the likest task."""
-    if wanted:
-        if wanted.inputs != "images":
-            raise ValueError(
-                f"expected a model of images, {wanted.name} learns {wanted.inputs}."
-            )
-        if wanted.ways < ways:
-            raise ValueError(
-                f"expected at most {wanted.ways} classes for {wanted.name}, got {ways}."
-            )
-        return wanted
-    # A transductive model answers well only if queries of all classes come together.
-    able = [
-        card
-        for card in zoo.list_models()
-        if card.inputs == "images" and card.normalization == "inductive"
-    ]
-    most = max([card.ways for card in able], default=0)
-    if ways > most:
+    """The card to use, the one wanted or the zoo's best, and why: a sentence or None.
+
+    Args:
+        wanted: the card of the model that the user named, or None.
+        ways: classes.
+        shots: examples of each class, the mean over classes.
+    """
+    if wanted is None:
+        return choice.for_images(ways, shots)
+    if wanted.inputs != "images":
         raise ValueError(
-            f"expected at most {most} classes, got {ways}: no model of the zoo knows "
-            "more."
+            f"expected a model of images, {wanted.name} learns {wanted.inputs}."
         )
-
-    def unlike(card):
-        # Drawings by hand are liker to drawings by hand than to procedural ones.
-        return abs(card.shots - shots), card.ways, card.procedural, _loss(card)
-
-    return min([card for card in able if card.ways >= ways], key=unlike)
+    if wanted.ways < ways:
+        raise ValueError(
+            f"expected at most {wanted.ways} classes for {wanted.name}, got {ways}."
+        )
+    return wanted, None
 
 
 def _softmax(logits):
@@ -283,7 +273,7 @@ def _learn_points(arguments, say):
                 f"expected a model of curves, {card.name} learns {card.inputs}."
             )
     else:
-        card = _curve_card()
+        card = choice.for_curves()
     console.start()
     from keras_meta import plots
 
@@ -315,23 +305,6 @@ def _learn_points(arguments, say):
     figure = plots.fit(*known.T, grid, mean[len(asked) :], band, query=query)
     console.save(figure, arguments.out)
     say.print(f"Picture: {arguments.out}")
-
-
-def _curve_card():
-    """The card of the model for curves: for any units if there is one, the best."""
-    fitting = [card for card in zoo.list_models() if card.inputs == "curves"]
-    if not fitting:
-        raise ValueError("expected a trained model of curves, the zoo has none.")
-    # All models for any units have a likelihood; squared errors do not compare with it.
-    return min(fitting, key=lambda card: (not card.any_units, _loss(card)))
-
-
-def _loss(card):
-    """An entry's validation figure, so that less is better."""
-    figure = card.validation
-    if figure is None:
-        return math.inf
-    return -figure["mean"] if figure["metric"] == "accuracy" else figure["mean"]
 
 
 def predicted(learner, known, x):

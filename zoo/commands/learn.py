@@ -54,7 +54,10 @@ def add(parser):
         help="a sub-folder of images for each class (default: DIR/support)",
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="an entry (default: one to fit)"
+        "--model",
+        metavar="NAME",
+        help="an entry (default: the best on validation tasks of as many classes and "
+        "examples; or of curves)",
     )
     console.add_out(
         parser, learn.LEARNED, "FILE", "the picture, " + ", ".join(learn.PICTURES)

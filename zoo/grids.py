@@ -1,0 +1,84 @@
+"""Validation accuracy of an entry by ways and shots: the `grid` of its card."""
+
+from keras_meta import zoo
+from keras_meta.zoo import recipes, scores
+
+WAYS = 2, 5, 10, 20
+SHOTS = 1, 2, 5, 10, 15
+# With fifteen shots they use all twenty images of an Omniglot character.
+QUERIES = 5
+TASKS = 200
+
+
+def load(name):
+    """An entry and its validation classes.
+
+    Returns:
+        `(learner, ClassPool)`. Tasks draw their classes from all of the pool, for an
+        entry of Lake's protocol too, which training validates on one alphabet a task:
+        classes of a user's are of no alphabet.
+
+    Raises:
+        ValueError: no such entry, no classes of images, or data that cannot be had.
+    """
+    card = zoo.card(name)
+    if card.inputs != "images":
+        raise ValueError(
+            f"expected a model of classes of images, {name} learns {card.inputs}."
+        )
+    learner = zoo.load(name)
+    source = recipes.recipe(name).task.source
+    return learner, source.pools(learner.preprocess)["validation"]
+
+
+def cells(ways, pool):
+    """The ways and shots of the grid that an entry and its classes suffice for.
+
+    Args:
+        ways: the most that the entry knows.
+        pool: of its validation classes.
+
+    Returns:
+        A list of `(ways, shots)`.
+    """
+    most, shots = min(ways, len(pool)), _shots(pool)
+    return [(n, k) for n in WAYS if n <= most for k in shots]
+
+
+def score(learner, name, pool, ways, shots, tasks=TASKS, seed=0):
+    """The accuracy on validation tasks of these ways and shots.
+
+    Tasks of all shots have the same queries, and more shots add support examples: each
+    task has the largest number of the grid, of which the first of each class are kept.
+
+    Args:
+        learner: the entry.
+        name: of the entry.
+        pool: of its validation classes.
+        ways, shots: one of `cells`.
+        tasks: how many.
+        seed: task i is a pure function of (seed, ways, i).
+
+    Returns:
+        A dict, as of `scores.measure`.
+    """
+    data = pool.episodes(
+        ways, max(_shots(pool)), QUERIES, seed + recipes.PART_SEEDS["validation"]
+    ).map(lambda episode, query_y: (first(episode, ways, shots), query_y))
+    asked = {"ways": ways, "shots": shots, "queries": QUERIES, "seed": seed}
+    return scores.measure(learner, name, data, tasks, "accuracy", **asked)
+
+
+def first(episode, ways, shots):
+    """The episode with the first `shots` support examples of each class, in order."""
+    import tensorflow as tf
+
+    x, y = episode["support_x"], episode["support_y"]
+    seen = tf.cumsum(tf.one_hot(y, ways, dtype=tf.int32))
+    keep = tf.where(tf.gather(seen, y, batch_dims=1) <= shots)[:, 0]
+    keep = tf.ensure_shape(keep, [ways * shots])
+    return {**episode, "support_x": tf.gather(x, keep), "support_y": tf.gather(y, keep)}
+
+
+def _shots(pool):
+    return [shots for shots in SHOTS if shots + QUERIES <= min(pool.sizes)]
