@@ -737,11 +737,14 @@ RECIPES = {
     ),
     "fomaml.omniglot_5w1s": Recipe(
         # Validation after 750 meta-steps: 84.1% with one step of rate 0.4, 82.4% with
-        # two of 0.2, 81.5% with three of 0.1.
+        # two of 0.2, 81.5% with three of 0.1. With 16 tasks, 30,000 meta-steps ended at
+        # 97.8% ± 0.3% of 500 validation tasks, level over the last 5,000, where
+        # second-order MAML has 98.6% ± 0.2%.
         _drawn("FOMAML"),
         OMNIGLOT_5W1S,
         MAML_PAPER,
-        steps=30_000,
+        steps=40_000,
+        tasks=32,
     ),
     "reptile.omniglot_5w1s": Recipe(
         # Adam inside, afresh for each task, unlearned what the warm start knew.
