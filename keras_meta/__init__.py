@@ -21,7 +21,10 @@ def __getattr__(name):
     module = f"{__name__}.{name}"
     if not name.startswith("_"):
         if importlib.util.find_spec(module):
-            return importlib.import_module(module)
+            found = importlib.import_module(module)
+            if "keras" in sys.modules:
+                _register()
+            return found
         api = importlib.import_module(f"{__name__}.api")
         if hasattr(api, name):
             return getattr(api, name)
@@ -33,8 +36,7 @@ def __dir__():
     return sorted({*globals(), *(name for name in vars(api) if name[0] != "_")})
 
 
-@wrapt.when_imported("keras")
-def _register(_):
+def _register(_=None):
     """Registers the learners, so that Keras loads their files.
 
     Not while a module of the library is being imported, which `api` needs whole: it
@@ -48,3 +50,6 @@ def _register(_):
     ]
     if not any(getattr(each.__spec__, "_initializing", False) for each in library):
         importlib.import_module(f"{__name__}.api")
+
+
+wrapt.register_post_import_hook(_register, "keras")

@@ -208,3 +208,19 @@ def test_a_score_has_the_calibration_error_at_a_temperature():
         sure = 1 / (1 + math.exp(-4 / temperature))
         assert score[name] == pytest.approx(abs(sure - 0.7), rel=1e-5)
     assert score["temperature"] == 2.0
+
+
+def test_holms_correction_by_hand():
+    # 4 x 0.01, 3 x 0.02, 2 x 0.03 and the largest, none below the one before it.
+    assert scores.holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx(
+        [0.06, 0.04, 0.9, 0.06]
+    )
+    assert scores.holm([0.4, 0.5, 0.6]) == [1.0, 1.0, 1.0]
+    assert scores.holm([]) == []
+
+
+def test_the_chance_of_a_mean():
+    # A half-width is 1.96 standard errors: at zero's edge p is 5%.
+    assert scores.chance(0.2, 0.2) == pytest.approx(0.05, rel=1e-3)
+    assert scores.chance(-0.4, 0.2) == pytest.approx(8.9e-5, rel=0.01)
+    assert scores.chance(0.0, 0.2) == 1 and scores.chance(0.1, 0.0) == 0

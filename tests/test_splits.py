@@ -11,7 +11,7 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import pages, recipes
+from keras_meta.zoo import cards, recipes
 
 CARDS = {card.name: card for card in zoo.list_models()}
 PARTS = "train", "validation", "test"
@@ -150,9 +150,9 @@ def test_test_classes_of_a_card_are_those_of_its_recipe(name, loaded):
 
 def origins(name):
     """The entries that a card's weights come from, or its recipe's, nearest first."""
-    found = [pages.origin(CARDS[name]), recipes.recipe(name).warm_start or "nothing"]
-    for origin in dict.fromkeys(found):
-        if origin != "nothing":
+    begun = recipes.recipe(name).warm_start or cards.RANDOM
+    for origin in dict.fromkeys([CARDS[name].initial_weights, begun]):
+        if origin != cards.RANDOM:
             yield origin
             yield from origins(origin)
 
@@ -215,7 +215,9 @@ def test_classification_draws_each_part_with_its_own_seed():
             return dict.fromkeys(PARTS, same)
 
     task = recipes.Classification(
-        Same("x", load=lambda preprocess, ids: same), queries=1, test_queries=1
+        Same("x", "x", "x", load=lambda preprocess, ids: same),
+        queries=1,
+        test_queries=1,
     )
     episodes = task.episodes(None, 7)
     found = {part: episodes[part]() for part in PARTS[:2]}

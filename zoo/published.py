@@ -56,6 +56,14 @@ def of(card, shots):
     return FIGURES.get((card.learner, card.source, card.ways), {}).get(shots)
 
 
+# How an entry's method differs from that of the published figure.
+NOTES = {
+    "CNP": "each class is scored by one shared decoder of its mean representation and "
+    "the query, in place of one decoder of all classes' representations joined: so "
+    "that any number of classes may be asked for"
+}
+
+
 def sentence(figure):
     """A published figure in words, such as `98.7 ± 0.4`; "" for None."""
     mean, interval = figure or ("", None)

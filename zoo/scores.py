@@ -1,5 +1,6 @@
 """Scores of zoo entries on replayable test episodes."""
 
+import math
 import time
 
 import numpy as np
@@ -209,6 +210,34 @@ def summary(tasks):
     tasks = np.asarray(tasks, "float64")
     deviation = tasks.std(ddof=1) / len(tasks) ** 0.5
     return float(tasks.mean()), float(metrics.Z95 * deviation)
+
+
+def chance(mean, interval):
+    """The two-sided probability of so large a mean where the true one is zero.
+
+    Args:
+        mean: over tasks.
+        interval: half the width of its 95% interval.
+    """
+    from keras_meta import metrics
+
+    if interval == 0:
+        return float(mean == 0)
+    return math.erfc(abs(mean) * metrics.Z95 / interval / 2**0.5)
+
+
+def holm(chances):
+    """Holm's correction of the p-values of several comparisons, in their order.
+
+    Reference:
+        Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
+    """
+    order = np.argsort(chances, kind="stable")
+    factors = np.arange(len(chances), 0, -1)
+    adjusted = np.maximum.accumulate(np.asarray(chances)[order] * factors)
+    found = np.empty(len(chances))
+    found[order] = np.minimum(adjusted, 1)
+    return found.tolist()
 
 
 def proportion(right, count):
