@@ -278,6 +278,13 @@ def test_evaluate_on_a_folder(glyphs, capsys):  # noqa: F811
     asked = {"ways": 3, "shots": 2, "queries": 3, "seed": 5, "data": "mine"}
     assert asked.items() <= found.items() and found["normalization"] == "inductive"
 
+    # Light ink on a dark ground is inverted, by the support set of each task.
+    write_classes("chalk", [[255 - image for image in each] for each in glyphs])
+    words[3] = "chalk"
+    assert cli.main([*words, "--shots=2", "--queries=3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"] == found["tasks"]
+    words[3] = "mine"
+
     # A folder has fewer classes and images than the entry's own tasks.
     assert cli.main(words) == 0
     said = " ".join(capsys.readouterr().out.split())

@@ -106,8 +106,31 @@ def evaluate_folder(
     shots = shots or card.shots
     queries = queries or max(min(task.test_queries, min(pool.sizes) - shots), 1)
     data = pool.episodes(ways, shots, queries, seed, labels=task.labels)
+    data = data.map(as_users_have_them(learner.preprocess))
     asked = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
     return measure(learner, name, data, episodes, task.metric, **asked)
+
+
+def as_users_have_them(prepare):
+    """Prepares the images of an episode by `pair`: its support set decides on inversion.
+
+    Args:
+        prepare: the `ImagePreprocess` that the episode came through.
+
+    Returns:
+        A function for `Dataset.map` on episodes.
+    """
+    import tensorflow as tf
+
+    def images(x):
+        shown = 1 - x if prepare.invert else x
+        return tf.cast(tf.round(255 * shown), tf.uint8)[None]
+
+    def paired(episode, query_y):
+        x = prepare.pair(images(episode["support_x"]), images(episode["query_x"]))
+        return {**episode, "support_x": x[0][0], "query_x": x[1][0]}, query_y
+
+    return paired
 
 
 def normalized(learner, normalization):

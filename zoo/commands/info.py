@@ -53,7 +53,7 @@ def _trained(card):
         f"{card.hours} hours on two cores, "
         f"seed {card.seed}",
         "began from": facts.origin(card),
-        "command": card.command,
+        "command": facts.command(card.name),
         "weights": f"{card.weights} ({facts.size(card)})",
         "sha256": card.sha256,
     }

@@ -16,7 +16,8 @@ Learns classes from a few images of each and classifies other images:
 Without --support, DIR holds the two folders as DIR/support/ and DIR/query/.
 Classes may have different numbers of images. The pretrained models know drawn
 characters; the examples show whether ink is dark or light. HEIC and AVIF files
-need pip install 'keras-meta[photos]'.
+need pip install 'keras-meta[photos]'. Images are resized to a square: crop them
+to the drawing first, and draw strokes as thick as a pen's.
 
 Images to classify whose class is known lie in sub-folders of the classes'
 names. Their accuracy and confusion table are reported:
