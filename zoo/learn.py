@@ -60,8 +60,6 @@ def _learn_images(arguments, say):
         raise ValueError(f"expected --out to be none of the images, got {out}.")
     say.keep_apart(*paths, *asked)
     card, reason = _choose(wanted, len(classes), len(paths) / len(classes))
-    if reason:
-        say.print(reason)
     learner = zoo.load(card.name)
 
     photographs, small = 0, []
@@ -84,6 +82,8 @@ def _learn_images(arguments, say):
 
     names = [folder.name for folder in classes]
     labels = predictions.known_labels(asked, queries, names)
+    if reason:
+        say.print(reason)
     say.print(
         f"{card.name} learned {len(classes)} classes from {len(paths)} images",
         style="bold",
