@@ -112,7 +112,7 @@ def evaluate_folder(
 
 
 def as_users_have_them(prepare):
-    """Prepares the images of an episode by `pair`: its support set decides on inversion.
+    """Prepares images by `pair`: the support set of an episode decides on inversion.
 
     Args:
         prepare: the `ImagePreprocess` that the episode came through.
