@@ -23,8 +23,8 @@ class StandardUnits:
     centred before they become float32: time stamps keep their differences.
 
     Args:
-        end: the largest |x| that the learner was trained with.
-        known: the |x| of the outermost support points, at most `end`.
+        end: the largest absolute x that the learner was trained with.
+        known: the absolute x of the outermost support points, at most `end`.
 
     Raises:
         ValueError: not `0 < known <= end`, or an infinity.
@@ -51,9 +51,8 @@ class StandardUnits:
             support_y: float64 `[T, S, d_y]`.
 
         Returns:
-            `{"centre": [T, 1, d_x], "unit": [T, 1, d_x], "middle": [T, 1, d_y],
-            "spread": [T, 1, d_y]}`, float64. Points that all are equal, or none, leave
-            the scale as it is.
+            A dict of float64 tensors, centre and unit `[T, 1, d_x]`, middle and spread
+            `[T, 1, d_y]`. Points that all are equal, or none, leave the scale as it is.
         """
         count = tf.cast(tf.maximum(tf.shape(support_x)[1], 1), tf.float64)
         least, most = _ends(support_x)
