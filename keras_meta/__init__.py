@@ -27,7 +27,8 @@ def __getattr__(name):
             return found
         api = importlib.import_module(f"{__name__}.api")
         if hasattr(api, name):
-            return getattr(api, name)
+            # Kept, so that later uses do not look for a module of this name.
+            return globals().setdefault(name, getattr(api, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import re
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # The inputs of an episode, by name.
@@ -37,6 +38,14 @@ def required(tensors, *checks):
             raise ValueError(sentence)
     with tf.control_dependencies(assertions):
         return tf.nest.map_structure(tf.identity, tensors) if assertions else tensors
+
+
+def check_integer(name, value, least):
+    """Raises a ValueError unless `value` is an integer and at least `least`."""
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < least:
+        got = value if integer else repr(value)
+        raise ValueError(f"expected {name} to be an integer >= {least}, got {got}.")
 
 
 @contextlib.contextmanager

@@ -18,14 +18,6 @@ LABELS = ("onehot", "strings")
 SYMBOLS = 5
 
 
-def check_integer(name, value, least):
-    """Raises a ValueError unless `value` is an integer and at least `least`."""
-    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not integer or value < least:
-        got = value if integer else repr(value)
-        raise ValueError(f"expected {name} to be an integer >= {least}, got {got}.")
-
-
 def fold_seed(seed, index):
     """The seed of episode `index` of stream `seed`, `[2]`, for stateless ops."""
     return tf.random.experimental.stateless_fold_in(
@@ -35,8 +27,8 @@ def fold_seed(seed, index):
 
 def stream(draw, seed, start):
     """The endless dataset of `draw(fold_seed(seed, i))` for i from `start` on."""
-    check_integer("seed", seed, 0)
-    check_integer("start", start, 0)
+    checks.check_integer("seed", seed, 0)
+    checks.check_integer("start", start, 0)
     indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
     return indices.map(
         lambda index: draw(fold_seed(seed, index)),
@@ -364,7 +356,7 @@ class ClassPool:
         """
         ids = np.unique(self.class_ids)
         for size in sizes:
-            check_integer("each size", size, 1)
+            checks.check_integer("each size", size, 1)
         if not sizes or sum(sizes) > len(ids):
             raise ValueError(
                 f"expected sizes that sum to at most {len(ids)} classes, got "
@@ -477,7 +469,7 @@ class ClassPool:
                 f"expected labels to be one of {', '.join(LABELS)}, got {labels!r}."
             )
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-            check_integer(name, value, 1)
+            checks.check_integer(name, value, 1)
         members = self._grouped(groups)  # [G, C]
         members = tf.constant(members[members.sum(1) >= ways])
         if not len(members):

@@ -82,11 +82,6 @@ def encoded_image(path):
     return file.getvalue()
 
 
-def image_files(directory):
-    """The image files of a folder, sorted by name."""
-    return listed(directory)[0]
-
-
 def listed(directory, folders=False):
     """The image files of a folder, or its sub-folders, and what is skipped.
 

@@ -83,7 +83,7 @@ FAMILIES = {"normal": _normal, "laplace": _laplace}
 
 def family_of(prior):
     """The function `(phi, scale) -> distribution` of a family."""
-    return FAMILIES.get(prior, prior) if isinstance(prior, str) else prior
+    return FAMILIES.get(prior, prior)
 
 
 def family_config(prior):
@@ -208,13 +208,10 @@ def _numerical(distribution, point, weight):
     low = tf.stop_gradient(tf.minimum(point, mode))
     high = tf.stop_gradient(tf.maximum(point, mode))
 
-    def halve(_, low, high):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         above = slope(middle) > 0
-        return tf.where(above, low, middle), tf.where(above, middle, high)
-
-    for index in range(HALVINGS):
-        low, high = halve(index, low, high)
+        low, high = tf.where(above, low, middle), tf.where(above, middle, high)
     root = tf.stop_gradient((low + high) / 2)
     # A step of Newton's, whose gradient is the implicit function's.
     with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -6,7 +6,7 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import episodes
+from keras_meta import checks, episodes
 
 
 class TaskFamily:
@@ -74,13 +74,13 @@ class TaskFamily:
                     f"got {shots}."
                 )
             for value in shots:
-                episodes.check_integer("each of shots", value, 0)
+                checks.check_integer("each of shots", value, 0)
         else:
-            episodes.check_integer("shots", shots, 0)
+            checks.check_integer("shots", shots, 0)
         low, high = shots if drawn else (shots, shots)
-        episodes.check_integer("queries", queries, 1)
-        episodes.check_integer("start", start, 0)
-        episodes.check_integer("block", block, 1)
+        checks.check_integer("queries", queries, 1)
+        checks.check_integer("start", start, 0)
+        checks.check_integer("block", block, 1)
         if drawn and start % block:
             raise ValueError(
                 f"expected start to be a multiple of block, {block}, got {start}."
@@ -559,8 +559,8 @@ def glyphs(classes=1200, drawings=20, seed=0, prepare=None):
             "expected classes to be an integer >= 1 or a sequence of integer ids >= 0, "
             f"got {classes}."
         )
-    episodes.check_integer("drawings", drawings, 1)
-    episodes.check_integer("seed", seed, 0)
+    checks.check_integer("drawings", drawings, 1)
+    checks.check_integer("seed", seed, 0)
     images = []
     for first in range(0, len(ids), CLASSES_AT_ONCE):
         chunk = []

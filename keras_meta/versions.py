@@ -9,7 +9,7 @@ import tempfile
 
 import tensorflow as tf
 
-from keras_meta import episodes
+from keras_meta import checks
 
 # Files that stand beside the versions and belong to the newest of them.
 BESIDE = ("model.keras", "README.md")
@@ -28,7 +28,7 @@ def choose(base, version=None):
     """
     if version is None:
         return _newest(base) + 1
-    episodes.check_integer("version", version, 1)
+    checks.check_integer("version", version, 1)
     if (base / str(version)).exists():
         raise FileExistsError(
             f"expected a free version, {base / str(version)} is there already."

@@ -81,10 +81,10 @@ def by_python(learner, folder):
     """Likewise, of a user's own program."""
     support, labels, query = [], [], []
     for label in range(3):
-        paths = files.image_files(folder / "support" / str(label))
+        paths = files.listed(folder / "support" / str(label))[0]
         support += paths
         labels += [label] * len(paths)
-    query = files.image_files(folder / "query")
+    query = files.listed(folder / "query")[0]
     prepare = learner.preprocess
     support, query = (
         np.stack([prepare.resize(files.load_image(path)) for path in paths])[None]

@@ -17,7 +17,7 @@ import pytest
 
 import keras_meta as km
 from keras_meta import check, zoo
-from keras_meta.zoo import cards, cli, console, demo, lake, scores
+from keras_meta.zoo import cards, cli, console, lake, predictions, scores
 from tests import test_cli
 from tests.test_cli import (  # noqa: F401  fixtures
     CURVES,
@@ -93,7 +93,6 @@ def test_points_in_full_precision(capsys):
 
 
 def test_points_with_a_scale(capsys):
-    from keras_meta.zoo import predictions
 
     arguments = cli._parser().parse_args(["learn", "p.csv", "--json"])
     output = console.Output(arguments)
@@ -456,10 +455,8 @@ def test_a_pool_says_what_it_is(glyphs):  # noqa: F811
     )
     assert repr(pool) == "ClassPool(3 classes, 24 images, (28, 28, 1))"
     assert repr(pool.select([1])) == "ClassPool(1 classes, 8 images, (28, 28, 1))"
-    assert demo._counts(np.array([0, 1, 1]), np.array([0, 1, 0]), 2).tolist() == [
-        [1, 0],
-        [1, 1],
-    ]
+    found = predictions.confused(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+    assert found.tolist() == [[1, 0], [1, 1]]
 
 
 # train

@@ -30,6 +30,7 @@ from keras_meta import zoo
 from keras_meta.zoo import (
     cards,
     choice,
+    facts,
     grids,
     lake,
     pages,
@@ -280,7 +281,7 @@ def training_table(found):
             *(measured.get(card.name, {}).get(name, "") for name in names),
             f"{card.kept} of {card.steps}",
             card.hours,
-            pages.origin(card),
+            facts.origin(card, pages.CODE),
             places.index(card.data) + 1,
         )
     return text + "\n" + "".join(f"{i + 1}. {text}\n" for i, text in enumerate(places))

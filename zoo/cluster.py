@@ -39,8 +39,7 @@ def parse(text):
     addresses = cluster.get(kind, ()) if isinstance(kind, str) else ()
     if not isinstance(index, int) or index not in range(len(addresses)):
         raise ValueError(f"{form}got a task that its cluster lacks: {task}.")
-    count = sum(map(len, cluster.values()))
-    return count, kind == "chief" or (index == 0 and "chief" not in cluster)
+    return sum(map(len, cluster.values())), _leads(kind, index, cluster)
 
 
 def is_first(resolver):
@@ -51,6 +50,10 @@ def is_first(resolver):
     """
     if resolver is None or resolver.task_type is None:
         return True
-    if resolver.task_type == "chief":
-        return True
-    return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+    jobs = resolver.cluster_spec().jobs
+    return _leads(resolver.task_type, resolver.task_id, jobs)
+
+
+def _leads(kind, index, kinds):
+    """Whether a process is the chief, or the first worker where there is none."""
+    return kind == "chief" or (index == 0 and "chief" not in kinds)

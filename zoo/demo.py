@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import plots, zoo
-from keras_meta.zoo import console, recipes
+from keras_meta.zoo import console, grids, predictions, recipes
 
 GLYPHS = "maml.glyphs_5w1s-inductive"
 OMNIGLOT = "maml.omniglot_5w1s-inductive"
@@ -64,9 +64,8 @@ def run(out, seed=0, began=None):
     )
     all_x, all_y = episode["support_x"], episode["support_y"]
     query_x = episode["query_x"]
-    first = [np.flatnonzero(all_y == label)[: card.shots] for label in range(card.ways)]
-    first = np.sort(np.concatenate(first))
-    support_x, support_y = all_x[first], all_y[first]
+    first = grids.first(episode, card.ways, card.shots)
+    support_x, support_y = first["support_x"].numpy(), first["support_y"].numpy()
     say.print(f"{card.name}, pretrained on {card.data.split(':')[0]}", style="bold")
     say.print(
         f"A new task (seed {seed}): {card.ways} characters it has never seen, "
@@ -78,7 +77,9 @@ def run(out, seed=0, began=None):
     probabilities = tf.nn.softmax(logits).numpy()[0]
     names = [chr(ord("A") + label) for label in range(card.ways)]
     guesses = probabilities.argmax(axis=1)
-    say.print(console.confusion(_counts(query_y, guesses, card.ways), names))
+    say.print(
+        console.confusion(predictions.confused(query_y, guesses, card.ways), names)
+    )
     say.print(f"Accuracy: {np.mean(guesses == query_y):.1%}", style="bold")
 
     figure = plots.predictions(
@@ -137,13 +138,6 @@ def _omniglot_is_prepared():
     import tensorflow_datasets as tfds
 
     return tfds.builder("omniglot").is_prepared()
-
-
-def _counts(query_y, guesses, ways):
-    """How often a class was taken for another, `[N, N]`."""
-    counts = np.zeros([ways, ways], int)
-    np.add.at(counts, (query_y, guesses), 1)
-    return counts
 
 
 def _served(path, request):

@@ -52,11 +52,16 @@ def purpose(inputs, family):
     return f"{inputs}: {family}"
 
 
-def origin(card):
-    """What training began from, in words."""
+def origin(card, entry="{}"):
+    """What training began from, in words.
+
+    Args:
+        card: of an entry.
+        entry: how the name of another entry is shown.
+    """
     if card.initial_weights == cards.RANDOM:
         return "random weights"
-    return card.initial_weights
+    return entry.format(card.initial_weights)
 
 
 def task(ways, shots):

@@ -8,7 +8,6 @@ import tensorflow as tf
 from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
 from keras_meta.zoo import (
-    cards,
     console,
     facts,
     published,
@@ -24,6 +23,7 @@ STEPS = (0, 1, 2, 3, 5, 10, 20, 50)
 DRAWN_QUERIES = 4  # of each class in a picture
 DRAWN_IMAGES, KNOWN_PIXELS = 2, (10, 100, 300)
 
+CODE = "`{}`"  # how an entry's name is shown
 IMAGES = ("images", "images with string labels")
 # By what an example is, and to follow "learns".
 FOR = {
@@ -121,7 +121,7 @@ def page(learner, card, pictures):
         f"- Data: {card.data}; seed {card.seed}",
         f"- Protocol: {card.protocol}",
         *inner_loop(learner),
-        f"- Began from: {origin(card)}{as_it_was(learner)}",
+        f"- Began from: {facts.origin(card, CODE)}{as_it_was(learner)}",
         f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores; the "
         f"best on validation tasks is kept, meta-step {card.kept}",
         f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
@@ -142,13 +142,6 @@ def inner_loop(learner):
         + (f", on batches of {batch}" if batch else "")
         + (f"; in {later} when asked" if later not in (None, steps) else "")
     )
-
-
-def origin(card):
-    """What training began from, for a table or a page."""
-    if card.initial_weights == cards.RANDOM:
-        return "random weights"
-    return f"`{card.initial_weights}`"
 
 
 def as_it_was(learner):

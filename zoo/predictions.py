@@ -88,9 +88,8 @@ def show_classes(output, model, names, paths, labels, probabilities):
 def _score(guesses, labels, names):
     """The score of the queries whose class is known, a dict, and a sentence on it."""
     known = [place for place, label in enumerate(labels) if label is not None]
-    counts = np.zeros([len(names), len(names)], int)
-    for place in known:
-        counts[labels[place], guesses[place]] += 1
+    true = [labels[place] for place in known]
+    counts = confused(true, guesses[known], len(names))
     right, count = int(np.trace(counts)), len(known)
     low, high = scores.proportion(right, count)
     score = {"accuracy": right / count, "interval": [low, high], "labelled": count}
@@ -100,6 +99,13 @@ def _score(guesses, labels, names):
         f"95% interval {low:.1%} to {high:.1%}, for these support examples."
     )
     return score, sentence
+
+
+def confused(labels, guesses, classes):
+    """How often each class was taken for each, `[N, N]`: a row a true class."""
+    counts = np.zeros([classes, classes], int)
+    np.add.at(counts, (labels, guesses), 1)
+    return counts
 
 
 def show_points(output, model, x, mean, scale):

@@ -14,8 +14,7 @@ import zipfile
 import keras
 import tensorflow as tf
 
-from keras_meta import batch_norm
-from keras_meta import episodes as km_episodes
+from keras_meta import batch_norm, checks
 from keras_meta.zoo import cards, cluster, recipes, runs
 
 # Training batches that the statistics of averaged weights are computed on.
@@ -59,7 +58,7 @@ def fit(load, directory, settings, tasks, every, metric):
     """
     steps = settings["steps"]
     for name, value in (("steps", steps), ("tasks", tasks), ("every", every)):
-        km_episodes.check_integer(name, value, 1)
+        checks.check_integer(name, value, 1)
     first = is_first()
     # Processes of a cluster share the folder, and the first writes.
     with runs.claimed(directory) if first else contextlib.nullcontext():
@@ -102,7 +101,7 @@ def check(recipe, workers, numbers):
     """
     for name, value in numbers.items():
         if value is not None:
-            km_episodes.check_integer(name, value, 0 if name == "seed" else 1)
+            checks.check_integer(name, value, 0 if name == "seed" else 1)
     if recipe.tasks % workers:
         raise ValueError(
             f"expected workers to divide the {recipe.tasks} tasks of a meta-step, got "
@@ -229,7 +228,8 @@ class Run(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.step % self.every == 0 or self.step == self.steps:
+        step = self.step
+        if step % self.every == 0 or step == self.steps:
             logs = self.model.get_metrics_result()
             self._checkpoint({key: float(value) for key, value in logs.items()})
             self.model.reset_metrics()  # they hold validation now

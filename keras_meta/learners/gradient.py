@@ -376,10 +376,13 @@ class GradientLearner(ordered.OrderedLearner):
 
     def paths_of(self, variables):
         """The paths of variables of the network, see `network.Network.paths`."""
-        paths = dict(
-            zip(map(id, self.bound.adaptable), self.bound.paths(), strict=True)
-        )
-        return [paths[id(variable)] for variable in variables]
+        return self.each_of(variables, self.bound.paths())
+
+    def each_of(self, variables, per_adaptable):
+        """What there is for each of some variables, of a list for `bound.adaptable`."""
+        sources = map(id, self.bound.adaptable)
+        found = dict(zip(sources, per_adaptable, strict=True))
+        return [found[id(variable)] for variable in variables]
 
     def _ways(self, support_y):
         """How many classes a task has, a scalar; 0 for regression."""

@@ -110,8 +110,12 @@ class Shrinkage(gradient.GradientLearner):
 
     def scales(self):
         """`{module: sigma}`: how far, in units of the weights, each module adapts."""
-        scales = tf.exp(self.scale_rate * self.scaled_log_variances.value / 2)
+        scales = self._sigmas(self.scaled_log_variances.value)
         return dict(zip(self.modules, map(float, scales), strict=True))
+
+    def _sigmas(self, scaled_log_variances):
+        """Sigma of each module, `[M]`."""
+        return tf.exp(self.scale_rate * scaled_log_variances / 2)
 
     def freeze_below(self, scale):
         """Freezes the modules whose sigma is below `scale` too: they cost nothing.
@@ -128,10 +132,7 @@ class Shrinkage(gradient.GradientLearner):
         return list(self.frozen)
 
     def modules_of(self, variables):
-        """The names of the modules that variables of the network belong to, a list."""
-        sources = map(id, self.bound.adaptable)
-        names = dict(zip(sources, self.module_names, strict=True))
-        return [names[id(variable)] for variable in variables]
+        return self.each_of(variables, self.module_names)
 
     def adapted(self):
         trainable = self.bound.trainable
@@ -143,7 +144,7 @@ class Shrinkage(gradient.GradientLearner):
         return {**variables, "scaled_log_variances": self.scaled_log_variances}
 
     def prior_scales(self, meta, examples):
-        scales = tf.unstack(tf.exp(self.scale_rate * meta["scaled_log_variances"] / 2))
+        scales = tf.unstack(self._sigmas(meta["scaled_log_variances"]))
         of_module = dict(zip(self.modules, scales, strict=True))
         return [of_module[name] for name in self.modules_of(self.adapted())]
 
