@@ -254,15 +254,19 @@ def fit(x, y, grid, mean, scale=None, truth=None, query=None):
     return figure
 
 
-def scales(learner):
+def scales(learner, examples=None):
     """How far each module of a shrinkage learner may move from its start.
 
     Args:
-        learner: with `scales()`: `{module: sigma}`, and `frozen`, names of modules.
+        learner: with `scales()`: `{module: sigma}`, `initial_scale`, and `frozen`,
+            names of modules.
+        examples: S; with it, the shrinkage factor `learner.shares(S)` of each module
+            is printed beside its scale.
 
     Returns:
-        A `matplotlib.figure.Figure` of one bar a module, the first on top, on a
-        logarithmic axis; modules that do not adapt are hollow.
+        A `matplotlib.figure.Figure` of one point a module, the first on top, on a
+        logarithmic axis; a line marks the scale that all began with, and modules that
+        do not adapt are hollow.
 
     Raises:
         ValueError: a learner that has no scales.
@@ -273,27 +277,42 @@ def scales(learner):
             f"SigmaReptile), got {type(learner).__name__}."
         )
     names, values = zip(*learner.scales().items(), strict=True)
-    left = 10 ** np.floor(np.log10(min(values)) - 0.2)
+    shares = learner.shares(examples) if examples is not None else {}
+    start = learner.initial_scale
     figure = matplotlib.figure.Figure(
-        (7, 1.0 + 0.32 * len(names)), dpi=120, layout="constrained"
+        (7, 1.3 + 0.32 * len(names)), dpi=120, layout="constrained"
     )
     axes = figure.add_subplot()
+    axes.axvline(start, color=GREY, linewidth=1)
     for row, (name, value) in enumerate(zip(names, values, strict=True)):
         frozen = name in learner.frozen
-        axes.barh(
+        axes.plot([start, value], [row, row], color=GREY, linewidth=1)
+        axes.plot(
+            value,
             row,
-            value - left,
-            left=left,
-            color="white" if frozen else BLUE,
-            edgecolor=GREY if frozen else BLUE,
+            "o",
+            color=GREY if frozen else BLUE,
+            markerfacecolor="white" if frozen else BLUE,
         )
-        note = f" {value:.3g}" + (" (frozen)" if frozen else "")
-        axes.text(value, row, note, va="center", size=8, color=INK)
+        note = f"{value:.3g}" + (f"   w = {shares[name]:.3f}" if shares else "")
+        axes.text(
+            1.02,
+            row,
+            note + (" (frozen)" if frozen else ""),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            size=8,
+            color=INK,
+        )
     axes.set_xscale("log")
-    axes.set_xlim(left, max(values) * 10**0.35)
+    low, high = min(*values, start), max(*values, start)
+    # At least a decade, so that a scale which hardly moved is seen not to have.
+    room = max(10**0.5 / (high / low) ** 0.5, 1.3)
+    axes.set_xlim(low / room, high * room)
     axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.set_yticks(range(len(names)), names, size=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_title(f"line: the scale of all at the start, {start:.3g}", size=8)
     axes.set_xlabel("learned scale σ: how far a module's weights move from their start")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -17,7 +17,7 @@ def path(tmp_path, monkeypatch):
     card = cards.Card(**{**fields, "name": "one", "figures": []})
     card.write()
     path = tmp_path / "one" / "card.json"
-    assert json.loads(path.read_text())["schema"] == cards.SCHEMA == 1
+    assert json.loads(path.read_text())["schema"] == cards.SCHEMA == 2
     assert cards.Card.read(path) == cards.Card.read(str(path)) == card
     return path
 
@@ -30,9 +30,9 @@ def fields_of(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"schema": 2}, "schema 1 in .*, got schema 2: update keras-meta"),
-        ({"schema": 0}, "schema 1 in .*, got schema 0: publish the entry anew"),
-        ({"schema": "dropped"}, "schema 1 in .*, got schema 0: publish"),
+        ({"schema": 3}, "schema 2 in .*, got schema 3: update keras-meta"),
+        ({"schema": 0}, "schema 2 in .*, got schema 0: publish the entry anew"),
+        ({"schema": "dropped"}, "schema 2 in .*, got schema 0: publish"),
         ({"schema": "one"}, "got schema one: publish"),
         ({"learner": "dropped", "paper": "dropped"}, "got no learner, paper"),
         ({"figures": "dropped"}, "got no figures"),
@@ -77,6 +77,6 @@ def test_what_entries_began_from():
     began = {card.name: card.initial_weights for card in zoo.list_models()}
     assert began["maml.omniglot_5w1s"] == cards.RANDOM
     assert began["maml.omniglot_20w1s"] == "anil.omniglot_20w1s"
-    assert began["mann.omniglot_5w"] == "protonet.omniglot_20w1s"
+    assert began["mann.omniglot_5w-on_protonet"] == "protonet.omniglot_20w1s"
     for name, origin in began.items():
         assert origin == cards.RANDOM or origin in began, name

@@ -151,15 +151,20 @@ def test_scales_are_drawn_by_module():
     learner.scaled_log_variances.assign(
         2 * np.log([0.01, 2.0, 30.0]) / learner.scale_rate
     )
-    figure = plots.scales(learner)
+    figure = plots.scales(learner, 5)
     assert_legible(figure)
     (axes,) = figure.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["dense1", "dense2", "head"]
-    ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
-    np.testing.assert_allclose(ends, [0.01, 2.0, 30.0], rtol=1e-5)
+    start, *lines = axes.lines
+    assert set(start.get_xdata()) == {learner.initial_scale}
+    points = [line.get_xdata()[0] for line in lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, [0.01, 2.0, 30.0], rtol=1e-5)
     notes = [text.get_text() for text in axes.texts]
-    assert notes == [" 0.01 (frozen)", " 2", " 30"]
+    # w = S sigma^2 / (S sigma^2 + a), a = 0.4.
+    assert notes == ["0.01   w = 0.000 (frozen)", "2   w = 0.980", "30   w = 1.000"]
+    plain = [text.get_text() for text in plots.scales(learner).axes[0].texts]
+    assert plain == ["0.01 (frozen)", "2", "30"]
     assert axes.yaxis_inverted()  # the first module on top
     with pytest.raises(ValueError, match="learns scales .* got MAML"):
         plots.scales(km.MAML(km.networks.mlp(), "mse"))

@@ -300,7 +300,7 @@ def drawn(learner, shots):
 @pytest.mark.parametrize(
     "name, shots",
     [
-        ("mann.omniglot_5w", 15),
+        ("mann.omniglot_5w-on_protonet", 15),
         ("reptile.omniglot_5w1s", 10),
     ],
 )

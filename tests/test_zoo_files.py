@@ -1,5 +1,6 @@
 """Zoo files of commit c373558 give the logits that they gave there, for good."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -16,6 +17,11 @@ COMMIT = "c373558"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ROOT = GOLDEN.parents[1]
 FILES = json.loads((GOLDEN / "files.json").read_text())
+# Names of that commit, and of now.
+RENAMED = {
+    "lstm.omniglot_5w": "lstm.omniglot_5w-on_protonet",
+    "mann.omniglot_5w": "mann.omniglot_5w-on_protonet",
+}
 FAST = (
     "maml.omniglot_5w1s",
     "sigma_imaml.omniglot_5w1s",
@@ -24,11 +30,17 @@ FAST = (
 )
 
 
+@functools.cache
+def files_now():
+    """`{sha256: path}` of the zoo's files."""
+    paths = (ROOT / "zoo" / "models").glob("*/model.keras")
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in paths}
+
+
 def committed(name, folder):
-    """The path of an entry's file as of `COMMIT`, wherever it is now."""
-    now = ROOT / "zoo" / "models" / name / "model.keras"
-    if now.exists() and hashlib.sha256(now.read_bytes()).hexdigest() == FILES[name]:
-        return now
+    """The path of an entry's file as of `COMMIT`, whatever the entry's name is now."""
+    if FILES[name] in files_now():
+        return files_now()[FILES[name]]
     # Trained anew since: the history has it.
     done = subprocess.run(
         ["git", "show", f"{COMMIT}:zoo/models/{name}/model.keras"],
@@ -88,3 +100,8 @@ def test_a_committed_file_gives_the_same_logits(name, tmp_path):
         np.asarray(logits)[there] / scale, expected[there] / scale, rtol=0, atol=1e-5
     )
     assert (np.asarray(logits)[~there] < -1e8).all()
+
+
+def test_entries_that_were_renamed_kept_their_files():
+    for old, new in RENAMED.items():
+        assert files_now()[FILES[old]].parent.name == new

@@ -2,6 +2,7 @@
 
 python tools/make_results.py [--episodes=1000] [--models=NAME,NAME]
 python tools/make_results.py --grid [--episodes=200] [--models=NAME,NAME]
+python tools/make_results.py --initial [--episodes=1000] [--models=NAME,NAME]
 
 An entry is scored as it was trained, with the other normalization if it has one, and,
 if it was trained with one shot, with five. The score of each task is kept beside the
@@ -11,6 +12,11 @@ and zoo/README.md.
 With --grid it computes validation accuracy by ways and shots instead, by which
 `keras-meta learn` chooses: for each entry that `learn` may choose and whose card has no
 grid, so that a run that was interrupted goes on; --models computes those named anew.
+
+With --initial it scores the weights that an entry's training began from, in the entry's
+learner and on its test tasks: for each entry that began from another's weights and
+whose card has no such score, or for --models. `--models=` writes the tables anew from
+the cards.
 """
 
 import csv
@@ -30,6 +36,7 @@ from keras_meta import zoo
 from keras_meta.zoo import (
     cards,
     choice,
+    entries,
     facts,
     grids,
     lake,
@@ -49,6 +56,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("seed", 0, "Seed of the tasks: the same for all entries.")
 flags.DEFINE_list("models", None, "Entries to score anew; all by default, '' for none.")
+flags.DEFINE_bool("initial", False, "Scores of the weights that training began from.")
 flags.DEFINE_bool("grid", False, "Validation accuracy by ways and shots instead.")
 
 HEADER = """# The zoo
@@ -74,7 +82,8 @@ memory of a process with TensorFlow and nothing else: side by side in one run of
 `tools/benchmark.py --what=adaptation --csv=zoo/adaptation.csv`, for entries of then.
 Meta-steps: the one whose weights are kept, best on validation tasks, of those taken.
 Hours: on two cores; those of the entry that training began from come on top. Began
-from: random weights, or those of another entry.
+from: random weights, or those of another entry; for the latter, what those score in
+this entry's learner, on the tasks of its first row above (where it was computed).
 `keras-meta train NAME` trains an entry anew.
 
 """
@@ -204,6 +213,30 @@ def without_grid():
     return [card.name for card in choice.candidates() if not card.grid]
 
 
+def score_initial(name):
+    """Scores the weights that an entry began from; writes card.json."""
+    card = zoo.card(name)
+    found = scores.evaluate(
+        name,
+        FLAGS.episodes or 1000,
+        seed=FLAGS.seed,
+        learner=entries.initial(name),
+    )
+    print(f"{name}: from {card.initial_weights}: {scores.sentence(found)}", flush=True)
+    kept = "metric", "mean", "interval", *scores.SHARED
+    figure = {key: rounded(found[key]) for key in kept}
+    dataclasses.replace(card, initial_figure=figure).write()
+
+
+def without_initial():
+    """The entries that began from another's weights, which are not scored yet."""
+    return [
+        card.name
+        for card in zoo.list_models()
+        if not card.began_at_random and card.initial_figure is None
+    ]
+
+
 def save(path, tasks):
     with path.open("wb") as file:
         np.savez_compressed(file, **tasks)
@@ -269,7 +302,7 @@ def training_table(found):
     names = list(next(iter(measured.values()), {}))
     text = table(
         *("model", "parameters", "file, MB", *names),
-        *("meta-steps", "hours", "began from", "data"),
+        *("meta-steps", "hours", "began from", "score of these", "data"),
     )
     places = sources(found)
     for card in found:
@@ -282,6 +315,7 @@ def training_table(found):
             f"{card.kept} of {card.steps}",
             card.hours,
             facts.origin(card, pages.CODE),
+            scores.sentence(card.initial_figure) if card.initial_figure else "",
             places.index(card.data) + 1,
         )
     return text + "\n" + "".join(f"{i + 1}. {text}\n" for i, text in enumerate(places))
@@ -367,6 +401,9 @@ def main(_):
     if FLAGS.grid:
         score_all(score_grid, without_grid() if wanted is None else wanted)
         return
+    if FLAGS.initial:
+        score_all(score_initial, without_initial() if wanted is None else wanted)
+        wanted = []
     everything = [card.name for card in zoo.list_models()]
     score_all(score_and_write, everything if wanted is None else wanted)
 

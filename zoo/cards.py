@@ -8,7 +8,7 @@ import pathlib
 
 # Of `card.json`: raised whenever a field is added, dropped or changes its meaning once
 # a release reads the schema.
-SCHEMA = 1
+SCHEMA = 2
 # In `initial_weights`, of training that began from no other model.
 RANDOM = "random"
 MODELS = pathlib.Path(__file__).parent / "models"
@@ -53,6 +53,10 @@ class Card:
             first, with the metric, its mean and 95% half-width, the number of tasks,
             the seed, the normalization, the calibration error and what it is at the
             temperature that suits validation tasks best.
+        initial_sha256: of the file of the initial weights; None for random ones.
+        initial_figure: the score of the initial weights in this entry's learner, on the
+            tasks of the first of `figures`: a dict like it without calibration; None
+            for random weights, and where it was not computed.
     """
 
     name: str
@@ -80,6 +84,8 @@ class Card:
     validation: dict | None = None
     grid: list[dict] = dataclasses.field(default_factory=list)
     figures: list[dict] = dataclasses.field(default_factory=list)
+    initial_sha256: str | None = None
+    initial_figure: dict | None = None
 
     @classmethod
     def read(cls, path):
@@ -115,6 +121,11 @@ class Card:
         return cls(**fields)
 
     @property
+    def began_at_random(self):
+        """Whether training began from no other model."""
+        return self.initial_weights == RANDOM
+
+    @property
     def directory(self):
         return MODELS / self.name
 
@@ -122,6 +133,12 @@ class Card:
     def weights(self):
         """The model's file."""
         return self.directory / "model.keras"
+
+    @property
+    def log(self):
+        """The log of its training: validation by meta-step; None if it was not kept."""
+        path = self.directory / "log.csv"
+        return path if path.exists() else None
 
     def check(self):
         """Raises ValueError unless the model's file is the one the card describes."""

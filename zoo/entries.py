@@ -24,15 +24,51 @@ def begin(recipe, seed, origin):
     keras.utils.set_random_seed(seed)
     learner = recipe.learner()
     if origin:
-        trained = (
-            keras.models.load_model(origin)
-            if origin.endswith(".keras")
-            else zoo.load(origin)
-        )
-        new = training.transfer(trained, learner)
-        if recipe.adjust and origin == recipe.warm_start:
-            recipe.adjust(learner)
+        new = warm_start(learner, recipe, origin)
         print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))
+    return learner
+
+
+def warm_start(learner, recipe, origin):
+    """Gives a learner the weights of a zoo entry or of a .keras file.
+
+    Returns:
+        The paths of the variables that begin anew.
+    """
+    trained = (
+        keras.models.load_model(origin)
+        if origin.endswith(".keras")
+        else zoo.load(origin)
+    )
+    new = training.transfer(trained, learner)
+    if recipe.adjust and origin == recipe.warm_start:
+        recipe.adjust(learner)
+    return new
+
+
+def initial(name):
+    """An entry's learner with the weights that its training began from.
+
+    Raises:
+        ValueError: no such entry, one that began at random, or initial weights that are
+            no longer there.
+    """
+    card = zoo.card(name)
+    if card.began_at_random:
+        raise ValueError(
+            f"expected an entry that began from another's weights, {name} began from "
+            "random ones."
+        )
+    origin = card.initial_weights
+    if training.sha256_of(origin) != card.initial_sha256:
+        raise ValueError(
+            f"expected the weights that {name} began from, of sha256 "
+            f"{card.initial_sha256}: {origin} has other weights now."
+        )
+    trained = zoo.load(name)
+    keras.utils.set_random_seed(card.seed)
+    learner = type(trained).from_config(trained.get_config())
+    warm_start(learner, recipes.recipe(name), origin)
     return learner
 
 
@@ -109,6 +145,9 @@ def publish(name, directory, seed, validation_tasks, origin):
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
     training.save(training.fresh(learner), folder / "model.keras")
+    runs.replace(
+        folder / "log.csv", lambda draft: shutil.copy(directory / "log.csv", draft)
+    )
     cards.Card(
         name=name,
         learner=type(learner).__name__,
@@ -123,6 +162,7 @@ def publish(name, directory, seed, validation_tasks, origin):
         seed=seed,
         command=facts.command(name),
         initial_weights=begun.get("initial_weights", origin or cards.RANDOM),
+        initial_sha256=begun.get("initial_sha256"),
         steps=steps,
         kept=int(best["step"]),
         hours=round(hours, 2),
@@ -140,8 +180,9 @@ def publish(name, directory, seed, validation_tasks, origin):
         },
     ).write()
     print(
-        f"{name}: published; run tools/make_results.py for its figures, and with "
-        "--grid for those by which `keras-meta learn` chooses"
+        f"{name}: published; run tools/make_results.py for its figures, with --grid "
+        "for those by which `keras-meta learn` chooses, and with --initial for the "
+        "score of the weights that it began from, if they were another's"
     )
 
 

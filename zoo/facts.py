@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_meta.zoo import cards, recipes
+from keras_meta.zoo import recipes
 
 
 def of_card(card):
@@ -59,7 +59,7 @@ def origin(card, entry="{}"):
         card: of an entry.
         entry: how the name of another entry is shown.
     """
-    if card.initial_weights == cards.RANDOM:
+    if card.began_at_random:
         return "random weights"
     return entry.format(card.initial_weights)
 

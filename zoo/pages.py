@@ -2,6 +2,7 @@
 
 import inspect
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -10,6 +11,7 @@ from keras_meta.checks import named_shape
 from keras_meta.zoo import (
     console,
     facts,
+    modularity,
     published,
     recipes,
     runs,
@@ -62,6 +64,9 @@ def write(name):
     for file, title, figure in pictured(learner, card):
         console.save(figure, card.directory / file)
         pictures[title] = file
+    for kept in card.directory.glob("*.png"):
+        if kept.name not in pictures.values():
+            kept.unlink()
     text = page(learner, card, pictures)
     runs.replace(
         card.directory / "README.md",
@@ -74,7 +79,8 @@ def page(learner, card, pictures):
     summary = inspect.getdoc(type(learner)).partition("\n")[0]
     images = card.inputs in IMAGES
     learns = FOR[card.inputs].format(ways=card.ways, shots=card.shots)
-    lines = [f"# `{card.name}`", "", f"{summary} Learns {learns}.", ""]
+    verdict = modularity.sentence(card) + " " if hasattr(learner, "scales") else ""
+    lines = [f"# `{card.name}`", "", f"{verdict}{summary} Learns {learns}.", ""]
     for title, file in pictures.items():
         lines += [f"![{title}]({file})", "", f"*{title}.*", ""]
     lines += ["## Measured", "", "On classes or tasks it has never seen:", ""]
@@ -120,10 +126,13 @@ def page(learner, card, pictures):
         f"- Paper: {card.paper}",
         f"- Data: {card.data}; seed {card.seed}",
         f"- Protocol: {card.protocol}",
+        *encoder(learner),
         *inner_loop(learner),
-        f"- Began from: {facts.origin(card, CODE)}{as_it_was(learner)}",
+        f"- Began from: {facts.origin(card, CODE)}{as_it_was(learner)}"
+        + initial_score(card),
         f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores; the "
-        f"best on validation tasks is kept, meta-step {card.kept}",
+        f"best on validation tasks is kept, meta-step {card.kept}"
+        + ("; [validation by step](log.csv)" if card.log else ""),
         f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
@@ -144,9 +153,36 @@ def inner_loop(learner):
     )
 
 
+def encoder(learner):
+    """What a sequence learner reads images by, a line for its page."""
+    network = getattr(learner, "network", None)
+    if not hasattr(learner, "sequence") or network is None:
+        return
+    convolutions = sum(isinstance(v, keras.layers.Conv2D) for v in network.layers)
+    weights = f"{network.count_params():,} weights"
+    trained = (
+        "was not trained"
+        if training.has_fixed_encoder(learner)
+        else ("was trained with the rest of the learner")
+    )
+    yield f"- Encoder: {convolutions} convolutions, {weights}; it {trained}"
+
+
 def as_it_was(learner):
     """Of what training began from, what it did not change."""
     return ", its encoder as it was" if training.has_fixed_encoder(learner) else ""
+
+
+def initial_score(card):
+    """What the initial weights score in this learner, to follow their name."""
+    figure = card.initial_figure
+    if figure is None:
+        return ""
+    return (
+        f"; with those weights this learner scores {scores.sentence(figure)} "
+        f"({scores.protocol(figure)}, {figure['normalization']}; "
+        f"{figure['episodes']} tasks, seed {figure['seed']})"
+    )
 
 
 def pictured(learner, card):
@@ -159,10 +195,17 @@ def pictured(learner, card):
         yield _completions(learner, card)
     if hasattr(learner, "evaluation_steps"):
         yield _adaptation(learner, card)
-    if hasattr(learner, "scales"):
-        yield "scales.png", "Scales that it learned, by layer", plots.scales(learner)
+    if hasattr(learner, "scales") and _is_modular(card):
+        examples = card.shots * (card.ways or 1)
+        title = f"Scales that it learned, by layer; w of {examples} examples"
+        yield "scales.png", title, plots.scales(learner, examples)
     if hasattr(learner, "sequence"):
         yield _presentations(learner, card)
+
+
+def _is_modular(card):
+    found = modularity.of(card)
+    return found is not None and found.modular
 
 
 def _tests(learner, card, queries=None):

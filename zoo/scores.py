@@ -21,6 +21,7 @@ def evaluate(
     seed=0,
     normalization=None,
     temperature=None,
+    learner=None,
 ):
     """Scores an entry on episodes of classes it has never seen.
 
@@ -34,6 +35,7 @@ def evaluate(
         seed: of the episodes.
         normalization: in place of the one it was trained with.
         temperature: that logits are divided by for `tempered`.
+        learner: the learner to score, of the entry's kind; the entry itself by default.
 
     Returns:
         A dict: model, metric ("accuracy" as a share, "mse" or "nll"), mean, interval
@@ -57,7 +59,7 @@ def evaluate(
         raise ValueError(f"expected at least 2 episodes, got {episodes}.")
     ways, shots = ways or card.ways, shots or card.shots
     queries = queries or task.test_queries
-    learner = normalized(zoo.load(name), normalization)
+    learner = normalized(learner or zoo.load(name), normalization)
     data = task.test_episodes(
         learner.preprocess, card.test_classes, ways, shots, queries, seed
     )

@@ -123,23 +123,29 @@ def settings(name, steps, seed, validation_tasks, origin):
         ValueError: no such recipe, or no such origin.
     """
     recipe = recipes.recipe(name)
-    weights = None
-    if origin and origin.endswith(".keras"):
-        if not pathlib.Path(origin).is_file():
-            raise ValueError(f"expected a model to start from, found none at {origin}.")
-        weights = cards.sha256(origin)
-    elif origin:
-        weights = cards.card(origin).sha256
     return {
         "recipe": name,
         "steps": steps,
         "seed": seed,
         "validation_tasks": validation_tasks,
         "initial_weights": origin or cards.RANDOM,
-        "initial_sha256": weights,
+        "initial_sha256": origin and sha256_of(origin),
         "learner": runs.described(recipe.learner().get_config()),
         **{key: runs.described(getattr(recipe, key)) for key in OF_A_RECIPE},
     }
+
+
+def sha256_of(origin):
+    """The sha256 of the file of a zoo entry, or of a .keras file.
+
+    Raises:
+        ValueError: no such entry or file.
+    """
+    if not origin.endswith(".keras"):
+        return cards.card(origin).sha256
+    if not pathlib.Path(origin).is_file():
+        raise ValueError(f"expected a model to start from, found none at {origin}.")
+    return cards.sha256(origin)
 
 
 def is_first():

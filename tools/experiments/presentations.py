@@ -30,8 +30,8 @@ flags.DEFINE_string("out", "runs/presentations", "Folder of the table and the pi
 flags.DEFINE_list(
     "models",
     [
-        "lstm.omniglot_5w",
-        "mann.omniglot_5w",
+        "lstm.omniglot_5w-on_protonet",
+        "mann.omniglot_5w-on_protonet",
         "lstm.omniglot_15w_strings",
         "mann.omniglot_15w_strings",
     ],

@@ -1,0 +1,136 @@
+"""Has a shrinkage entry learned modules? The rule of `keras_meta.zoo.modularity`.
+
+    python tools/experiments/modularity.py --model=sigma_maml.omniglot_5w1s
+
+Trains the entry's recipe in short runs of three seeds, for the order of its modules by
+the shrinkage factor w; then freezes, in the entry itself, the half of the modules with
+the smallest w, and the one with the largest, and scores it on the same validation tasks
+each time. The result is a row of zoo/modularity.csv, which the entry's page reads. Run
+it again to go on: each training resumes from its checkpoint.
+"""
+
+import csv
+import dataclasses
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+from absl import app, flags
+
+import keras_meta as km
+from keras_meta import zoo
+from keras_meta.zoo import entries, modularity, pages, recipes, runs, scores
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "The entry.", required=True)
+flags.DEFINE_string("out", "runs/modularity", "Folder of the short trainings.")
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the short trainings.")
+flags.DEFINE_integer("steps", 1000, "Meta-steps of each.", lower_bound=1)
+flags.DEFINE_integer("every", 100, "Meta-steps between checkpoints.", lower_bound=1)
+flags.DEFINE_integer("tasks", 1000, "Validation tasks.", lower_bound=2)
+flags.DEFINE_bool("publish", True, "Write zoo/modularity.csv and the entry's page.")
+
+
+def trained(name, seed, out):
+    """`{module: w}` after a short training."""
+    recipe = recipes.recipe(name)
+    folder = out / name / f"seed-{seed}"
+    runs.make(folder)
+    entries.train(name, folder, FLAGS.steps, seed, FLAGS.every, 100, recipe.warm_start)
+    learner = keras.models.load_model(folder / "best.keras", compile=False)
+    return learner.shares(examples(name))
+
+
+def examples(name):
+    """S of an entry's tasks."""
+    card = zoo.card(name)
+    return card.ways * card.shots
+
+
+def frozen_scores(learner, name, frozen):
+    """Accuracy of each validation task with some modules frozen."""
+    recipe = recipes.recipe(name)
+    validation = recipe.task.episodes(learner.preprocess, recipe.seed)["validation"]
+    learner.frozen = frozen
+    print(f"{name}: freezing {', '.join(frozen) or 'nothing'}", flush=True)
+    found = scores.measure(learner, name, validation(), FLAGS.tasks, "accuracy")
+    print(f"{name}: {scores.sentence(found)}", flush=True)
+    return found["tasks"]
+
+
+def measured(name, shares_of_seeds):
+    """A `modularity.Measured`."""
+    learner, card = zoo.load(name), zoo.card(name)
+    shares = learner.shares(examples(name))
+    order = sorted(shares, key=shares.get)
+    half, largest = order[: len(order) // 2], order[-1]
+    whole, less, least = (
+        frozen_scores(learner, name, frozen) for frozen in ([], half, [largest])
+    )
+    rows = {
+        "half_cost": scores.difference(whole, less),
+        "largest_cost": scores.difference(whole, least),
+        "more": scores.difference(less, least),
+    }
+    figures = {}
+    for title, tasks in rows.items():
+        mean, interval = scores.summary(tasks)
+        figures[title] = round(mean, 6)
+        figures[title.removesuffix("_cost") + "_95"] = round(interval, 6)
+    return modularity.Measured(
+        model=name,
+        sha256=card.sha256,
+        steps=FLAGS.steps,
+        seeds=" ".join(FLAGS.seeds),
+        agrees=modularity.agree(shares_of_seeds),
+        half=" ".join(half),
+        largest=largest,
+        tasks=FLAGS.tasks,
+        **figures,
+    )
+
+
+def write(rows, path):
+    """Writes rows of `modularity.Measured`; a reader never sees half of them."""
+
+    def draft(path):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            names = [field.name for field in dataclasses.fields(modularity.Measured)]
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(map(dataclasses.asdict, rows))
+
+    runs.replace(path, draft)
+
+
+def main(_):
+    name, out = FLAGS.model, pathlib.Path(FLAGS.out)
+    try:
+        learner, card = zoo.load(name), zoo.card(name)
+        if not hasattr(learner, "scales") or card.ways is None:
+            raise ValueError(
+                f"expected an entry of classes with learned scales, got {name}."
+            )
+        found = []
+        for number, seed in enumerate(map(int, FLAGS.seeds), start=1):
+            print(f"training {number} of {len(FLAGS.seeds)}, seed {seed}", flush=True)
+            found.append(trained(name, seed, out))
+            shares = ", ".join(f"{m} {w:.3f}" for m, w in found[-1].items())
+            print(f"seed {seed}: w: {shares}", flush=True)
+        row = measured(name, found)
+    except ValueError as error:
+        sys.exit(f"modularity: error: {error}")
+    write([row], out / name / "modularity.csv")
+    print(f"order agrees over seeds: {row.agrees}; modular: {row.modular}")
+    if FLAGS.publish:
+        rows = {**modularity.read(), name: row}
+        write(rows.values(), modularity.path())
+        pages.write(name)
+
+
+if __name__ == "__main__":
+    km.runtime.configure()
+    app.run(main)
