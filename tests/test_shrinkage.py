@@ -221,6 +221,49 @@ def test_sigma_reptile_gradient_is_its_definition():
     assert_same(gradients, [expected[id(v)] for v in variables], rtol=1e-8)
 
 
+def slope_of_scales(learner, episode, query_y):
+    """The gradient of log sigma^2 by module, and those of the network's weights."""
+    _, gradients, variables, _ = learner.meta_gradient(episode, query_y)
+    scales = learner.scaled_log_variances
+    (slope,) = [g for g, v in zip(gradients, variables, strict=True) if v is scales]
+    rest = [g for g, v in zip(gradients, variables, strict=True) if v is not scales]
+    return slope / learner.scale_rate, rest
+
+
+def test_sigma_reptiles_implicit_rule_is_the_unrolled_gradient_at_the_optimum():
+    episode, query_y = smooth.episode()
+    settings = {"inner_rate": 0.5, "inner_steps": 40, "initial_scale": 0.3}
+    rule = {"scale_rule": "implicit", "conjugate_steps": 40}
+    one = km.SigmaReptile(smooth.network(normalized=False), **rule, **settings)
+    two = km.SigmaMAML(smooth.network(normalized=False), **settings)
+    found, moves = slope_of_scales(one, episode, query_y)
+    expected, _ = slope_of_scales(two, episode, query_y)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+    # Phi follows the rule of Reptile whatever the scales do; that with H = 0 differs.
+    plain = km.SigmaReptile(smooth.network(normalized=False), **settings)
+    other, same = slope_of_scales(plain, episode, query_y)
+    assert_same(moves, same, rtol=1e-12)
+    assert (np.abs(other / expected - 1) > 0.1).any()
+
+
+def test_sigma_reptiles_implicit_rule_is_that_of_sigma_imaml():
+    # Away from the optimum too, with batch normalization, damping and mini-batches.
+    episode, query_y = smooth.episode()
+    settings = {"conjugate_steps": 4, "damping": 0.1, "inner_batch": 4, **SETTINGS}
+    one = km.SigmaReptile(smooth.network(), scale_rule="implicit", **settings)
+    two = km.SigmaIMAML(smooth.network(), **settings)
+    found, _ = slope_of_scales(one, episode, query_y)
+    expected, _ = slope_of_scales(two, episode, query_y)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert km.SigmaReptile.from_config(one.get_config()).scale_rule == "implicit"
+    config = one.get_config()  # a file of before has none of these
+    for name in ("scale_rule", "conjugate_steps", "damping"):
+        del config[name]
+    assert km.SigmaReptile.from_config(config).scale_rule == "reptile"
+    with pytest.raises(ValueError, match="expected scale_rule to be"):
+        km.SigmaReptile(smooth.network(), scale_rule="other")
+
+
 def test_hundreds_of_steps_do_not_diverge():
     episode, _ = smooth.episode()
     learner = km.SigmaMAML(

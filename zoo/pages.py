@@ -128,6 +128,7 @@ def page(learner, card, pictures):
         f"- Protocol: {card.protocol}",
         *encoder(learner),
         *inner_loop(learner),
+        *scale_rule(learner),
         f"- Began from: {facts.origin(card, CODE)}{as_it_was(learner)}"
         + initial_score(card),
         f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores; the "
@@ -151,6 +152,19 @@ def inner_loop(learner):
         + (f", on batches of {batch}" if batch else "")
         + (f"; in {later} when asked" if later not in (None, steps) else "")
     )
+
+
+SCALE_RULES = {
+    "reptile": "the implicit gradient with a Hessian of zero, which was 2.5 to 5 times "
+    "too large where it was compared with the implicit gradient itself",
+    "implicit": "the implicit gradient, and the start Reptile's rule",
+}
+
+
+def scale_rule(learner):
+    """What the scales of sigma-Reptile follow, a line for its page."""
+    if hasattr(learner, "scale_rule"):
+        yield f"- Scales follow {SCALE_RULES[learner.scale_rule]}"
 
 
 def encoder(learner):

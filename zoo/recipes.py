@@ -626,6 +626,7 @@ OMNIGLOT_20W1S = Classification(OMNIGLOT, ways=20, queries=3)
 # Reptile and its sigma form learn from where adapting went: over several mini-batches,
 # whose gradients agree after it (the paper's section 5.1), and so more than one shot.
 OMNIGLOT_5W5S_5W1S = Classification(OMNIGLOT, training_shots=5)
+OMNIGLOT_5W10S_5W1S = Classification(OMNIGLOT, training_shots=10)
 
 # As Snell et al. train: from more ways than are asked for.
 OMNIGLOT_60W_5W1S = Classification(OMNIGLOT, training_ways=60)
@@ -822,35 +823,43 @@ RECIPES = {
         warm_start="sigma_maml.omniglot_5w1s",
     ),
     "sigma_imaml.omniglot_5w1s": Recipe(
-        # The scale that makes it iMAML with lambda = 0.1 at five examples, at first.
+        # iMAML's settings; the scale is that of its lambda of 0.5 at five examples, at
+        # first.
         _drawn(
             "SigmaIMAML",
+            inner_rate=0.1,
             inner_steps=16,
             evaluation_steps=16,
-            initial_scale=2**0.5,
-            damping=1.0,
+            initial_scale=0.4**0.5,
+            damping=5.0,
         ),
         OMNIGLOT_5W1S,
         SHRINKAGE_PAPER,
-        steps=500,
-        rate=1e-4,
-        average=0.99,
-        warm_start="imaml.omniglot_5w1s",
+        steps=20_000,
+        clip=10.0,
     ),
     "sigma_reptile.omniglot_5w1s": Recipe(
+        # As Reptile's, with plain SGD inside; ten examples a class to adapt on, and
+        # five more by which the scales learn. Under SGD log sigma^2 moves by rate x
+        # scale_rate^2 x its gradient, which falls as 1/sigma^2: at a scale of 1 it is
+        # 2e-4 to 2e-3 for the convolutions of random weights.
         _drawn(
             "SigmaReptile",
             inner_rate=0.1,
             inner_steps=5,
-            inner_batch=5,
-            evaluation_steps=20,
+            inner_batch=10,
+            evaluation_steps=50,
+            initial_scale=0.3,
+            scale_rate=3.0,
+            scale_rule="implicit",
+            damping=1.0,
         ),
-        OMNIGLOT_5W5S_5W1S,
+        OMNIGLOT_5W10S_5W1S,
         SHRINKAGE_PAPER,
-        steps=6_000,
-        tasks=8,
-        rate=3e-4,
-        warm_start="maml.omniglot_5w1s",
+        steps=60_000,
+        tasks=5,
+        optimizer="sgd",
+        rate=1.0,
     ),
     "anil.omniglot_20w1s": Recipe(
         # A gradient of the mean over four times the examples: a rate so much larger.

@@ -265,6 +265,20 @@ def holm(chances):
     return found.tolist()
 
 
+def over_seeds(pairs):
+    """Whether one method is better than another: "better", "worse" or "open".
+
+    Args:
+        pairs: `(mean, half-width)` of the paired difference in each training seed. It
+            is "better" if every interval lies above zero, and "worse" if below.
+    """
+    if pairs and all(mean > width for mean, width in pairs):
+        return "better"
+    if pairs and all(mean < -width for mean, width in pairs):
+        return "worse"
+    return "open"
+
+
 def proportion(right, count):
     """The 95% interval of a share, `(low, high)` (Wilson, 1927)."""
     from keras_meta import metrics

@@ -10,6 +10,79 @@ from keras_meta.learners import gradient
 LOG_PRECISION_RANGE = (-40.0, 40.0)
 
 
+def implicit_direction(
+    weights, inputs, support_loss, log_precisions, right, count, damping
+):
+    """v of `(H + P + damping) v = g`, by conjugate gradient.
+
+    H is the Hessian of the mean support loss at theta; its products come from
+    gradients, and nothing of the inner loop is kept for them.
+
+    Args:
+        weights: theta, a list of tensors.
+        inputs: as `objectives.SupportLoss.inputs` gives it.
+        support_loss: an `objectives.SupportLoss`.
+        log_precisions: log P for each weight, scalars.
+        right: g, a list of tensors.
+        count: steps of conjugate gradient.
+        damping: a number.
+
+    Returns:
+        `(v, P)`, lists of tensors; P within `LOG_PRECISION_RANGE`.
+
+    Reference:
+        Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients",
+        NeurIPS 2019, equation 6 and algorithm 2.
+    """
+    precisions = [
+        tf.exp(tf.clip_by_value(p, *LOG_PRECISION_RANGE)) for p in log_precisions
+    ]
+
+    def taped_gradient():
+        tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        with tape:
+            tape.watch(weights)
+            slope, _ = support_loss.gradient(weights, inputs)
+        return tape, slope
+
+    # Written out, all products share one gradient; a loop has its own.
+    unroll = count <= gradient.UNROLLED_STEPS
+    shared = taped_gradient() if unroll else None
+
+    def product(direction):
+        tape, slope = shared or taped_gradient()
+        bent = network.dense(
+            tape.gradient(
+                slope,
+                weights,
+                output_gradients=direction,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+        )
+        return [
+            h + (p + damping) * v
+            for h, p, v in zip(bent, precisions, direction, strict=True)
+        ]
+
+    def precondition(residual):
+        return [r / (p + damping) for r, p in zip(residual, precisions, strict=True)]
+
+    direction = solvers.conjugate_gradient(
+        product, network.dense(right), precondition, count, unroll
+    )
+    return direction, precisions
+
+
+def pulled_moves(direction, precisions, start, weights):
+    """`P v`, and `-P_m v_m . (theta_m - phi_m)`: the derivatives to phi and log P."""
+    pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
+    scales = [
+        -tf.reduce_sum(pull * (theta - phi))
+        for pull, theta, phi in zip(pulled, weights, start, strict=True)
+    ]
+    return pulled, scales
+
+
 def solve_implicitly(
     start, inputs, descend, support_loss, log_precisions, count, damping, shares
 ):
@@ -21,9 +94,6 @@ def solve_implicitly(
 
         (H + P) v = g,  dL/dphi = P v,  dL/dlog P_m = -P_m v_m . (theta_m - phi_m)
         dL/dpsi = -d(v . grad_theta L)/dpsi
-
-    v comes by conjugate gradient on Hessian-vector products; nothing of the inner loop
-    is kept for it.
 
     Args:
         start: phi, a list of tensors.
@@ -39,11 +109,9 @@ def solve_implicitly(
         theta, a list of tensors.
 
     Reference:
-        Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients",
-        NeurIPS 2019, equation 6 and algorithm 2.
+        See `implicit_direction`.
     """
     structure = (start, list(log_precisions), inputs)
-    zero = {"unconnected_gradients": tf.UnconnectedGradients.ZERO}
 
     @tf.custom_gradient
     def solved(*flat):
@@ -51,45 +119,10 @@ def solve_implicitly(
         weights = descend(start, inputs)
 
         def grad(*upstream):
-            precisions = [
-                tf.exp(tf.clip_by_value(p, *LOG_PRECISION_RANGE))
-                for p in log_precisions
-            ]
-
-            def taped_gradient():
-                tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-                with tape:
-                    tape.watch(weights)
-                    slope, _ = support_loss.gradient(weights, inputs)
-                return tape, slope
-
-            # Written out, all products share one gradient; a loop has its own.
-            unroll = count <= gradient.UNROLLED_STEPS
-            shared = taped_gradient() if unroll else None
-
-            def product(direction):
-                tape, slope = shared or taped_gradient()
-                bent = network.dense(
-                    tape.gradient(slope, weights, output_gradients=direction, **zero)
-                )
-                return [
-                    h + (p + damping) * v
-                    for h, p, v in zip(bent, precisions, direction, strict=True)
-                ]
-
-            def precondition(residual):
-                return [
-                    r / (p + damping) for r, p in zip(residual, precisions, strict=True)
-                ]
-
-            direction = solvers.conjugate_gradient(
-                product, network.dense(upstream), precondition, count, unroll
+            direction, precisions = implicit_direction(
+                weights, inputs, support_loss, log_precisions, upstream, count, damping
             )
-            pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
-            scales = [
-                -tf.reduce_sum(pull * (theta - phi))
-                for pull, theta, phi in zip(pulled, weights, start, strict=True)
-            ]
+            pulled, scales = pulled_moves(direction, precisions, start, weights)
             others = tf.nest.flatten(inputs)
             mixed = [tf.zeros_like(value) for value in others]
             if shares:
@@ -98,8 +131,12 @@ def solve_implicitly(
                     slope, _ = support_loss.gradient(
                         weights, tf.nest.pack_sequence_as(inputs, others)
                     )
-                back = [-v for v in direction]
-                mixed = tape.gradient(slope, others, output_gradients=back, **zero)
+                mixed = tape.gradient(
+                    slope,
+                    others,
+                    output_gradients=[-v for v in direction],
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                )
             return [*pulled, *scales, *mixed]
 
         return weights, grad

@@ -247,35 +247,74 @@ class SigmaReptile(Shrinkage):
     The first is the gradient of the joint posterior, preconditioned by sigma^2; the
     scales follow the queries, because learning them by joint MAP collapses to zero. The
     second is the implicit gradient (`SigmaIMAML`) with a Hessian of zero; where it was
-    compared with it, it was 2.5 to 5 times too large. As sigma goes to infinity the
-    learner is Reptile on the support set with plain SGD inside.
+    compared with it, it was 2.5 to 5 times too large. With `scale_rule="implicit"` the
+    scales follow the implicit gradient itself, `P_m v_m . (theta_m - phi_m)` with
+    `(H + P) v = grad L_query`, and phi still follows Reptile's rule. As sigma goes to
+    infinity the learner is Reptile on the support set with plain SGD inside.
 
     Args:
         network: see `Shrinkage`, as for all other arguments.
+        scale_rule: "reptile", the implicit gradient with H = 0, or "implicit".
+        conjugate_steps: of conjugate gradient, for the implicit rule.
+        damping: added to P in the equation that conjugate gradient solves, for the
+            implicit rule.
+        **kwargs: see `Shrinkage`.
+
+    Raises:
+        ValueError: another rule, or an argument out of range.
 
     Reference:
-        Chen et al., 2020; Nichol, Achiam and Schulman, 2018.
+        Chen et al., 2020; Nichol, Achiam and Schulman, 2018; for the implicit rule
+        Rajeswaran et al., 2019, equation 6.
     """
 
     normal_only = True
     unrolled = False
     outer_loss = False
 
+    scale_rule = settings.Setting(settings.choice("reptile", "implicit"))
+    conjugate_steps = settings.Setting(settings.integer(1))
+    damping = settings.Setting(settings.number(0))
+
+    def __init__(
+        self,
+        network,
+        loss="sparse_categorical_crossentropy",
+        *,
+        scale_rule="reptile",
+        conjugate_steps=5,
+        damping=0.0,
+        **kwargs,
+    ):
+        super().__init__(network, loss, **kwargs)
+        self.scale_rule = scale_rule
+        self.conjugate_steps = conjugate_steps
+        self.damping = damping
+
     def solve(self, meta, start, inputs, descend, support_loss, examples):
         count = len(start)
 
         @tf.custom_gradient
         def solved(*flat):
-            start = list(flat[:count])
+            start, log_precisions = list(flat[:count]), flat[count:]
             weights = descend(start, inputs)
 
             def grad(*upstream):
-                moves = [w - phi for w, phi in zip(weights, start, strict=True)]
-                scales = [
-                    -tf.reduce_sum(move * slope)
-                    for move, slope in zip(moves, upstream, strict=True)
-                ]
-                return [*(-move for move in moves), *scales]
+                # With H = 0, v is P^-1 times the gradient: P v is the gradient.
+                direction, precisions = upstream, [1.0] * count
+                if self.scale_rule == "implicit":
+                    direction, precisions = imaml.implicit_direction(
+                        weights,
+                        inputs,
+                        support_loss,
+                        log_precisions,
+                        upstream,
+                        self.conjugate_steps,
+                        self.damping,
+                    )
+                _, scales = imaml.pulled_moves(direction, precisions, start, weights)
+                moves = [phi - w for w, phi in zip(weights, start, strict=True)]
+                return [*moves, *scales]
 
             return weights, grad
 
@@ -292,3 +331,12 @@ class SigmaReptile(Shrinkage):
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
         return loss, outputs, gradients
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            scale_rule=self.scale_rule,
+            conjugate_steps=self.conjugate_steps,
+            damping=self.damping,
+        )
+        return config

@@ -1,0 +1,175 @@
+"""Entries that stand for an algorithm are its own work, from random weights."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import keras_meta as km
+from keras_meta import zoo
+from keras_meta.zoo import cards, entries, modularity, recipes, scores, training
+
+# Of equal networks.
+GRADIENT = [
+    f"{name}.omniglot_5w1s"
+    for name in (
+        *("maml", "fomaml", "reptile", "imaml", "meta_sgd", "anil"),
+        *("sigma_maml", "sigma_imaml", "sigma_reptile"),
+    )
+]
+OWN_WORK = [*GRADIENT, "lstm.omniglot_5w", "mann.omniglot_5w"]
+# Entries that were trained from another's weights, until they are trained anew.
+NOT_YET = {
+    f"{name}.omniglot_5w1s"
+    for name in (
+        *("fomaml", "reptile", "imaml", "meta_sgd", "anil"),
+        *("sigma_maml", "sigma_imaml", "sigma_reptile"),
+    )
+}
+# Of the relative distance of two entries; weights that were only tuned move by 0.02.
+LEAST = 0.3
+
+
+def distance(one, two):
+    """`|a - b| / max(|a|, |b|)` of two lists of arrays of equal shapes."""
+    a, b = (np.concatenate([np.ravel(w) for w in weights]) for weights in (one, two))
+    return np.linalg.norm(a - b) / max(np.linalg.norm(a), np.linalg.norm(b))
+
+
+def too_near(weights):
+    """The pairs of names whose weights are nearer to each other than `LEAST`.
+
+    Args:
+        weights: `{name: list of arrays}`; those of other shapes are not compared.
+    """
+    for one, two in itertools.combinations(weights, 2):
+        shapes = [[np.shape(w) for w in weights[name]] for name in (one, two)]
+        if shapes[0] == shapes[1] and distance(weights[one], weights[two]) < LEAST:
+            yield one, two
+
+
+def test_the_check_of_distances_itself():
+    random = np.random.RandomState(0)
+    base = [random.normal(size=[5, 7]), random.normal(size=[7])]
+    moved = [w + 0.02 * random.normal(size=w.shape) for w in base]
+    other = [random.normal(size=w.shape) for w in base]
+    assert distance(base, moved) == pytest.approx(0.02, rel=0.3)
+    assert distance(base, other) == pytest.approx(2**0.5, rel=0.3)
+    assert distance(base, [2 * w for w in base]) == pytest.approx(0.5)
+    assert distance(moved, base) == distance(base, moved)
+    weights = {"base": base, "moved": moved, "other": other, "small": base[:1]}
+    assert list(too_near(weights)) == [("base", "moved")]
+
+
+def test_entries_from_random_weights_differ():
+    trained = {name: zoo.load(name).network for name in GRADIENT if is_random(name)}
+    assert "maml.omniglot_5w1s" in trained
+    weights = {
+        name: [v.numpy() for v in network.trainable_variables]
+        for name, network in trained.items()
+    }
+    assert len({tuple(map(np.shape, w)) for w in weights.values()}) == 1
+    assert list(too_near(weights)) == []
+
+
+def is_random(name):
+    return zoo.card(name).began_at_random
+
+
+def test_entries_that_are_not_trained_yet_are_known():
+    assert {name for name in GRADIENT if not is_random(name)} == NOT_YET
+
+
+@pytest.mark.parametrize("name", OWN_WORK)
+def test_recipes_of_algorithms_begin_at_random(name):
+    recipe = recipes.recipe(name)
+    assert recipe.warm_start is None and recipe.adjust is None
+    settings = training.settings(name, recipe.steps, recipe.seed, 100, None)
+    assert settings["initial_weights"] == cards.RANDOM
+    assert settings["initial_sha256"] is None
+
+
+def test_training_without_a_warm_start_begins_at_meta_step_0():
+    recipe = recipes.recipe("maml.omniglot_5w1s")
+    keras.utils.set_random_seed(recipe.seed)
+    expected = recipe.learner().get_weights()
+    learner = entries.begin(recipe, recipe.seed, recipe.warm_start)
+    learner = entries.ready(recipe, learner, recipe.steps)
+    assert int(learner.optimizer.iterations) == 0
+    for found, weight in zip(learner.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(found, weight)
+    trained = zoo.load("maml.omniglot_5w1s").get_weights()
+    assert distance(trained[:1], expected[:1]) > LEAST
+
+
+def test_initial_weights_are_put_into_the_entrys_learner():
+    name = "sigma_maml.sinusoid"
+    learner, origin = entries.initial(name), zoo.load("maml.sinusoid")
+    assert isinstance(learner, km.SigmaMAML)
+    pairs = zip(learner.network.weights, origin.network.weights, strict=True)
+    for found, weight in pairs:
+        np.testing.assert_array_equal(found, weight)
+    entry = zoo.load(name)
+    assert learner.inner_rate == entry.inner_rate
+    assert set(learner.scales().values()) == {learner.initial_scale}
+    # A scale of 1 keeps 0.999 of a step: they score as MAML's own.
+    initial = scores.evaluate(name, 20, learner=learner)
+    figure = zoo.card("maml.sinusoid").figures[0]
+    assert abs(initial["mean"] - figure["mean"]) < 3 * initial["interval"]
+    assert initial["queries"] == figure["queries"]
+    with pytest.raises(ValueError, match="maml.sinusoid began from random ones"):
+        entries.initial("maml.sinusoid")
+
+
+def test_initial_weights_that_are_gone(monkeypatch):
+    monkeypatch.setattr(training, "sha256_of", lambda origin: "other")
+    with pytest.raises(ValueError, match="of sha256 .*maml.sinusoid has other weights"):
+        entries.initial("sigma_maml.sinusoid")
+
+
+def test_orders_of_modules_agree_up_to_ties():
+    runs = [{"a": 0.9, "b": 0.5, "c": 0.505}, {"a": 0.8, "b": 0.31, "c": 0.305}]
+    assert modularity.agree(runs)
+    assert not modularity.agree([*runs, {"a": 0.1, "b": 0.5, "c": 0.505}])
+    assert not modularity.agree(
+        [
+            *runs[:1],
+            {"a": 0.9, "b": 0.5, "c": 0.48},
+            runs[1],
+            {"a": 0.9, "b": 0.48, "c": 0.5},
+        ]
+    )
+
+
+def test_a_page_follows_the_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(modularity, "path", lambda: tmp_path / "modularity.csv")
+    card = zoo.card("sigma_maml.omniglot_5w1s")
+    assert modularity.sentence(card).startswith("Not shown to be modular")
+    names = "model,sha256,steps,seeds,agrees,half,half_cost,half_95,largest,"
+    names += "largest_cost,largest_95,more,more_95,tasks\n"
+
+    def found(agrees=True, half=0.001, more=0.1, sha=card.sha256):
+        row = f"{card.name},{sha},9,0 1 2,{agrees},conv1 norm1,{half},0.002,head,0.101,"
+        (tmp_path / "modularity.csv").write_text(f"{names}{row}0.01,{more},0.01,1000\n")
+        return modularity.sentence(card)
+
+    assert found() == (
+        "Modular: freezing conv1 norm1 costs 0.10 ± 0.20 points, freezing head 10.10 ± "
+        "1.00 points of accuracy on 1000 validation tasks."
+    )
+    assert modularity.of(card).modular
+    assert "order of its modules differs" in found(agrees=False)
+    assert "costs 0.60 ± 0.20 points" in found(half=0.006)
+    assert "no more than that" in found(more=0.009)
+    assert not modularity.of(card).modular
+    # Of a file that was trained anew since.
+    assert found(sha="other").startswith("Not shown to be modular")
+
+
+def test_a_verdict_needs_every_seed():
+    assert scores.over_seeds([(0.02, 0.01), (0.03, 0.02)]) == "better"
+    assert scores.over_seeds([(-0.02, 0.01), (-0.03, 0.02)]) == "worse"
+    assert scores.over_seeds([(0.02, 0.01), (0.01, 0.02)]) == "open"
+    assert scores.over_seeds([(0.02, 0.01), (-0.03, 0.01)]) == "open"
+    assert scores.over_seeds([]) == "open"
