@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_meta.zoo import recipes
+from keras_meta.zoo import recipes, scores
 
 
 def of_card(card):
@@ -62,6 +62,18 @@ def origin(card, entry="{}"):
     if card.began_at_random:
         return "random weights"
     return entry.format(card.initial_weights)
+
+
+def initial_score(card):
+    """What the initial weights score in an entry's learner, in words; or ""."""
+    figure = card.initial_figure
+    if figure is None:
+        return ""
+    return (
+        f"with those weights this learner scores {scores.sentence(figure)} "
+        f"({scores.protocol(figure)}, {figure['normalization']}; "
+        f"{figure['episodes']} tasks, seed {figure['seed']})"
+    )
 
 
 def task(ways, shots):

@@ -77,7 +77,7 @@ def write(name):
 def page(learner, card, pictures):
     """The page, given `{title: file}` of its pictures."""
     summary = inspect.getdoc(type(learner)).partition("\n")[0]
-    images = card.inputs in IMAGES
+    images, initial = card.inputs in IMAGES, facts.initial_score(card)
     learns = FOR[card.inputs].format(ways=card.ways, shots=card.shots)
     verdict = modularity.sentence(card) + " " if hasattr(learner, "scales") else ""
     lines = [f"# `{card.name}`", "", f"{verdict}{summary} Learns {learns}.", ""]
@@ -130,7 +130,7 @@ def page(learner, card, pictures):
         *inner_loop(learner),
         *scale_rule(learner),
         f"- Began from: {facts.origin(card, CODE)}{as_it_was(learner)}"
-        + initial_score(card),
+        + (f"; {initial}" if initial else ""),
         f"- Trained for {card.steps} meta-steps, {card.hours} hours on two cores; the "
         f"best on validation tasks is kept, meta-step {card.kept}"
         + ("; [validation by step](log.csv)" if card.log else ""),
@@ -185,18 +185,6 @@ def encoder(learner):
 def as_it_was(learner):
     """Of what training began from, what it did not change."""
     return ", its encoder as it was" if training.has_fixed_encoder(learner) else ""
-
-
-def initial_score(card):
-    """What the initial weights score in this learner, to follow their name."""
-    figure = card.initial_figure
-    if figure is None:
-        return ""
-    return (
-        f"; with those weights this learner scores {scores.sentence(figure)} "
-        f"({scores.protocol(figure)}, {figure['normalization']}; "
-        f"{figure['episodes']} tasks, seed {figure['seed']})"
-    )
 
 
 def pictured(learner, card):

@@ -52,7 +52,9 @@ def _trained(card):
         "training": f"{card.steps} meta-steps, the weights of {card.kept} kept, "
         f"{card.hours} hours on two cores, "
         f"seed {card.seed}",
-        "began from": facts.origin(card),
+        "began from": "; ".join(
+            filter(None, (facts.origin(card), facts.initial_score(card)))
+        ),
         "command": facts.command(card.name),
         "weights": f"{card.weights} ({facts.size(card)})",
         "sha256": card.sha256,
