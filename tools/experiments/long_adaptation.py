@@ -274,7 +274,10 @@ def freeze(run, data, out):
 
 
 class Clock:
-    """What is left to run, by the pace of each method, measured once and kept."""
+    """What is left to run, by the pace of each method, measured once and kept.
+
+    Paces are processor time by the number of cores: of a machine that is free.
+    """
 
     def __init__(self, methods, data, out):
         self.out = out
@@ -288,16 +291,17 @@ class Clock:
     def _measure(self, method, data):
         """Seconds of a meta-step, and of adapting to and scoring a task."""
         learner = make(Run(method, 0, 0, 1))
-        batches = data["train"](0).batch(FLAGS.tasks)
+        batches, tests = data["train"](0).batch(FLAGS.tasks), data["test"](TEST_SEED)
         seconds = []
         for go in (
             lambda: learner.fit(batches.take(2), verbose=0),
-            lambda: learner.evaluate(data["test"](TEST_SEED).take(10).batch(TOGETHER)),
+            lambda: learner.evaluate(tests.take(10).batch(TOGETHER), verbose=0),
         ):
             go()  # traces
-            began = time.perf_counter()
+            began = time.process_time()
             go()
-            seconds.append(time.perf_counter() - began)
+            spent = time.process_time() - began
+            seconds.append(spent / km.runtime.usable_cores())
         pace = {"step": seconds[0] / 2, "task": seconds[1] / 10}
         print(
             f"{method}: {1000 * pace['step']:.0f} ms a meta-step, "
@@ -479,7 +483,7 @@ def main(_):
         every = [(run, False) for run in tried]
         every += [(run, True) for run in finals(methods, seeds, chosen)]
         hours = sum(clock.seconds(run, final) for run, final in every) / 3600
-        print(f"about {hours:.1f} hours left", flush=True)
+        print(f"about {hours:.1f} hours left, if no other work runs", flush=True)
 
     tell()
     if FLAGS.estimate:
