@@ -132,6 +132,7 @@ def test_orders_of_modules_agree_up_to_ties():
     runs = [{"a": 0.9, "b": 0.5, "c": 0.505}, {"a": 0.8, "b": 0.31, "c": 0.305}]
     assert modularity.agree(runs)
     assert not modularity.agree([*runs, {"a": 0.1, "b": 0.5, "c": 0.505}])
+    assert not modularity.agree([*runs, {"a": 0.9, "b": 0.895, "c": 0.9}])  # no order
     assert not modularity.agree(
         [
             *runs[:1],

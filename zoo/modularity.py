@@ -53,16 +53,27 @@ class Measured:
 
 
 def agree(runs):
-    """Whether no two modules are ordered one way in one run and otherwise in another.
+    """Whether training seeds give modules the same order.
+
+    No two modules may be ordered one way in one run and the other way in another, and
+    every run must order at least one pair alike.
 
     Args:
         runs: `{module: w}` of each training seed; differences up to `TIE` are ties.
     """
-    orders = set()
-    for shares in runs:
-        for one, w in shares.items():
-            orders |= {(one, two) for two, v in shares.items() if w > v + TIE}
-    return not any((two, one) in orders for one, two in orders)
+    orders = [
+        {
+            (one, two)
+            for one in shares
+            for two in shares
+            if shares[one] > shares[two] + TIE
+        }
+        for shares in runs
+    ]
+    every = set.union(*orders)
+    return bool(set.intersection(*orders)) and not any(
+        (two, one) in every for one, two in every
+    )
 
 
 def path():

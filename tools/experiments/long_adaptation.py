@@ -40,10 +40,10 @@ flags.DEFINE_list("methods", None, "Methods to train, by their names in the tabl
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and training tasks.")
 flags.DEFINE_integer("meta_steps", 400, "Meta-steps of each run.", lower_bound=1)
 flags.DEFINE_integer(
-    "candidate_steps", 120, "Meta-steps of each candidate.", lower_bound=1
+    "candidate_steps", 80, "Meta-steps of each candidate.", lower_bound=1
 )
 flags.DEFINE_integer("every", 40, "Meta-steps between validations.", lower_bound=1)
-flags.DEFINE_integer("tasks", 5, "Tasks in a meta-step.", lower_bound=1)
+flags.DEFINE_integer("tasks", 4, "Tasks in a meta-step.", lower_bound=1)
 flags.DEFINE_integer("validation_tasks", 60, "Validation tasks.", lower_bound=2)
 flags.DEFINE_integer("test_tasks", 200, "Test tasks, the same for all.", lower_bound=2)
 flags.DEFINE_integer("filters", 32, "Of each convolution.", lower_bound=1)
