@@ -162,7 +162,7 @@ def test_list_and_info_as_data(capsys):
     assert cli.main(["list", "--csv", "-"]) == 0
     rows = {row["name"]: row for row in read(capsys.readouterr().out)}
     assert rows[IMAGES]["mean"] == "0.9" and rows[IMAGES]["trained"] == "True"
-    assert rows["maml.cifar100_5w1s"]["trained"] == "False"
+    assert rows["maml.cifar_fs_5w1s"]["trained"] == "False"
     assert cli.main(["list", "--json"]) == 0
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert found.keys() == rows.keys() and found[CURVES]["mean"] is None
@@ -170,9 +170,9 @@ def test_list_and_info_as_data(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["test_classes"] == zoo.card(IMAGES).test_classes
     assert found["figures"] == zoo.card(IMAGES).figures
-    assert cli.main(["info", "maml.cifar100_5w1s", "--csv", "-"]) == 0
+    assert cli.main(["info", "maml.cifar_fs_5w1s", "--csv", "-"]) == 0
     facts = {row["fact"]: row["value"] for row in read(capsys.readouterr().out)}
-    assert facts["command"] == "keras-meta train maml.cifar100_5w1s"
+    assert facts["command"] == "keras-meta train maml.cifar_fs_5w1s"
 
 
 def test_check_as_data(capsys, monkeypatch):

@@ -158,9 +158,10 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
 
 def test_augmented_episodes_are_replayed():
     source = source_of(alphabets)
-    still = {"degrees": 0, "zoom": (1, 1), "shift": 0.0}
+    still = {"affine": {"degrees": 0, "zoom": (1, 1), "shift": 0.0}}
+    turned = {"affine": {"degrees": 10}}
     drawn = []
-    for augment in (None, still, {"degrees": 10}):
+    for augment in (None, still, turned):
         task = recipes.Classification(source, ways=3, queries=1, augment=augment)
         data = task.episodes(None, seed=0)["train"]().take(4)
         drawn.append([x for x, _ in data.as_numpy_iterator()])
@@ -168,7 +169,7 @@ def test_augmented_episodes_are_replayed():
     for key in plain[0]:
         np.testing.assert_array_equal(plain[3][key], unmoved[3][key])
     assert (plain[3]["support_x"] != moved[3]["support_x"]).any()
-    task = recipes.Classification(source, ways=3, queries=1, augment={"degrees": 10})
+    task = recipes.Classification(source, ways=3, queries=1, augment=turned)
     again = next(task.episodes(None, seed=0)["train"](3).as_numpy_iterator())[0]
     np.testing.assert_array_equal(again["query_x"], moved[3]["query_x"])
     assert (moved[3]["query_x"] != moved[2]["query_x"]).any()

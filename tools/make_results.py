@@ -63,7 +63,7 @@ queries of a task share normalization statistics, as the figures in the literatu
 were made. Five shots are asked of entries that were trained with one. Calibration:
 the expected calibration error in percent, and what it becomes when the logits are
 divided by the temperature that suits 200 validation tasks best. Published figures are
-those of the entry's paper.
+those of the entry's paper; of CIFAR-FS, those of Bertinetto et al. (2019).
 
 """
 TRAINING = """

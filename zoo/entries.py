@@ -44,6 +44,7 @@ def ready(recipe, learner, steps):
         "use_ema": True,
         "ema_momentum": recipe.average,
         "global_clipnorm": recipe.clip,
+        **(recipe.optimizer_settings or {}),
     }
     kind = type(keras.optimizers.get(recipe.optimizer))
     learner.compile(kind.from_config(settings))
@@ -51,29 +52,56 @@ def ready(recipe, learner, steps):
     return learner
 
 
-def train(name, directory, steps, seed, every, validation_tasks, origin):
-    recipe = recipes.recipe(name)
+def stages(recipe, directory, steps, origin):
+    """The runs of a recipe, one for each of its stages.
+
+    The last is in `directory` itself, one before in its folder `pretraining`.
+
+    Args:
+        recipe: with `stages`.
+        directory: a `pathlib.Path`.
+        steps: meta-steps of the last stage and of each before it; None for the
+            recipe's own.
+        origin: what the first begins from; later ones do from the one before.
+
+    Yields:
+        `(stage, folder, steps, origin)` in the order of training.
+    """
+    folders = [directory]
+    for _ in recipe.stages[1:]:
+        folders.insert(0, folders[0] / "pretraining")
+    last, earlier = steps
+    for stage, folder in zip(recipe.stages, folders, strict=True):
+        own = last if stage is recipe else earlier
+        yield stage, folder, stage.steps if own is None else own, origin
+        origin = str(folder / "best.keras")
+
+
+def train(name, stage, directory, steps, seed, every, validation_tasks, origin):
+    """Trains one stage of a recipe; arguments as of `run` and `stages`."""
 
     def load():
         print(f"{name}: loading data", flush=True)
-        learner = recipe.learner()
+        learner = stage.learner()
         source = learner.preprocess, seed
         if training.has_fixed_encoder(learner):  # which then runs once over the data
-            encoder, learner = training.split(begin(recipe, seed, origin))
-            episodes = recipe.task.episodes(*source, encoder)
+            encoder, learner = training.split(begin(stage, seed, origin))
+            episodes = stage.task.episodes(*source, encoder)
         else:
-            learner, episodes = None, recipe.task.episodes(*source)
+            learner, episodes = None, stage.task.episodes(*source)
         validation = episodes["validation"]().take(validation_tasks)
         return (
-            lambda: ready(recipe, learner or begin(recipe, seed, origin), steps),
+            lambda: ready(stage, learner or begin(stage, seed, origin), steps),
             episodes["train"],
-            validation.batch(recipe.tasks).prefetch(2),
+            validation.batch(stage.tasks).prefetch(2),
         )
 
-    settings = training.settings(name, steps, seed, validation_tasks, origin)
+    settings = training.settings(name, steps, seed, validation_tasks, origin, stage)
+    if stage.pretraining:  # whose path is another if the folder is moved
+        settings["initial_weights"] = "pretraining"
     settings["commit"] = commit()
-    metric = recipe.task.metric
-    training.fit(load, directory, settings, recipe.tasks, every, metric)
+    metric = stage.task.metric
+    training.fit(load, directory, settings, stage.tasks, every, metric)
 
 
 def commit():
@@ -99,12 +127,17 @@ def publish(name, directory, seed, validation_tasks, origin):
     if training.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, begin(recipe, seed, origin)
         training.transfer(trained, learner)
-    with (directory / "log.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
+    logs = []
+    for _, folder, *_ in stages(recipe, directory, (None, None), origin):
+        with (folder / "log.csv").open(encoding="utf-8") as file:
+            logs.append(list(csv.DictReader(file)))
+    hours = sum(float(rows[-1]["seconds"]) for rows in logs) / 3600
+    rows = logs[-1]
+    steps = int(rows[-1]["step"])
     metric = recipe.task.metric
     best = training.best_of(rows, metric)
-    begun = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    _, first, *_ = next(stages(recipe, directory, (None, None), origin))
+    begun = json.loads((first / "run.json").read_text(encoding="utf-8"))
     source = recipe.task.source
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +151,7 @@ def publish(name, directory, seed, validation_tasks, origin):
         data=source.title,
         procedural=source.procedural,
         licence=source.licence,
-        protocol=str(recipe.task),
+        protocol=recipe.protocol,
         normalization=learner.normalization,
         seed=seed,
         command=facts.command(name),
@@ -205,7 +238,8 @@ def run(name, directory, words, workers_here=1, publishes=False, **options):
         words: of the command, for processes that train with this one.
         workers_here: processes on this machine that share the tasks of a meta-step.
         publishes: whether the best weights become the zoo's.
-        options: every and validation_tasks; steps, seed and warm_start, each None for
+        options: every and validation_tasks; steps (of the last stage),
+            pretraining_steps (of each before it), seed and warm_start, each None for
             the recipe's own (a `warm_start` of "none": random weights).
 
     Returns:
@@ -228,15 +262,14 @@ def run(name, directory, words, workers_here=1, publishes=False, **options):
     strategy = tf.distribute.get_strategy()
     if config:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    seed, steps = (
-        getattr(recipe, key) if options[key] is None else options[key]
-        for key in ("seed", "steps")
-    )
-    origin = options["warm_start"] or recipe.warm_start
+    seed = recipe.seed if options["seed"] is None else options["seed"]
+    steps = options["steps"], options["pretraining_steps"]
+    origin = options["warm_start"] or recipe.stages[0].warm_start
     origin = None if origin == "none" else origin
     every, validation_tasks = options["every"], options["validation_tasks"]
     with strategy.scope():
-        train(name, directory, steps, seed, every, validation_tasks, origin)
+        for stage, folder, count, begins in stages(recipe, directory, steps, origin):
+            train(name, stage, folder, count, seed, every, validation_tasks, begins)
     if publishes and first:
         publish(name, directory, seed, validation_tasks, origin)
     return 0

@@ -29,7 +29,7 @@ def of_recipe(name):
         "data": task.source.title,
         "procedural": task.source.procedural,
         "licence": task.source.licence,
-        "protocol": str(task),
+        "protocol": recipe.protocol,
         "seed": recipe.seed,
         "command": command(name),
         "steps": recipe.steps,

@@ -20,7 +20,14 @@ run has ended. With --workers N (or with TF_CONFIG set on each of many machines)
 N processes train together on the same episodes.
 """
 # What `entries.run` takes under the same names.
-OPTIONS = "steps", "seed", "every", "validation_tasks", "warm_start"
+OPTIONS = (
+    "steps",
+    "pretraining_steps",
+    "seed",
+    "every",
+    "validation_tasks",
+    "warm_start",
+)
 
 
 def add(parser):
@@ -33,6 +40,12 @@ def add(parser):
     )
     for option, least, default, text in (
         ("steps", 1, None, "meta-steps (default: the recipe's)"),
+        (
+            "pretraining-steps",
+            1,
+            None,
+            "steps of a recipe's pretraining (default: the recipe's)",
+        ),
         ("seed", 0, None, "of weights and episodes (default: the recipe's)"),
         ("every", 1, 500, "meta-steps between checkpoints and validations"),
         ("validation-tasks", 1, 200, "tasks in a validation"),
