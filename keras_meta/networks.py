@@ -2,6 +2,9 @@
 
 import keras
 
+from keras_meta.applications import block_of as block_of
+from keras_meta.applications import pretrained as pretrained
+
 POOLINGS = "mean", "none"
 
 

@@ -16,7 +16,10 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, cluster, facts, recipes, runs, training
+from keras_meta.zoo import cards, cluster, facts, precision, recipes, runs, training
+
+# The part of its 95% interval that a validation score may move by in float16.
+KEPT = 0.1
 
 
 def begin(recipe, seed, origin):
@@ -120,7 +123,37 @@ def commit():
     return git("rev-parse", "HEAD").stdout.strip() or None
 
 
-def publish(name, directory, seed, validation_tasks, origin):
+def store(learner, path, recipe, seed, validation_tasks):
+    """Saves a learner with float16 kernels, if its validation score stays.
+
+    Raises:
+        ValueError: it moves by more than `KEPT` of its interval; nothing is replaced.
+    """
+    draft = path.with_name("half.keras")
+    training.save(learner, draft)
+    try:
+        precision.halve(draft)
+        halved = keras.models.load_model(draft)
+        episodes = recipe.task.episodes(learner.preprocess, seed)["validation"]()
+        data = episodes.take(validation_tasks).batch(recipe.tasks).cache()
+        metric = recipe.task.metric
+        whole, half = (
+            each.evaluate(data, verbose=0, return_dict=True)
+            for each in (learner, halved)
+        )
+        moved, limit = half[metric] - whole[metric], KEPT * whole[f"{metric}_95"]
+        if abs(moved) > limit:
+            raise ValueError(
+                f"expected float16 weights to keep the validation {metric}, it moves "
+                f"by {moved:.2g}, more than {limit:.2g} (a tenth of its interval): "
+                "publish without --float16."
+            )
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def publish(name, directory, seed, validation_tasks, origin, float16=False):
     """Makes a run's best weights the zoo's, with a card that has no figures yet."""
     recipe = recipes.recipe(name)
     learner = keras.models.load_model(directory / "best.keras")
@@ -141,7 +174,11 @@ def publish(name, directory, seed, validation_tasks, origin):
     source = recipe.task.source
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
-    training.save(training.fresh(learner), folder / "model.keras")
+    if float16:
+        kept = training.fresh(learner), folder / "model.keras"
+        store(*kept, recipe, seed, validation_tasks)
+    else:
+        training.save(training.fresh(learner), folder / "model.keras")
     cards.Card(
         name=name,
         learner=type(learner).__name__,
@@ -229,7 +266,15 @@ def workers(count, directory, words):
     return status
 
 
-def run(name, directory, words, workers_here=1, publishes=False, **options):
+def run(
+    name,
+    directory,
+    words,
+    workers_here=1,
+    publishes=False,
+    float16=False,
+    **options,
+):
     """Trains an entry, going on from the last checkpoint in its folder.
 
     Args:
@@ -238,6 +283,7 @@ def run(name, directory, words, workers_here=1, publishes=False, **options):
         words: of the command, for processes that train with this one.
         workers_here: processes on this machine that share the tasks of a meta-step.
         publishes: whether the best weights become the zoo's.
+        float16: whether they are stored so, see `store`.
         options: every and validation_tasks; steps (of the last stage),
             pretraining_steps (of each before it), seed and warm_start, each None for
             the recipe's own (a `warm_start` of "none": random weights).
@@ -271,5 +317,5 @@ def run(name, directory, words, workers_here=1, publishes=False, **options):
         for stage, folder, count, begins in stages(recipe, directory, steps, origin):
             train(name, stage, folder, count, seed, every, validation_tasks, begins)
     if publishes and first:
-        publish(name, directory, seed, validation_tasks, origin)
+        publish(name, directory, seed, validation_tasks, origin, float16)
     return 0

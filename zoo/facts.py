@@ -61,6 +61,8 @@ def origin(card, entry="{}"):
     """
     if card.initial_weights == cards.RANDOM:
         return "random weights"
+    if card.initial_weights == cards.EXTERNAL:
+        return "Keras' weights"
     return entry.format(card.initial_weights)
 
 
@@ -70,7 +72,9 @@ def task(ways, shots):
 
 
 def size(card):
-    """The size of an entry's file, in words."""
+    """The size of an entry's file, or of its external weights, in words."""
+    if card.external:
+        return f"{card.external['bytes'] / 1e6:.2f} MB, external"
     count = _bytes(card)
     return "missing" if count is None else f"{count / 1e6:.2f} MB"
 

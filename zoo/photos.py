@@ -104,6 +104,33 @@ PHOTOS = protocols.Named(
 )
 
 
+def _caltech_classes(preprocess, ids):
+    pool = _caltech(preprocess)
+    return pool if ids is None else pool.select(ids)
+
+
+def _own_names(part):
+    """The names of a part of `PHOTOS` that are Caltech-101's."""
+    prefix = "caltech101/"
+    return tuple(
+        name.removeprefix(prefix) for name in part if name.startswith(prefix)
+    )
+
+
+IMAGENET = protocols.Named(
+    "caltech101",
+    "photographs",
+    "ImageNet (Russakovsky et al., 2015), by Keras' weights: many of its classes are "
+    "Caltech-101's too. Tasks are of Caltech-101 (Li et al., 2022): 5 classes to "
+    f"validate, {', '.join(_own_names(_PHOTO_NAMES[1]))}; 5 to test, "
+    f"{', '.join(_own_names(_PHOTO_NAMES[2]))}",
+    "ImageNet: for research; Caltech-101: CC BY 4.0, Li, Andreeto, Ranzato and Perona",
+    tuple(len(_own_names(part)) for part in _PHOTO_NAMES),
+    _caltech_classes,
+    names=tuple(_own_names(part) for part in _PHOTO_NAMES),
+)
+
+
 def prepared(size):
     """The preprocessing of colour photographs for a network of size x size pixels."""
     import keras_meta as km
@@ -204,6 +231,34 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways):
     )
 
 
+def _imagenet(application, size, file, md5):
+    """A prototypical network on the features of a network of `keras.applications`.
+
+    Args:
+        application: see `keras_meta.networks.pretrained`.
+        size: of an image, in pixels.
+        file: of the weights, below Keras' folder of applications.
+        md5: see `protocols.External`.
+    """
+
+    def learner():
+        import keras_meta as km
+
+        return km.ProtoNet(
+            km.networks.pretrained(application, size),
+            60,
+            preprocess=km.ImagePreprocess(size, size, 3, invert=False),
+        )
+
+    return protocols.Recipe(
+        learner,
+        protocols.Classification(IMAGENET),
+        papers.PROTONET_PAPER,
+        steps=0,
+        external=protocols.External(APPLICATIONS + file, md5, "Apache-2.0, Keras"),
+    )
+
+
 FLIPPED = {"flip": {}, "crop": {"padding": 4}}
 CHANGED = {**FLIPPED, "jitter": {}, "cutout": {"size": 12}}
 ONE_SHOT = protocols.Classification(CIFAR_FS, queries=15, augment=FLIPPED)
@@ -221,12 +276,13 @@ USERS = protocols.Classification(
     augment={"flip": {}, "crop": {"padding": 8}, "jitter": {}, "cutout": {"size": 24}},
 )
 
+APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 RECIPES = {
     "maml.cifar_fs_5w1s": protocols.Recipe(
-        _gradient("MAML"), ONE_SHOT, papers.MAML_PAPER, steps=30_000, tasks=4
+        _gradient("MAML"), ONE_SHOT, papers.MAML_PAPER, steps=26_000, tasks=4
     ),
     "maml.cifar_fs_5w5s": protocols.Recipe(
-        _gradient("MAML"), FIVE_SHOTS, papers.MAML_PAPER, steps=30_000, tasks=4
+        _gradient("MAML"), FIVE_SHOTS, papers.MAML_PAPER, steps=9_500, tasks=4
     ),
     "anil.cifar_fs_5w1s": protocols.Recipe(
         _gradient("ANIL", inner_rate=0.1),
@@ -247,7 +303,7 @@ RECIPES = {
         _prototypes(_conv4, 20),
         protocols.Classification(CIFAR_FS, **MANY_WAYS),
         papers.PROTONET_PAPER,
-        steps=15_000,
+        steps=20_000,
         tasks=1,
         intra_op=2,
     ),
@@ -260,9 +316,21 @@ RECIPES = {
         intra_op=2,
     ),
     "protonet.cifar_fs-resnet12": _pretrained(
-        _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 24_000, 6_000, most_ways=20
+        _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 28_000, 6_000, most_ways=20
     ),
     "protonet.photos": _pretrained(
-        _resnet12(64, (32, 64, 128, 256)), USERS, 11_000, 3_000, most_ways=60
+        _resnet12(64, (32, 64, 128, 256)), USERS, 10_000, 2_500, most_ways=60
+    ),
+    "protonet.imagenet-mobilenet_v2": _imagenet(
+        "MobileNetV2",
+        160,
+        "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5",
+        None,
+    ),
+    "protonet.imagenet-efficientnet_v2": _imagenet(
+        "EfficientNetV2B0",
+        192,
+        "efficientnet_v2/efficientnetv2-b0_notop.h5",
+        "893217f2bb855e2983157299931e43ff",
     ),
 }

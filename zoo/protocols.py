@@ -374,6 +374,21 @@ class Functions:
 
 
 @dataclasses.dataclass(frozen=True)
+class External:
+    """Weights that Keras downloads on first use; nothing of them is in the zoo.
+
+    Attributes:
+        url: of the file.
+        md5: of the file, by which Keras checks it; None where Keras has none.
+        licence: of the weights.
+    """
+
+    url: str
+    md5: str | None
+    licence: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """All that `keras-meta train` needs to train an entry.
 
@@ -394,6 +409,7 @@ class Recipe:
         seed: of the weights and the episodes.
         pretraining: the recipe of the stage before this one, if any, whose best weights
             this one begins from.
+        external: where weights that are not trained here come from, see `External`.
     """
 
     learner: collections.abc.Callable
@@ -411,6 +427,7 @@ class Recipe:
     intra_op: int = 1
     seed: int = 0
     pretraining: "Recipe | None" = None
+    external: External | None = None
 
     @property
     def stages(self):

@@ -55,13 +55,13 @@ REASONS = {
 }
 
 
-# Entries whose network is another than that of the figure.
-OTHER_NETWORKS = {"protonet.cifar_fs-resnet12"}
+# The network of figures that are of one alone, by source.
+NETWORKS = {"cifar_fs": "conv4"}
 
 
 def of(card, shots):
     """The published figure of an entry, `(percent, half-width or None)`, or None."""
-    if card.name in OTHER_NETWORKS:
+    if NETWORKS.get(card.source, card.network) != card.network:
         return None
     return FIGURES.get((card.learner, card.source, card.ways), {}).get(shots)
 

@@ -67,11 +67,20 @@ def add(parser):
     parser.add_argument(
         "--publish", action="store_true", help="make the best weights the zoo's"
     )
+    parser.add_argument(
+        "--float16",
+        action="store_true",
+        help="with --publish: store float16 weights, if the validation score stays",
+    )
 
 
 def run(arguments, output):
     name = arguments.name
     recipes.recipe(name)  # a mistake is told before the wait
+    if arguments.float16 and not arguments.publish:
+        raise ValueError(
+            "expected --publish with --float16, which is about publishing."
+        )
     directory = arguments.out or pathlib.Path("runs", name)
     console.start()
     from keras_meta.zoo import entries, training
@@ -83,6 +92,7 @@ def run(arguments, output):
             _words(arguments, directory),
             arguments.workers,
             arguments.publish,
+            arguments.float16,
             **{option: getattr(arguments, option) for option in OPTIONS},
         )
     except OSError as error:
@@ -102,4 +112,5 @@ def _words(arguments, directory):
         value = getattr(arguments, option)
         if value is not None:
             words.append(f"--{option.replace('_', '-')}={value}")
-    return words + ["--publish"] * arguments.publish
+    flags = "publish", "float16"
+    return words + [f"--{flag}" for flag in flags if getattr(arguments, flag)]
