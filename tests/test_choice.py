@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, choice, grids, learn, scores
+from keras_meta.zoo import cards, choice, grids, scores
 
 
 def entry(name, ways, shots, figures=None, normalization="inductive", **fields):
@@ -73,18 +73,16 @@ FOUND[1] = dataclasses.replace(FOUND[1], procedural=True)
 )
 def test_the_best_on_validation_tasks_is_taken(ways, shots, name, cell, monkeypatch):
     monkeypatch.setattr(zoo, "list_models", lambda: FOUND)
-    card, reason = learn._choose(None, ways, shots)
+    card, reason = choice.for_images(ways, shots)
     assert card.name == name
-    assert reason == f"{name}: best on validation tasks of {cell}"
+    got = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
+    assert reason == f"{name}: best on validation tasks of {cell}, the nearest to {got}"
 
 
-def test_the_model_that_is_named_is_taken(monkeypatch):
+def test_no_entry_was_validated_on_so_many_ways(monkeypatch):
     monkeypatch.setattr(zoo, "list_models", lambda: FOUND)
-    assert learn._choose(FOUND[5], 5, 1) == (FOUND[5], None)
-    with pytest.raises(ValueError, match="at most 20 classes, got 21"):
-        learn._choose(None, 21, 1)
-    with pytest.raises(ValueError, match="at most 5 classes for few, got 6"):
-        learn._choose(FOUND[2], 6, 1)
+    with pytest.raises(ValueError, match="at most 20 classes, got 21: no entry was"):
+        choice.for_images(21, 1)
 
 
 def test_entries_without_a_grid_or_that_err_as_little(monkeypatch):

@@ -374,7 +374,7 @@ def test_wrong_folders(glyphs, capsys):
         "none of the images": ["task", "--out", "task/query/0-4.png"],
         "got 'maml.none'": ["task", "--model", "maml.none"],
         "a recipe without weights yet": ["task", "--model", "maml.cifar_fs_5w1s"],
-        f"model of images, {CURVES} learns curves": ["task", "--model", CURVES],
+        f"model of classes of images, {CURVES} is": ["task", "--model", CURVES],
     }
     pathlib.Path("file.txt").touch()
     for sentence, argv in fails.items():
@@ -539,7 +539,7 @@ def test_evaluate(capsys):
     out = capsys.readouterr().out
     assert f"{IMAGES}: {scores.sentence(scores.evaluate(IMAGES, **options))}\n" in out
     assert "over 4 tasks, seed 7; 3-way 2-shot, 3 queries of each class; ind" in out
-    assert_fails(capsys, "at most 5 ways", "evaluate", IMAGES, "--ways=6")
+    assert_fails(capsys, "at most 5 classes", "evaluate", IMAGES, "--ways=6")
     with pytest.raises(SystemExit) as end:
         cli.main(["evaluate", IMAGES, "--shots=0"])
     assert end.value.code == 2

@@ -291,7 +291,7 @@ def test_evaluate_on_a_folder(glyphs, capsys):  # noqa: F811
     assert "inductive: each query" in said
     fails = test_cli.assert_fails
     fails(capsys, "at least 4 classes", *words, "--ways=4")
-    fails(capsys, "at most 5 ways", *words, "--ways=6")
+    fails(capsys, "at most 5 classes", *words, "--ways=6")
     fails(capsys, r"at least 9 \+ 1 images in each class", *words, "--shots=9")
     fails(capsys, "a model of classes of images", "evaluate", CURVES, "--data=mine")
     fails(capsys, "a folder of classes, found none", "evaluate", IMAGES, "--data=no")

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from keras_meta import episodes, images, tasks
+from keras_meta.tasks import glyph_pool
 
 
 def drawn(dataset, count):
@@ -768,7 +769,7 @@ def test_glyphs_are_prepared_chunk_by_chunk(monkeypatch):
             return super().resize(given)
 
     seen = []
-    monkeypatch.setattr(tasks, "CLASSES_AT_ONCE", 2)
+    monkeypatch.setattr(glyph_pool, "CLASSES_AT_ONCE", 2)
     prepare = Recorded(28, 28, 1, invert=True)
     pool = tasks.glyphs(5, drawings=3, prepare=prepare)
     assert [tuple(shape) for shape in seen] == [

@@ -113,6 +113,42 @@ def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
     assert int(learner.optimizer.iterations) == 20
 
 
+@pytest.mark.parametrize("when", ["_checkpoint", "reset_metrics"])
+def test_a_signal_at_a_checkpoint_takes_no_more_meta_steps(
+    when, tmp_path, monkeypatch, capsys
+):
+    def interrupted(plain):
+        def call(*arguments):
+            if when == "_checkpoint":
+                signal.raise_signal(signal.SIGINT)
+            plain(*arguments)
+            if when == "reset_metrics" and (tmp_path / "last.keras").exists():
+                signal.raise_signal(signal.SIGINT)
+
+        return call
+
+    of = training.Run if when == "_checkpoint" else km.MAML
+    monkeypatch.setattr(of, when, interrupted(getattr(of, when)))
+    with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
+        fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
+    assert "stopping once this checkpoint is written" in capsys.readouterr().out
+    learner = keras.models.load_model(tmp_path / "last.keras")
+    assert int(learner.optimizer.iterations) == 20
+
+
+def test_a_signal_right_after_a_checkpoint_stops_at_once(tmp_path, monkeypatch, capsys):
+    def interrupt(self, batch, logs=None):
+        if self.step == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training.Run, "on_train_batch_begin", interrupt)
+    with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
+        fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
+    assert "stopping" not in capsys.readouterr().out
+    learner = keras.models.load_model(tmp_path / "last.keras")
+    assert int(learner.optimizer.iterations) == 20
+
+
 def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [1e-3, 1e30])
     with pytest.raises(ValueError, match="finite loss by meta-step 10, got nan: trai"):

@@ -44,14 +44,14 @@ def for_images(ways, shots):
         `(card, reason)`, the reason one short sentence.
 
     Raises:
-        ValueError: no entry knows as many ways.
+        ValueError: no entry was trained for as many ways.
     """
     able = candidates()
     most = max([card.ways for card in able], default=0)
     if ways > most:
         raise ValueError(
-            f"expected at most {most} classes, got {ways}: no model of the zoo knows "
-            "more."
+            f"expected at most {most} classes, got {ways}: no entry was validated on "
+            "more; name one to take it all the same."
         )
 
     def unlike(card):
@@ -71,10 +71,12 @@ def for_images(ways, shots):
     if figure is None:
         return card, f"{card.name}: no model has a validation figure for {ways} ways"
     mean, interval = 100 * figure["mean"], 100 * figure["interval"]
+    got = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
     shots = figure["shots"]
     return card, (
         f"{card.name}: best on validation tasks of {figure['ways']} ways, {shots} "
-        f"shot{'s' * (shots != 1)} ({mean:.1f}% ± {interval:.1f}%)"
+        f"shot{'s' * (shots != 1)} ({mean:.1f}% ± {interval:.1f}%), the nearest to "
+        f"{got}"
     )
 
 

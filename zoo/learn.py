@@ -5,7 +5,7 @@ import csv
 import numpy as np
 
 from keras_meta import files, zoo
-from keras_meta.zoo import choice, console, predictions
+from keras_meta.zoo import choice, console, named, predictions
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 LEARNED = "predictions.png"
@@ -49,8 +49,9 @@ def _learn_images(arguments, say):
     out = arguments.out
     support, queries = _folders(arguments.queries, arguments.support)
     classes = class_folders(support)
-    wanted = arguments.model and console.trained_card(arguments.model)
-    _choose(wanted, len(classes), 1)  # a task for no model is told before the wait
+    name = arguments.model
+    # A task for no model is told before the wait.
+    named.check(name) if name else choice.for_images(len(classes), 1)
     km = console.start()
     from keras_meta import plots
 
@@ -59,8 +60,16 @@ def _learn_images(arguments, say):
     if out.resolve() in [path.resolve() for path in paths + asked]:
         raise ValueError(f"expected --out to be none of the images, got {out}.")
     say.keep_apart(*paths, *asked)
-    card, reason = _choose(wanted, len(classes), len(paths) / len(classes))
-    learner = zoo.load(card.name)
+    reason = None
+    if not name:
+        card, reason = choice.for_images(len(classes), len(paths) / len(classes))
+        name = card.name
+    learner = named.image_learner(name)
+    if learner.label_shape:
+        raise ValueError(
+            f"expected a model of integer labels, those of {name} are strings."
+        )
+    named.check_ways(learner, name, len(classes))
 
     photographs, small = 0, []
     for path in paths + asked:
@@ -73,7 +82,8 @@ def _learn_images(arguments, say):
     support_x, query_x = learner.preprocess.pair(support[None], query[None])
     support_y = np.repeat(range(len(classes)), [len(each) for each in examples])
     state = learner.adapt(support_x, support_y[None])
-    at_once = len(asked) if card.normalization == "transductive" else QUERIES_AT_ONCE
+    transductive = learner.normalization == "transductive"
+    at_once = len(asked) if transductive else QUERIES_AT_ONCE
     logits = [
         learner.infer(state, query_x[:, i : i + at_once])[0]
         for i in range(0, len(asked), at_once)
@@ -85,21 +95,21 @@ def _learn_images(arguments, say):
     if reason:
         say.print(reason)
     say.print(
-        f"{card.name} learned {len(classes)} classes from {len(paths)} images",
+        f"{name} learned {len(classes)} classes from {len(paths)} images",
         style="bold",
     )
     shown = [path.relative_to(queries).as_posix() for path in asked]
-    predictions.show_classes(say, card.name, names, shown, labels, probabilities)
+    predictions.show_classes(say, name, names, shown, labels, probabilities)
     # One in five or so is not recognised; a few among drawings are a mistake of ours.
     drawings = photographs < len(small) / 2
     if not drawings:
         say.print(
-            f"Note: these look like photographs. {card.name} knows drawn characters, "
+            f"Note: these look like photographs. {name} knows drawn characters, "
             "and its answers on photographs mean little."
         )
     _say_inks(say, learner.preprocess, support, query, drawings)
     say_skipped(say, skipped)
-    if card.normalization == "transductive":
+    if transductive:
         say.print("Note: the model is transductive: each answer depends on all images.")
     figure = plots.predictions(
         support,
@@ -182,27 +192,6 @@ def _folders(queries, support):
     return support, queries
 
 
-def _choose(wanted, ways, shots):
-    """The card to use, the one wanted or the zoo's best, and why: a sentence or None.
-
-    Args:
-        wanted: the card of the model that the user named, or None.
-        ways: classes.
-        shots: examples of each class, the mean over classes.
-    """
-    if wanted is None:
-        return choice.for_images(ways, shots)
-    if wanted.inputs != "images":
-        raise ValueError(
-            f"expected a model of images, {wanted.name} learns {wanted.inputs}."
-        )
-    if wanted.ways < ways:
-        raise ValueError(
-            f"expected at most {wanted.ways} classes for {wanted.name}, got {ways}."
-        )
-    return wanted, None
-
-
 def _softmax(logits):
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exp / exp.sum(axis=-1, keepdims=True)
@@ -266,18 +255,13 @@ def _say_inks(say, prepare, support, query, drawings):
 
 def _learn_points(arguments, say):
     known, asked = read_points(arguments.queries)
-    if arguments.model:
-        card = console.trained_card(arguments.model)
-        if card.inputs != "curves":
-            raise ValueError(
-                f"expected a model of curves, {card.name} learns {card.inputs}."
-            )
-    else:
-        card = choice.for_curves()
+    name = arguments.model or choice.for_curves().name
+    named.check(name)
     console.start()
     from keras_meta import plots
 
-    learner = zoo.load(card.name)
+    learner = named.curve_learner(name)
+    data = "what it was trained on" if named.is_file(name) else zoo.card(name).data
     low, high = min(known[:, 0].min(), asked.min()), max(known[:, 0].max(), asked.max())
     grid = np.linspace(low - 0.5 * (low == high), high + 0.5 * (low == high), 300)
     everywhere = np.concatenate([asked, grid])
@@ -285,15 +269,15 @@ def _learn_points(arguments, say):
         mean, scale = predicted(learner, known, everywhere)
     except ValueError as error:  # they are finite: what is learned of them is not
         raise ValueError(
-            f"expected points like those of {card.data}: learning these diverged."
+            f"expected points like those of {data}: learning these diverged."
         ) from error
 
     points = f"{len(known)} point{'s' * (len(known) > 1)}"
-    say.print(f"{card.name} learned a curve from {points}", style="bold")
-    predictions.show_points(say, card.name, asked, mean, scale)
+    say.print(f"{name} learned a curve from {points}", style="bold")
+    predictions.show_points(say, name, asked, mean, scale)
     if scale is not None:
         say.print("± and the band are two standard deviations of a new point.")
-    say.print(f"It knows {card.data}; {units_note(learner.point_units)}.")
+    say.print(f"It knows {data}; {units_note(learner.point_units)}.")
     outside = (asked < known[:, 0].min()) | (asked > known[:, 0].max())
     if outside.any():
         say.print(

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from keras_meta import zoo
-from keras_meta.zoo import recipes
+from keras_meta.zoo import named, recipes
 
 # Tasks scored at once: enough to keep the cores busy, few enough for any memory.
 BATCH = 20
@@ -47,17 +47,17 @@ def evaluate(
     """
     card = zoo.card(name)
     task = recipes.recipe(name).task
-    if ways and (card.ways is None or ways > card.ways):
+    if ways and card.ways is None:
         raise ValueError(
-            f"expected at most {card.ways} ways for {name}, got {ways}."
-            if card.ways
-            else f"expected no ways for {name}, whose tasks have no classes to choose."
+            f"expected no ways for {name}, whose tasks have no classes to choose."
         )
     if episodes < 2:
         raise ValueError(f"expected at least 2 episodes, got {episodes}.")
     ways, shots = ways or card.ways, shots or card.shots
     queries = queries or task.test_queries
     learner = normalized(zoo.load(name), normalization)
+    if ways:
+        named.check_ways(learner, name, ways)
     data = task.test_episodes(
         learner.preprocess, card.test_classes, ways, shots, queries, seed
     )
@@ -71,10 +71,12 @@ def evaluate_folder(
     """Scores an entry on tasks of a user's own classes.
 
     Args:
-        name: of a trained entry of images.
+        name: of a trained entry of images, or of a `.keras` file of such a learner.
         directory: a folder with a sub-folder of images for each class.
-        episodes, shots, seed: as of `evaluate`.
-        ways: by default as trained, or all classes where there are fewer.
+        episodes, seed: as of `evaluate`.
+        shots: by default as trained, and 1 for a file.
+        ways: by default as trained, and 5 for a file, or all classes where there are
+            fewer.
         queries: by default 15 of each class, or as many as the smallest class has
             besides the support examples.
 
@@ -82,33 +84,32 @@ def evaluate_folder(
         A dict as `evaluate` gives it.
 
     Raises:
-        ValueError: no such entry, or one that does not learn images; more ways than it
-            knows; too few classes or images, or a file that is no image.
+        ValueError: no such entry or file, or one that does not learn images; more ways
+            than it has outputs; too few classes or images, or a file that is no image.
     """
     from keras_meta import ClassPool
 
-    card = zoo.card(name)
-    task = recipes.recipe(name).task
-    if card.ways is None:
-        raise ValueError(
-            f"expected a model of classes of images, {name} learns {card.inputs}."
-        )
-    if ways and ways > card.ways:
-        raise ValueError(f"expected at most {card.ways} ways for {name}, got {ways}.")
-    learner = zoo.load(name)
+    learner = named.image_learner(name)
+    trained, images, tested = 5, 1, 15
+    if not named.is_file(name):
+        card, task = zoo.card(name), recipes.recipe(name).task
+        trained, images, tested = card.ways, card.shots, task.test_queries
+    shots = shots or images
     pool = ClassPool.from_directory(directory, learner.preprocess)
     if len(pool) < 2:
         raise ValueError(
             f"expected at least two sub-folders of images in {directory}, one for each "
             f"class, found {len(pool)}."
         )
-    ways = ways or min(card.ways, len(pool))
-    shots = shots or card.shots
-    queries = queries or max(min(task.test_queries, min(pool.sizes) - shots), 1)
-    data = pool.episodes(ways, shots, queries, seed, labels=task.labels)
+    most = trained if learner.label_shape else learner.output_size or trained
+    ways = ways or min(trained, most, len(pool))
+    named.check_ways(learner, name, ways)
+    queries = queries or max(min(tested, min(pool.sizes) - shots), 1)
+    labels = "strings" if learner.label_shape else "onehot"
+    data = pool.episodes(ways, shots, queries, seed, labels=labels)
     data = data.map(as_users_have_them(learner.preprocess))
     asked = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
-    return measure(learner, name, data, episodes, task.metric, **asked)
+    return measure(learner, name, data, episodes, "accuracy", **asked)
 
 
 def as_users_have_them(prepare):

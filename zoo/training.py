@@ -184,6 +184,7 @@ class Run(keras.callbacks.Callback):
         self.steps = steps
         self.every = every
         self.stop_signal = False
+        self.saved = None  # the meta-step of the last checkpoint
         self.rows = []
 
     @property
@@ -209,6 +210,7 @@ class Run(keras.callbacks.Callback):
                 with log.open() as file:
                     rows = list(csv.DictReader(file))
                 self.rows = [row for row in rows if int(row["step"]) <= step]
+            self.saved = step
             return learner
         return None
 
@@ -231,14 +233,20 @@ class Run(keras.callbacks.Callback):
             signal.signal(number, handler)
 
     def _stop(self, number, frame):
-        if self.stop_signal:
+        if self.stop_signal or self.saved == self.step:  # nothing to wait for
             raise Stopped(STOPPED)
         self.stop_signal = True
         left = min(-self.step % self.every, self.steps - self.step)
+        left = left if self.step else min(self.every, self.steps)
         pace = (time.time() - self.began) / max(self.step - self.first_step, 1)
+        when = (
+            f"at the next checkpoint, {left} meta-steps ahead (about {left * pace:.0f} "
+            "seconds)"
+            if left
+            else "once this checkpoint is written"
+        )
         print(
-            f"\nstopping at the next checkpoint, {left} meta-steps ahead (about "
-            f"{left * pace:.0f} seconds); once more to stop at once, and to lose them",
+            f"\nstopping {when}; once more to stop at once, and to lose them",
             flush=True,
         )
 
@@ -248,6 +256,9 @@ class Run(keras.callbacks.Callback):
             logs = self.model.get_metrics_result()
             self._checkpoint({key: float(value) for key, value in logs.items()})
             self.model.reset_metrics()  # they hold validation now
+            self.saved = step
+            if self.stop_signal:
+                self.model.stop_training = True
 
     def _checkpoint(self, logs):
         """Validates and writes all, `logs` being of the meta-steps since the last."""
@@ -274,8 +285,6 @@ class Run(keras.callbacks.Callback):
         row = {"step": self.step, "seconds": round(self.spent + passed, 1), **logs}
         row |= {f"val_{key}": value for key, value in found.items()}
         self.rows.append(row)
-        if self.stop_signal:
-            self.model.stop_training = True
         runs.replace(self.directory / "log.csv", self._write_log)
         with self.writer.as_default(step=self.step):
             for key, value in row.items():

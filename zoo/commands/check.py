@@ -1,9 +1,6 @@
 """`keras-meta check`."""
 
-import pathlib
-
-from keras_meta import zoo
-from keras_meta.zoo import console
+from keras_meta.zoo import console, named
 
 HELP = "whether a network can be meta-trained: derivatives, cost"
 MARKS = {"right": "✓", "wrong": "✗", "note": " "}
@@ -28,12 +25,9 @@ def add(parser):
 
 
 def run(arguments, output):
-    path = pathlib.Path(arguments.model)
-    card = None if path.suffix == ".keras" else console.trained_card(arguments.model)
-    if card is None and not path.exists():
-        raise ValueError(f"expected a file, found none at {path}.")
-    output.keep_apart(path)
-    learner = _learner(path, card, arguments.learner, arguments.loss)
+    named.check(arguments.model)
+    output.keep_apart(arguments.model)
+    learner = _learner(arguments.model, arguments.learner, arguments.loss)
     from keras_meta import check
 
     with output.status("comparing derivatives"):
@@ -50,23 +44,15 @@ def run(arguments, output):
     return int(any(finding.state == "wrong" for finding in findings))
 
 
-def _learner(path, card, kind, loss):
+def _learner(model, kind, loss):
     """The learner of a file or an entry, or one made of a file's network."""
     km = console.start()
-    import keras
-
     from keras_meta import api
 
-    try:
-        learner = zoo.load(card.name) if card else keras.models.load_model(path)
-    except TypeError as error:
-        raise ValueError(
-            f"expected a file of layers that Keras has, {path.name} has others: check "
-            "a network with layers of your own from Python, by keras_meta.check.check."
-        ) from error
+    learner = named.model(model)
     if isinstance(learner, km.Learner):
         if kind:
-            raise ValueError(f"expected no --learner: {path.name} holds a learner.")
+            raise ValueError(f"expected no --learner: {model} holds a learner.")
         return learner
     kind = kind or "MAML"
     kinds = {

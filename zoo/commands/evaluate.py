@@ -2,7 +2,8 @@
 
 import pathlib
 
-from keras_meta.zoo import console, facts, scores
+from keras_meta import zoo
+from keras_meta.zoo import console, facts, named, scores
 
 HELP = "score an entry on tasks it has never seen"
 DESCRIPTION = """\
@@ -13,7 +14,8 @@ yours, or of Lake's one-shot protocol.
   keras-meta evaluate maml.omniglot_5w1s --data letters/ --ways 5 --shots 1
   keras-meta evaluate protonet.lake --protocol lake
 
-With --data each sub-folder of DIR is a class of images. With --protocol lake a
+With --data each sub-folder of DIR is a class of images, and NAME may also be a
+learner that you saved, FILE.keras. With --protocol lake a
 task is twenty characters of one evaluation alphabet: one drawer gives the
 support examples, another the queries. --lake-runs scores the twenty runs that
 Lake et al. published.
@@ -27,11 +29,15 @@ EPISODES, SEED = 1000, 0
 
 
 def add(parser):
-    console.add_name(parser)
+    console.add_name(parser, "an entry, as `list` names it; or FILE.keras with --data")
     for option, least, text in (
         ("episodes", 2, f"tasks (default: {EPISODES})"),
-        ("ways", 2, "classes of a task (default: as trained)"),
-        ("shots", 1, "examples of a class, or points (default: as trained)"),
+        ("ways", 2, "classes of a task (default: as trained, or 5)"),
+        (
+            "shots",
+            1,
+            "examples of a class, or points (default: as trained, or 1)",
+        ),
         ("queries", 1, "queries of a class, or points (default: as its recipe tests)"),
         ("seed", 0, f"of the tasks (default: {SEED})"),
     ):
@@ -64,13 +70,18 @@ def add(parser):
 
 
 def run(arguments, output):
-    card = console.trained_card(arguments.name)
+    name = arguments.name
+    named.check(name)
+    if named.is_file(name) and not arguments.data:
+        raise ValueError(
+            f"expected --data DIR for {name}: a file has no test classes of its own."
+        )
     for folder in (arguments.data, arguments.lake_runs):
         if folder and output.file:
             output.keep_apart(*folder.rglob("*"))
     if arguments.lake_runs:
         _refuse(arguments, "--lake-runs", ("episodes", *SIZES, "seed"))
-        return _lake_runs(card, arguments.lake_runs, output)
+        return _lake_runs(zoo.card(name), arguments.lake_runs, output)
     if arguments.protocol == "lake":
         _refuse(arguments, "--protocol lake", SIZES)
     if arguments.data and not arguments.data.is_dir():
@@ -85,15 +96,13 @@ def run(arguments, output):
         if arguments.protocol == "lake":
             from keras_meta.zoo import lake
 
-            score = lake.evaluate(card.name, episodes, seed)
+            score = lake.evaluate(name, episodes, seed)
         elif arguments.data:
-            score = scores.evaluate_folder(
-                card.name, arguments.data, episodes, *sizes, seed
-            )
+            score = scores.evaluate_folder(name, arguments.data, episodes, *sizes, seed)
         else:
-            score = scores.evaluate(card.name, episodes, *sizes, seed)
+            score = scores.evaluate(name, episodes, *sizes, seed)
     score["data"] = str(arguments.data or arguments.protocol)
-    _show(output, card, score)
+    _show(output, name, score)
 
 
 def _refuse(arguments, option, others):
@@ -102,7 +111,7 @@ def _refuse(arguments, option, others):
         raise ValueError(f"expected no {', '.join(given)} with {option}.")
 
 
-def _show(output, card, score):
+def _show(output, name, score):
     tasks = score.pop("tasks")
     where = {
         "zoo": "",
@@ -110,7 +119,7 @@ def _show(output, card, score):
     }.get(score["data"], f" of the classes in {score['data']}")
     each = f"{score['queries']} queries{' of each class' if score['ways'] else ''}"
     output.show(
-        f"{card.name}: {scores.sentence(score)}",
+        f"{name}: {scores.sentence(score)}",
         f"95% interval over {score['episodes']} tasks{where}, seed {score['seed']}; "
         f"{facts.task(score['ways'], score['shots'])}, {each}; "
         f"{score['normalization']}: {NORMALIZATION[score['normalization']]}",

@@ -5,14 +5,16 @@ import sys
 import warnings
 
 from keras_meta import zoo
-from keras_meta.zoo import console
+from keras_meta.zoo import console, named
 
 HELP = "write an entry, or all, as SavedModels that adapt"
 DESCRIPTION = """\
-Writes an entry as a SavedModel for TensorFlow Serving, DIR/NAME/<version>/,
-loads it and compares its answers to one random task with the entry's own:
+Writes an entry, or a learner that you saved, as a SavedModel for TensorFlow
+Serving, DIR/NAME/<version>/, loads it and compares its answers to one random
+task with those of the learner:
 
   keras-meta export maml.omniglot_5w1s-inductive served
+  keras-meta export mine.keras served
 
 Writes every entry so, as one model repository with models.config,
 batching.config and a docker-compose.yml that starts a server of them all
@@ -50,7 +52,9 @@ TOLERANCE = 1e-3
 
 
 def add(parser):
-    console.add_name(parser, nargs="?")
+    console.add_name(
+        parser, "an entry, as `list` names it; or FILE.keras, a learner", nargs="?"
+    )
     parser.add_argument("--all", action="store_true", help="every entry, and no NAME")
     parser.add_argument(
         "directory", metavar="DIR", type=pathlib.Path, help="gets NAME/<version>/"
@@ -64,13 +68,16 @@ def run(arguments, output):
     if arguments.all:
         names = [card.name for card in zoo.list_models()]
     else:
-        names = [console.trained_card(arguments.name).name]
+        named.check(arguments.name)
+        names = [arguments.name]
     console.start()
+    one = None if arguments.all else named.learner(arguments.name)
     failed = []
     for name in names:
         try:
             with output.status(f"exporting {name}"):
-                path = _export(name, folder / name)
+                learner = one or zoo.load(name)
+                path = _export(learner, name, folder / named.short(name))
         except OSError:  # a full disk, which would fail for all
             raise
         except Exception as error:
@@ -86,8 +93,8 @@ def run(arguments, output):
     return int(bool(failed))
 
 
-def _export(name, base):
-    """Exports an entry and compares the export with it.
+def _export(learner, name, base):
+    """Exports a learner and compares the export with it.
 
     Returns:
         The path of the new version.
@@ -97,7 +104,6 @@ def _export(name, base):
     """
     import keras_meta as km
 
-    learner = zoo.load(name)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         path = km.export(learner, base)

@@ -56,9 +56,9 @@ def add(parser):
     )
     parser.add_argument(
         "--model",
-        metavar="NAME",
-        help="an entry (default: the best on validation tasks of as many classes and "
-        "examples; or of curves)",
+        metavar="NAME|FILE.keras",
+        help="an entry, or a learner that you saved (default: the entry best on "
+        "validation tasks of as many classes and examples; or of curves)",
     )
     console.add_out(
         parser, learn.LEARNED, "FILE", "the picture, " + ", ".join(learn.PICTURES)

@@ -1,0 +1,79 @@
+"""Boolean functions of two inputs, and the Bayes predictor."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_meta.tasks.family import TaskFamily, check_pairs
+
+
+def boolean(functions=16):
+    """Boolean functions of two inputs; a task is one of them, each as likely.
+
+    The paper does not say how inputs are coded: here x is uniform over {-1, 1}^2, -1
+    for false and 1 for true, and so a point may come more than once. y is its label.
+
+    Args:
+        functions: 16, or 14: without XOR and its complement, which no line separates.
+
+    Returns:
+        A `TaskFamily` with d_x = 2 and int32 labels in {0, 1}.
+
+    Raises:
+        ValueError: another number of functions.
+
+    Reference:
+        Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent,
+        ICANN 2001.
+    """
+    table = tf.constant(_truth_table(functions))
+
+    def sample(seed, n):
+        seeds = tf.unstack(tf.random.split(seed, 2))
+        row = tf.random.stateless_uniform([], seeds[0], 0, len(table), tf.int32)
+        bits = tf.random.stateless_uniform([n, 2], seeds[1], 0, 2, tf.int32)
+        labels = tf.gather(table[row], 2 * bits[:, 0] + bits[:, 1])
+        return tf.cast(2 * bits - 1, tf.float32), labels
+
+    return TaskFamily(sample)
+
+
+def _truth_table(functions):
+    """Labels `[functions, 4]` of the inputs 00, 01, 10, 11, int32."""
+    if functions not in (14, 16):
+        raise ValueError(f"expected functions to be 14 or 16, got {functions}.")
+    table = np.arange(16)[:, None] >> np.arange(4)[::-1] & 1
+    if functions == 14:
+        table = np.delete(table, [0b0110, 0b1001], axis=0)  # XOR, its complement
+    return table.astype(np.int32)
+
+
+def boolean_bayes(functions, support_x, support_y, query_x):
+    """What can be known of a Boolean function from examples: the Bayes predictor.
+
+    All functions of the family that agree with the examples are as likely, and the
+    chance of label 1 is the share of those that have it.
+
+    Args:
+        functions: 14 or 16, as for `boolean`.
+        support_x: `[T, S, 2]`, or `[S, 2]` for one task; false is below 0.
+        support_y: labels `[T, S]`.
+        query_x: `[T, Q, 2]`.
+
+    Returns:
+        Chances of label 1, `[T, Q]`, float64.
+
+    Raises:
+        ValueError: another number of functions, examples that none agrees with, or
+            not as many labels as examples.
+    """
+    check_pairs(support_x, support_y, 0)
+    table = _truth_table(functions)
+    cell, query = ((np.asarray(x) > 0) @ np.array([2, 1]) for x in (support_x, query_x))
+    agrees = (table[:, cell] == np.asarray(support_y)).all(-1)  # [functions, T]
+    count = agrees.sum(0)
+    if not count.all():
+        raise ValueError(
+            f"expected support_y to be of one of the {functions} functions, got "
+            "examples that none agrees with."
+        )
+    return (agrees[..., None] & (table[:, query] == 1)).sum(0) / count[..., None]

@@ -1,0 +1,120 @@
+"""A distribution over tasks, and the checks that all families share."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_meta import checks, episodes
+
+
+class TaskFamily:
+    """A distribution over tasks, from which episodes are drawn.
+
+    Args:
+        sample: function `(seed [2], n) -> (x [n, d_x], y)` that draws one task and n
+            points of it with stateless random ops; y is float32 `[n, d_y]`, or int32
+            labels `[n]` if tasks are classifications. The task must depend on the seed
+            alone and not on n, so that `sample(episodes.fold_seed(seed, i), n)` gives
+            any number of points of the task of episode i, to draw its curve.
+        points: how many points a task has, if not endlessly many.
+
+    Example:
+        >>> family = tasks.sinusoid()
+        >>> learner.fit(family.episodes(shots=10).batch(25), steps_per_epoch=1000)
+    """
+
+    def __init__(self, sample, points=None):
+        self._sample = sample
+        self._points = points
+
+    def sample(self, seed, n):
+        """n points of the task of a seed `[2]`, `(x [n, d_x], y [n, d_y] or [n])`.
+
+        Raises:
+            ValueError: more points than a task has.
+        """
+        self._check_points(n)
+        return self._sample(seed, n)
+
+    def _check_points(self, n):
+        if self._points is not None and n > self._points:
+            raise ValueError(
+                f"expected at most {self._points} points, which is all that a task "
+                f"has, got {n}."
+            )
+
+    def episodes(self, shots=10, queries=10, seed=0, start=0, block=1):
+        """An endless dataset of episodes; episode i depends on (seed, i).
+
+        Args:
+            shots: support points, S; or `(low, high)`, S is then uniform in low..high.
+            queries: query points, Q.
+            seed: of the stream.
+            start: index of the first episode.
+            block: this many episodes in a row share an S drawn from `(low, high)`: S
+                depends on (seed, i // block). Then `.batch(block)` has one S a batch.
+
+        Returns:
+            A `tf.data.Dataset` of pairs: `({"support_x": [S, d_x], "support_y":
+            [S, d_y], "query_x": [Q, d_x]}, query_y [Q, d_y])`, all float32; if tasks
+            are classifications, y is int32 labels, `[S]` and `[Q]`.
+
+        Raises:
+            ValueError: shots or start below 0, queries or block below 1, or no
+                integers; low above high; more points than a task has; with `(low,
+                high)`, a start that is no multiple of block.
+        """
+        drawn = isinstance(shots, tuple | list)
+        if drawn:
+            if len(shots) != 2 or shots[0] > shots[1]:
+                raise ValueError(
+                    "expected shots to be an integer or (low, high) with low <= high, "
+                    f"got {shots}."
+                )
+            for value in shots:
+                checks.check_integer("each of shots", value, 0)
+        else:
+            checks.check_integer("shots", shots, 0)
+        low, high = shots if drawn else (shots, shots)
+        checks.check_integer("queries", queries, 1)
+        checks.check_integer("start", start, 0)
+        checks.check_integer("block", block, 1)
+        if drawn and start % block:
+            raise ValueError(
+                f"expected start to be a multiple of block, {block}, got {start}."
+            )
+        self._check_points(high + queries)
+
+        def split(x, y, shots):
+            episode = {"support_x": x[:shots], "support_y": y[:shots]}
+            return {**episode, "query_x": x[high:]}, y[high:]
+
+        def draw(seed):
+            x, y = self.sample(seed, high + queries)
+            return (x, y) if drawn else split(x, y, shots)
+
+        def cut(index, points):
+            # No episode has an index below 0, so S owes nothing to any task.
+            fold = episodes.fold_seed(seed, -1 - index // block)
+            return split(
+                *points,
+                tf.random.stateless_uniform([], fold, low, high + 1, tf.int32),
+            )
+
+        stream = episodes.stream(draw, seed, start)
+        return stream.enumerate(start).map(cut) if drawn else stream
+
+
+def check_range(name, low, high):
+    if not low < high:
+        raise ValueError(
+            f"expected {name} to be (low, high) with low < high, got ({low}, {high})."
+        )
+
+
+def check_pairs(support_x, support_y, target_axes):
+    x, y = np.shape(support_x), np.shape(support_y)
+    if not x or len(y) != len(x) - 1 + target_axes or y[: len(x) - 1] != x[:-1]:
+        raise ValueError(
+            f"expected support_x [T, S, d_x] and support_y [T, S{', d_y' * target_axes}"
+            f"], got shapes {list(x)} and {list(y)}."
+        )

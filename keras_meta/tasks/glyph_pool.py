@@ -1,0 +1,62 @@
+"""A pool of characters of an invented alphabet."""
+
+import numpy as np
+
+from keras_meta import checks, episodes
+from keras_meta.tasks import characters, handwriting
+
+CLASSES_AT_ONCE = 50
+
+
+def glyphs(classes=1200, drawings=20, seed=0, prepare=None):
+    """Characters of an invented alphabet, drawn by an unsteady hand.
+
+    A class is a plan of one to four pen strokes, each of straight pieces, arcs, loops
+    and hooks, that start from, cross or stand beside one another. A drawing follows
+    the plan with the lengths, turns and joints a little off, under a mild affine map.
+    The look and the spread are Omniglot's: 105x105, black ink (0) on white (255). A
+    class depends on (seed, id) and a drawing on (seed, id, its number) alone.
+
+    Args:
+        classes: number of classes, with ids 0, 1, ..., or a sequence of ids >= 0.
+        drawings: drawings of each class.
+        seed: of the alphabet.
+        prepare: an `ImagePreprocess`; images are resized as they are drawn, so that a
+            large pool is never held at full size.
+
+    Returns:
+        A `ClassPool` of uint8 images: 105x105x1, or of the size `prepare` gives.
+
+    Raises:
+        ValueError: no class, no drawing, or a number that is no integer >= 0.
+    """
+    ids = np.arange(classes) if np.ndim(classes) == 0 else np.unique(classes)
+    if not len(ids) or not np.issubdtype(ids.dtype, np.integer) or ids[0] < 0:
+        raise ValueError(
+            "expected classes to be an integer >= 1 or a sequence of integer ids >= 0, "
+            f"got {classes}."
+        )
+    checks.check_integer("drawings", drawings, 1)
+    checks.check_integer("seed", seed, 0)
+    images = []
+    for first in range(0, len(ids), CLASSES_AT_ONCE):
+        chunk = []
+        for class_id in ids[first : first + CLASSES_AT_ONCE]:
+            strokes = characters.character(_random(seed, class_id, 0))
+            planned = handwriting.traced(strokes)
+            for drawing in range(1, drawings + 1):
+                random = _random(seed, class_id, drawing)
+                chunk.append(handwriting.drawing(strokes, planned, random))
+        chunk = np.stack(chunk)[..., None]
+        images.append(prepare.resize(chunk) if prepare else chunk)
+    return episodes.ClassPool.from_arrays(
+        np.concatenate(images), np.repeat(ids, drawings), prepare
+    )
+
+
+def _random(seed, class_id, stream):
+    # A counter-based generator has a stream for each key and high counter word, and
+    # RandomState's distributions are frozen for all NumPy versions.
+    key = np.array([seed, class_id], np.uint64)
+    counter = np.array([0, 0, 0, stream], np.uint64)
+    return np.random.RandomState(np.random.Philox(key=key, counter=counter))
