@@ -86,9 +86,7 @@ def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):
 
     monkeypatch.setattr(precision, "halve", spoil)
     before = path.read_bytes()
-    with pytest.raises(
-        ValueError, match="validation accuracy, it moves by .* with"
-    ):
+    with pytest.raises(ValueError, match="validation accuracy, it moves by .* with"):
         entries.store(learner, path, recipe, 0, 6)
     assert path.read_bytes() == before
     assert not (tmp_path / "half.keras").exists()

@@ -119,6 +119,7 @@ def loaded(monkeypatch):
 
     def from_directory(directory, prepare):
         assert directory == "somewhere"
+        asked.append("caltech101")
         return named(sorted([*splits.CALTECH101, "BACKGROUND_Google", "Faces_easy"]))
 
     def glyphs(classes, prepare):
@@ -141,17 +142,20 @@ def parts_of(name, loaded):
     pools = source.pools(None)
     parts = {part: set(pools[part].class_ids) for part in PARTS[:2]}
     parts["test"] = set(source.test_classes(None))
-    (data,) = set(loaded)
-    return data, parts
+    return "+".join(sorted(set(loaded))), parts
 
 
 def chosen(source, data):
     """The `{part: set of class ids}` of a source, by NumPy alone."""
-    if data == "cifar100":
-        known = CIFAR100
-        if source is photos.PHOTOS:  # CIFAR-100, then Caltech-101, both alphabetical
-            known = [f"cifar100/{name}" for name in CIFAR100]
-            known += [f"caltech101/{name}" for name in sorted(splits.CALTECH101)]
+    cifar = [f"cifar100/{name}" for name in CIFAR100]
+    caltech = [f"caltech101/{name}" for name in sorted(splits.CALTECH101)]
+    named_classes = {
+        "cifar100": CIFAR100,
+        "caltech101": caltech,
+        "caltech101+cifar100": cifar + caltech,
+    }
+    if data in named_classes:
+        known = named_classes[data]
         names = zip(PARTS, source.names, strict=True)
         return {part: {known.index(name) for name in some} for part, some in names}
     if data != "omniglot" or sum(source.sizes) == 1623:
@@ -257,7 +261,7 @@ def origins(name):
     """The entries that a card's weights come from, or its recipe's, nearest first."""
     begun = recipes.recipe(name).warm_start or cards.RANDOM
     for origin in dict.fromkeys([CARDS[name].initial_weights, begun]):
-        if origin != cards.RANDOM:
+        if origin not in (cards.RANDOM, cards.EXTERNAL):
             yield origin
             yield from origins(origin)
 

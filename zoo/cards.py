@@ -84,8 +84,8 @@ class Card:
     any_units: bool
     ways: int | None
     shots: int
-    network: str | None
-    external: dict | None
+    network: str | None = None
+    external: dict | None = None
     validation: dict | None = None
     grid: list[dict] = dataclasses.field(default_factory=list)
     figures: list[dict] = dataclasses.field(default_factory=list)

@@ -1,6 +1,7 @@
 """Trains zoo entries from their recipes, and publishes them."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -202,6 +203,8 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         any_units=learner.point_units is not None,
         ways=recipe.task.ways,
         shots=recipe.task.shots,
+        network=network_of(learner),
+        external=None,
         validation={
             "metric": metric,
             "mean": float(best[f"val_{metric}"]),
@@ -213,6 +216,55 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         f"{name}: published; run tools/make_results.py for its figures, and with "
         "--grid for those by which `keras-meta learn` chooses"
     )
+
+
+def network_of(learner):
+    """The name of a learner's network; None without one, or where Keras named it."""
+    model = getattr(learner, "network", None)
+    named = model is not None and not km.network.is_named_by_keras(model)
+    return model.name if named else None
+
+
+def publish_external(name):
+    """Writes the card of an entry whose weights Keras downloads on first use.
+
+    Raises:
+        ValueError: weights that cannot be had.
+    """
+    recipe = recipes.recipe(name)
+    learner, task = recipe.learner(), recipe.task
+    source = task.source
+    cards.Card(
+        name=name,
+        learner=type(learner).__name__,
+        paper=recipe.paper,
+        source=source.id,
+        family=source.family,
+        data=source.title,
+        procedural=source.procedural,
+        licence=source.licence,
+        protocol=f"no training on tasks; {task.ways}-way {task.shots}-shot, "
+        f"{task.test_queries} queries in tests",
+        normalization=learner.normalization,
+        seed=recipe.seed,
+        command=f"{facts.command(name)} --publish",
+        initial_weights=cards.EXTERNAL,
+        steps=0,
+        kept=0,
+        hours=0.0,
+        sha256="",
+        test_classes=source.test_classes(learner.preprocess),
+        inputs=task.inputs,
+        any_units=False,
+        ways=task.ways,
+        shots=task.shots,
+        network=network_of(learner),
+        external={
+            **dataclasses.asdict(recipe.external),
+            "bytes": 4 * learner.count_params(),
+        },
+    ).write()
+    print(f"{name}: published; its weights are Keras', downloaded on first use")
 
 
 def workers(count, directory, words):
@@ -296,6 +348,14 @@ def run(
         training.Stopped: the run was interrupted.
     """
     recipe = recipes.recipe(name)
+    if recipe.external:
+        if not publishes:
+            raise ValueError(
+                f"expected a recipe that trains, {name} has weights that Keras "
+                "downloads: zoo.load takes them as they are."
+            )
+        publish_external(name)
+        return 0
     config = os.environ.get("TF_CONFIG")
     count, first = cluster.parse(config) if config else (workers_here, True)
     numbers = {key: value for key, value in options.items() if key != "warm_start"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from keras_meta import zoo
 from keras_meta.zoo import cards, recipes
 
 
@@ -73,13 +74,24 @@ def task(ways, shots):
 
 def size(card):
     """The size of an entry's file, or of its external weights, in words."""
-    if card.external:
-        return f"{card.external['bytes'] / 1e6:.2f} MB, external"
     count = _bytes(card)
-    return "missing" if count is None else f"{count / 1e6:.2f} MB"
+    where = ", external" if card.external else ""
+    return "missing" if count is None else f"{count / 1e6:.2f} MB{where}"
+
+
+def skipped():
+    """A sentence for each entry that commands over all entries leave out."""
+    return [
+        f"skipped: {card.name}, whose weights ({size(card)}) Keras downloads on first "
+        "use"
+        for card in zoo.list_models()
+        if card.external
+    ]
 
 
 def _bytes(card):
+    if card.external:
+        return card.external["bytes"]
     try:
         return card.weights.stat().st_size
     except FileNotFoundError:

@@ -105,29 +105,28 @@ PHOTOS = protocols.Named(
 
 
 def _caltech_classes(preprocess, ids):
-    pool = _caltech(preprocess)
+    import keras_meta as km
+
+    # Label ids of `splits.CALTECH101`, whatever other folders there are.
+    pool = km.ClassPool.joined({"caltech101": _caltech(preprocess)})
     return pool if ids is None else pool.select(ids)
 
 
-def _own_names(part):
-    """The names of a part of `PHOTOS` that are Caltech-101's."""
-    prefix = "caltech101/"
-    return tuple(
-        name.removeprefix(prefix) for name in part if name.startswith(prefix)
-    )
-
-
+_CALTECH_NAMES = tuple(
+    tuple(name for name in part if name.startswith("caltech101/"))
+    for part in _PHOTO_NAMES
+)
 IMAGENET = protocols.Named(
     "caltech101",
     "photographs",
     "ImageNet (Russakovsky et al., 2015), by Keras' weights: many of its classes are "
     "Caltech-101's too. Tasks are of Caltech-101 (Li et al., 2022): 5 classes to "
-    f"validate, {', '.join(_own_names(_PHOTO_NAMES[1]))}; 5 to test, "
-    f"{', '.join(_own_names(_PHOTO_NAMES[2]))}",
+    f"validate, {', '.join(_CALTECH_NAMES[1])}; 5 to test, "
+    f"{', '.join(_CALTECH_NAMES[2])}",
     "ImageNet: for research; Caltech-101: CC BY 4.0, Li, Andreeto, Ranzato and Perona",
-    tuple(len(_own_names(part)) for part in _PHOTO_NAMES),
+    tuple(map(len, _CALTECH_NAMES)),
     _caltech_classes,
-    names=tuple(_own_names(part) for part in _PHOTO_NAMES),
+    names=_CALTECH_NAMES,
 )
 
 
