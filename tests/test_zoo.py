@@ -70,7 +70,7 @@ def test_the_glyphs_entry_learns_unseen_characters(monkeypatch):
 
 
 def test_wrong_settings_of_a_score():
-    with pytest.raises(ValueError, match="at most 5 ways"):
+    with pytest.raises(ValueError, match="at most 5 classes"):
         scores.evaluate("maml.glyphs_5w1s-inductive", ways=6)
     with pytest.raises(ValueError, match="no ways"):
         scores.evaluate("maml.sinusoid", ways=5)
