@@ -15,6 +15,11 @@ def usable_cores():
     return os.cpu_count() or 1
 
 
+def simultaneous_ops():
+    """How many ops TensorFlow runs at once, as `configure` set it."""
+    return tf.config.threading.get_inter_op_parallelism_threads() or usable_cores()
+
+
 def peak_memory():
     """The most memory that this process has held so far, in MB of 2^20 bytes.
 

@@ -480,19 +480,29 @@ def asked(monkeypatch):
 def test_train_passes_on_what_it_is_given(asked, monkeypatch, capsys):
     assert cli.main(["train", CURVES]) == 0
     given = "--out=here --steps=9 --seed=0 --every=3 --validation-tasks=4 --workers=2"
-    given += " --warm-start=none --publish"
+    given += " --warm-start=none --publish --float16 --pretraining-steps=5"
     assert cli.main(["train", CURVES, *given.split()]) == 0
     # In the words of older cards.
     monkeypatch.syspath_prepend(test_cli.ROOT / "tools")
     import train
 
-    assert train.main([f"--recipe={CURVES}", *given.replace("-t", "_t").split()]) == 0
+    assert (
+        train.main(
+            [
+                f"--recipe={CURVES}",
+                *given.replace("n-t", "n_t").replace("g-s", "g_s").split(),
+            ]
+        )
+        == 0
+    )
     plain, full, older = asked
     usual = {"steps": None, "seed": None, "every": 500, "validation_tasks": 200}
+    usual |= {"pretraining_steps": None, "float16": False}
     name, directory, words, *rest = plain
     assert (name, directory) == (CURVES, pathlib.Path("runs", CURVES))
     assert rest == [1, False, {**usual, "warm_start": None}]
     options = {"steps": 9, "seed": 0, "every": 3, "validation_tasks": 4}
+    options |= {"pretraining_steps": 5, "float16": True}
     name, directory, words, *rest = full
     assert directory == pathlib.Path("here")
     assert rest == [2, True, {**options, "warm_start": "none"}] and older == full

@@ -1,11 +1,12 @@
 """SequenceLearner: a recurrent network that reads a data set, labels a step late."""
 
+import itertools
 import math
 
 import keras
 import tensorflow as tf
 
-from keras_meta import checks, losses, ordered, settings, steps
+from keras_meta import checks, losses, lstm_scan, ordered, runtime, settings, steps
 from keras_meta import network as network_module
 
 # Of a label that is a string: Santoro et al.'s five characters out of five.
@@ -40,7 +41,7 @@ class SequenceLearner(ordered.OrderedLearner):
             [0, 5): then `outputs` is 5 and logits are `[T, Q, 5, 5]`.
         skip: whether g sees f(x_t) beside what the cell gives.
         unroll: write the time steps out in the graph, which needs their number to be
-            known when traced.
+            known when traced. Steps are faster, and tracing takes longer.
         target_mean, target_scale: of the family's targets, for regression: they enter
             as `(y - mean) / scale`, the loss of meta-training is of such, and answers
             leave as `mean + scale g`. So targets that hardly vary are seen beside x.
@@ -185,13 +186,26 @@ class SequenceLearner(ordered.OrderedLearner):
         features = self._features(support_x, training)
         labels = self._entered(support_y)
         late = tf.concat([tf.zeros_like(labels[:, :1]), labels[:, :-1]], axis=1)
-        start = self.cell.get_initial_state(batch_size=tf.shape(support_x)[0])
-        outputs, *state = self.rnn(
-            tf.concat([features, late], axis=-1),
-            initial_state=start,
-            training=training,
-        )
+        inputs = tf.concat([features, late], axis=-1)
+        # Tasks are read side by side, where threads can run parts of a batch at once.
+        count = runtime.simultaneous_ops() if training else 1
+        size = inputs.shape[0] or tf.shape(inputs)[0]
+        count = min(count, inputs.shape[0] or count)
+        bounds = [size * i // count for i in range(count + 1)]
+        parts = [
+            self._run(inputs[first:last], training)
+            for first, last in itertools.pairwise(bounds)
+        ]
+        outputs, state = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *parts)
         return {"cell": state, "label": labels[:, -1]}, self._answers(features, outputs)
+
+    def _run(self, inputs, training):
+        """What the cell gives at each step, and its last state."""
+        start = self.cell.get_initial_state(batch_size=tf.shape(inputs)[0])
+        if lstm_scan.supports(self.cell):
+            return lstm_scan.run(self.cell, inputs, start, self.unroll)
+        outputs, *state = self.rnn(inputs, initial_state=start, training=training)
+        return outputs, state
 
     # The contract.
 

@@ -92,7 +92,7 @@ def run(arguments, output):
             _words(arguments, directory),
             arguments.workers,
             arguments.publish,
-            arguments.float16,
+            float16=arguments.float16,
             **{option: getattr(arguments, option) for option in OPTIONS},
         )
     except OSError as error:
