@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import augmentation
-from keras_meta.zoo import protocols, recipes
+from keras_meta.zoo import protocols, recipes, sources
 
 
 def pictures(count=200, size=9, seed=0, channels=3):
@@ -110,7 +110,7 @@ def source():
     def load(preprocess, ids):
         return km.ClassPool.from_arrays(x, np.repeat(np.arange(6), 10), preprocess)
 
-    return protocols.Source("x", "x", "x", "x", (3, 2, 1), load, rotations=False)
+    return sources.Source("x", "x", "x", "x", (3, 2, 1), load, rotations=False)
 
 
 EVERYTHING = {"flip": {}, "crop": {"padding": 2}, "jitter": {}, "cutout": {"size": 3}}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_meta as km
-from keras_meta.zoo import cli, entries, precision, protocols
+from keras_meta.zoo import cli, entries, precision, protocols, sources
 
 
 def saved(path, scale=1.0):
@@ -66,7 +66,7 @@ def test_weights_too_large_for_float16_leave_the_file_as_it_was(tmp_path):
 def recipe():
     x = np.random.RandomState(0).randint(0, 256, [24, 8, 8, 1]).astype("uint8")
     pool = km.ClassPool.from_arrays(x, np.repeat(np.arange(6), 4))
-    source = protocols.Source(
+    source = sources.Source(
         *"xxxx", (2, 2, 2), lambda preprocess, ids: pool, rotations=False
     )
     task = protocols.Classification(source, 2, 1, 1, test_queries=2)

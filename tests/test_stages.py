@@ -11,7 +11,15 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, entries, protocols, recipes, supervised, training
+from keras_meta.zoo import (
+    cards,
+    entries,
+    protocols,
+    recipes,
+    sources,
+    supervised,
+    training,
+)
 
 
 def load(preprocess, ids):
@@ -33,7 +41,7 @@ def prepared():
     return km.ImagePreprocess(8, 8, 3, False, mean=0.5, deviation=0.25)
 
 
-SOURCE = protocols.Source("colours", "x", "x", "x", (4, 2, 2), load, rotations=False)
+SOURCE = sources.Source("colours", "x", "x", "x", (4, 2, 2), load, rotations=False)
 TASK = protocols.Classification(
     SOURCE, ways=2, queries=2, test_queries=3, augment={"flip": {}}
 )

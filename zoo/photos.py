@@ -2,7 +2,7 @@
 
 import os
 
-from keras_meta.zoo import papers, protocols, splits
+from keras_meta.zoo import papers, protocols, sources, splits
 
 CALTECH_DIR = "CALTECH101_DIR"
 # Of CIFAR-100's images, by channel, in [0, 1].
@@ -39,7 +39,7 @@ def _caltech(preprocess):
 def _photos(preprocess, ids):
     import keras_meta as km
 
-    cifar = protocols.tfds("cifar100")(preprocess, None)
+    cifar = sources.tfds("cifar100")(preprocess, None)
     pools = {"cifar100": cifar, "caltech101": _caltech(preprocess)}
     pool = km.ClassPool.joined(pools)
     return pool if ids is None else pool.select(ids)
@@ -47,9 +47,9 @@ def _photos(preprocess, ids):
 
 def _published(source_id, family, split, paper, pairs):
     """A published split of CIFAR-100 in 100 classes."""
-    names = tuple(tuple(split[part]) for part in protocols.PART_SEEDS)
+    names = tuple(tuple(split[part]) for part in sources.PART_SEEDS)
     train, validation, test = sizes = tuple(map(len, names))
-    return protocols.Named(
+    return sources.Named(
         source_id,
         family,
         f"{family} (TFDS cifar100, train+test; {paper}): the published {train} classes "
@@ -57,7 +57,7 @@ def _published(source_id, family, split, paper, pairs):
         f"of images are identical, {pairs} of them across these parts",
         CIFAR_LICENCE,
         sizes,
-        protocols.tfds("cifar100"),
+        sources.tfds("cifar100"),
         names=names,
     )
 
@@ -89,7 +89,7 @@ def _names_of_photos():
 
 
 _PHOTO_NAMES = _names_of_photos()
-PHOTOS = protocols.Named(
+PHOTOS = sources.Named(
     "photos",
     "photographs",
     "CIFAR-100 (TFDS cifar100, train+test) and Caltech-101 (Li et al., 2022, without "
@@ -116,7 +116,7 @@ _CALTECH_NAMES = tuple(
     tuple(name for name in part if name.startswith("caltech101/"))
     for part in _PHOTO_NAMES
 )
-IMAGENET = protocols.Named(
+IMAGENET = sources.Named(
     "caltech101",
     "photographs",
     "ImageNet (Russakovsky et al., 2015), by Keras' weights: many of its classes are "

@@ -16,17 +16,11 @@ from keras_meta.zoo.papers import (
     REPTILE_PAPER,
     SHRINKAGE_PAPER,
 )
-from keras_meta.zoo.protocols import AUGMENTATION_SEED as AUGMENTATION_SEED
-from keras_meta.zoo.protocols import (
-    EVALUATION,
-    Alphabets,
-    Classification,
-    Functions,
-    Recipe,
-    Source,
-)
-from keras_meta.zoo.protocols import PART_SEEDS as PART_SEEDS
-from keras_meta.zoo.protocols import tfds as _tfds
+from keras_meta.zoo.protocols import Classification, Functions, Recipe
+from keras_meta.zoo.sources import AUGMENTATION_SEED as AUGMENTATION_SEED
+from keras_meta.zoo.sources import EVALUATION, Alphabets, Source
+from keras_meta.zoo.sources import PART_SEEDS as PART_SEEDS
+from keras_meta.zoo.sources import tfds as _tfds
 
 
 def _glyphs(preprocess, ids):
