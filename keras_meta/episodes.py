@@ -305,6 +305,44 @@ class ClassPool:
             images = tf.constant(images.at(np.arange(len(paths))))
         return cls(images, table, names, prepare)
 
+    @classmethod
+    def joined(cls, pools):
+        """A pool of the classes of several pools in memory.
+
+        Label ids are new: 0, 1, ... in the order of the pools, and of label ids inside
+        each. Classes of equal names in two pools stay two classes.
+
+        Args:
+            pools: `{name: ClassPool}`, with examples of one shape and kind. A class
+                is called `name/class`.
+
+        Raises:
+            ValueError: examples of different shapes or kinds, or on disk.
+        """
+        kinds = {
+            (pool.shape, type(pool._images), pool._images.dtype)
+            for pool in pools.values()
+        }
+        if len(kinds) != 1 or any(
+            isinstance(p._images, OnDisk) for p in pools.values()
+        ):
+            raise ValueError(
+                "expected pools in memory with examples of one shape and kind, got "
+                f"{', '.join(map(repr, pools.values())) or 'none'}."
+            )
+        tables, names, images = [], {}, 0
+        for key, pool in pools.items():
+            ids, places = np.unique(pool.class_ids, return_inverse=True)
+            table = pool._table + [0, images, 0, 0]
+            table[:, 0] = places + len(names)
+            tables.append(table)
+            called = [f"{key}/{pool.names.get(int(i), i)}" for i in ids]
+            names.update(enumerate(called, len(names)))
+            images += pool._images.shape[0]
+        joined = tf.concat([pool._images for pool in pools.values()], axis=0)
+        prepare = next(iter(pools.values()))._prepare
+        return cls(joined, np.concatenate(tables), names, prepare)
+
     def __len__(self):
         return len(self._table)
 
@@ -525,6 +563,39 @@ class ClassPool:
             query_x, query_y = _shuffled(x[:, shots:], y[:, shots:], seeds[3])
             episode = {"support_x": support_x, "support_y": support_y}
             return {**episode, "query_x": query_x}, query_y
+
+        return stream(draw, seed, start)
+
+    def batches(self, size, seed=0, start=0):
+        """An endless dataset of labelled examples; batch i depends on (seed, i).
+
+        Args:
+            size: examples in a batch B, each uniformly drawn from all of the pool, with
+                replacement.
+            seed: of the stream.
+            start: index of the first batch.
+
+        Returns:
+            A `tf.data.Dataset` of pairs `(x [B, ...], y [B])`: float32, and the place
+            of the class in the pool, int32 in [0, len(pool)).
+
+        Raises:
+            ValueError: `size`, `seed` or `start` is none, or a pool with rotations.
+        """
+        checks.check_integer("size", size, 1)
+        if self._table[:, 3].any():
+            raise ValueError("expected a pool without rotations, it has them.")
+        ends = tf.constant(np.cumsum(self.sizes))
+        # From a place among all examples of these classes to a row of the images.
+        shifts = tf.constant(self._table[:, 1] + self.sizes - np.cumsum(self.sizes))
+
+        def draw(seed):
+            places = tf.random.stateless_uniform(
+                [size], seed, maxval=int(sum(self.sizes)), dtype=tf.int64
+            )
+            y = tf.searchsorted(ends, places, side="right")
+            x = self._scaled(self._at(places + tf.gather(shifts, y)))
+            return x, y
 
         return stream(draw, seed, start)
 

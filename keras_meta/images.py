@@ -1,5 +1,7 @@
 """From a picture of any size to what a network eats."""
 
+import numbers
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -30,6 +32,10 @@ class ImagePreprocess:
         invert: map black to 1 and white to 0, as is usual for dark ink on white.
         detect: whether `pair` finds out for each task if ink is the darker or the
             lighter tone; by default as `invert`. False: `invert` holds for all tasks.
+        mean: subtracted from each channel of the scaled (and inverted) images: a number
+            for all channels or one for each, in units of [0, 1]. None: 0.
+        deviation: what each channel is divided by after that, as `mean`, above 0.
+            None: 1.
 
     Call arguments:
         images: uint8 `[..., H, W, 1 or 3]`, any H and W.
@@ -37,10 +43,12 @@ class ImagePreprocess:
             `[T, S, H, W, C]`, as `inverts` gives them.
 
     Returns:
-        float32 `[..., height, width, channels]` in `[0, 1]`.
+        float32 `[..., height, width, channels]`: in `[0, 1]` without `mean` and
+        `deviation`.
 
     Raises:
-        ValueError: images that are not uint8, or not `[..., H, W, 1 or 3]`.
+        ValueError: an argument out of range; images that are not uint8, or not
+            `[..., H, W, 1 or 3]`.
 
     Example:
         >>> preprocess = ImagePreprocess(28, 28, 1, invert=True)
@@ -49,7 +57,16 @@ class ImagePreprocess:
         >>> support_x, query_x = preprocess.pair(support_images, query_images)
     """
 
-    def __init__(self, height=28, width=28, channels=1, invert=True, detect=None):
+    def __init__(
+        self,
+        height=28,
+        width=28,
+        channels=1,
+        invert=True,
+        detect=None,
+        mean=None,
+        deviation=None,
+    ):
         for name, value in (("height", height), ("width", width)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"expected {name} to be an integer >= 1, got {value}.")
@@ -60,6 +77,8 @@ class ImagePreprocess:
         self.channels = channels
         self.invert = invert
         self.detect = bool(invert if detect is None else detect)
+        self.mean = _of_channels("mean", mean, channels)
+        self.deviation = _of_channels("deviation", deviation, channels, above=0)
 
     @property
     def shape(self):
@@ -135,13 +154,35 @@ class ImagePreprocess:
         return tf.ensure_shape(images, contents.shape.concatenate(self.shape))
 
     def scale(self, images, invert=None):
-        """uint8 `[..., height, width, channels]` -> float32 in `[0, 1]`."""
+        """uint8 `[..., height, width, channels]` -> float32, what a network takes."""
         # A product: a graph makes one of a quotient by a constant, which differs.
         scaled = tf.cast(images, tf.float32) * (1 / 255)
         invert = tf.convert_to_tensor(self.invert if invert is None else invert)
         if invert.shape.rank:
             invert = invert[..., None, None, None, None]
-        return tf.where(invert, 1.0 - scaled, scaled)
+        return self.standardize(tf.where(invert, 1.0 - scaled, scaled))
+
+    def standardize(self, tones):
+        """Tones in `[0, 1]` less `mean`, over `deviation`; as they are without both."""
+        if self.mean is not None:
+            tones = tones - tf.constant(self.mean, tones.dtype)
+        if self.deviation is not None:
+            tones = tones * (1 / tf.constant(self.deviation, tones.dtype))
+        return tones
+
+    def tones(self, x):
+        """The tones in `[0, 1]` of which `standardize` makes x, up to rounding."""
+        if self.deviation is not None:
+            x = x * tf.constant(self.deviation, x.dtype)
+        if self.mean is not None:
+            x = x + tf.constant(self.mean, x.dtype)
+        return x
+
+    def unscale(self, x):
+        """The uint8 images of which `scale` makes x, `invert` as set."""
+        tones = self.tones(x)
+        tones = 1.0 - tones if self.invert else tones
+        return tf.cast(tf.clip_by_value(tf.round(255 * tones), 0, 255), tf.uint8)
 
     def __call__(self, images, invert=None):
         return self.scale(self.resize(images), invert)
@@ -182,11 +223,36 @@ class ImagePreprocess:
             "channels": self.channels,
             "invert": self.invert,
             "detect": self.detect,
+            "mean": self.mean,
+            "deviation": self.deviation,
         }
 
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def _of_channels(name, values, channels, above=None):
+    """A number for each channel, a list of floats; None for None.
+
+    Raises:
+        ValueError: other things, or values that are not above `above`.
+    """
+    if values is None:
+        return None
+    single = isinstance(values, numbers.Real)
+    try:
+        checked = [float(v) for v in ([values] * channels if single else values)]
+    except (TypeError, ValueError):
+        checked = []
+    low = -np.inf if above is None else above
+    if len(checked) != channels or not all(low < v < np.inf for v in checked):
+        limit = "" if above is None else f" above {above}"
+        raise ValueError(
+            f"expected {name} to be a finite number{limit} or one for each of "
+            f"{channels} channels, got {values!r}."
+        )
+    return checked
 
 
 def ink_tones(images):

@@ -122,7 +122,7 @@ class Network:
         left_out = {self.model.name} | {
             layer.name
             for layer in layers
-            if not keras_private.is_leaf(layer) and _is_named_by_keras(layer)
+            if not keras_private.is_leaf(layer) and is_named_by_keras(layer)
         }
         owners = {
             id(variable): layer
@@ -241,7 +241,7 @@ class Network:
         return all(isinstance(layer, VECTORIZED_LAYERS) for layer in layers)
 
 
-def _is_named_by_keras(layer):
+def is_named_by_keras(layer):
     """Whether a layer has the name that Keras gives: its class, and a number."""
     name = re.sub(r"_\d+$", "", layer.name)
     return name.replace("_", "") == type(layer).__name__.lower()

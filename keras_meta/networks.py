@@ -2,6 +2,9 @@
 
 import keras
 
+from keras_meta.applications import block_of as block_of
+from keras_meta.applications import pretrained as pretrained
+
 POOLINGS = "mean", "none"
 
 
@@ -23,7 +26,7 @@ def conv4(
 
     Args:
         input_shape: `(H, W, C)` of an image.
-        outputs: number of logits N.
+        outputs: number of logits N; None for features, without the dense layer.
         filters: channels of each block.
         momentum: of the normalization's moving averages; with 0 they are the
             statistics of the last batch alone.
@@ -33,7 +36,7 @@ def conv4(
         name: the model's name.
 
     Returns:
-        A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`.
+        A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`, or to features.
 
     Reference:
         Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of
@@ -80,14 +83,14 @@ def resnet12(
 
     Args:
         input_shape: `(H, W, C)` of an image.
-        outputs: number of logits N.
+        outputs: number of logits N; None for features, without the dense layer.
         filters: channels of each of the blocks.
         momentum: of the normalization's moving averages; see `conv4`.
         pooling: see `conv4`.
         name: the model's name.
 
     Returns:
-        A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`.
+        A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`, or to features.
 
     Reference:
         Lee, Maji, Ravichandran and Soatto, "Meta-Learning with Differentiable Convex
@@ -125,12 +128,12 @@ def _check_choice(argument, value, known):
 
 
 def _head(x, pooling, outputs):
-    """Logits of a map of features."""
+    """Logits of a map of features, or the features themselves."""
     if pooling == "mean":
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     else:
         x = keras.layers.Flatten(name="flat")(x)
-    return keras.layers.Dense(outputs, name="head")(x)
+    return x if outputs is None else keras.layers.Dense(outputs, name="head")(x)
 
 
 def mlp(input_shape=(1,), outputs=1, units=(40, 40), activation="relu", name="mlp"):

@@ -340,9 +340,18 @@ def _meaning(model, signatures):
         if prepare.detect:
             ink = "1 is ink and 0 its ground"
         shape = ", ".join(map(str, prepare.shape))
+        normal = ", ".join(
+            f"{name} {values} by channel"
+            for name, values in (
+                ("mean", prepare.mean),
+                ("deviation", prepare.deviation),
+            )
+            if values is not None
+        )
         yield (
             f"- `serving_default` takes images `[..., {shape}]` in [0, 1], where "
-            f"{ink}: what `learner.preprocess.pair` gives."
+            f"{ink}{normal and f', then normalized ({normal})'}: what "
+            "`learner.preprocess.pair` gives."
         )
     if "serving_images" in signatures:
         yield (

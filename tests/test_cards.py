@@ -14,7 +14,7 @@ def path(tmp_path, monkeypatch):
     """The file of a card, in a zoo of its own."""
     monkeypatch.setattr(cards, "MODELS", tmp_path)
     fields = {field.name: "x" for field in dataclasses.fields(cards.Card)}
-    card = cards.Card(**{**fields, "name": "one", "figures": []})
+    card = cards.Card(**{**fields, "name": "one", "figures": [], "external": None})
     card.write()
     path = tmp_path / "one" / "card.json"
     assert json.loads(path.read_text())["schema"] == cards.SCHEMA == 2
@@ -66,6 +66,9 @@ def test_a_published_figure_hangs_on_fields():
     assert published.sentence((98.8, None)) == "98.8"
     assert published.of(renamed, 2) is None and published.sentence(None) == ""
     assert published.of(dataclasses.replace(card, learner="ANIL"), 1) is None
+    for network, figure in (("conv4", (58.9, 1.9)), ("resnet12", None)):
+        photos = dataclasses.replace(card, source="cifar_fs", network=network)
+        assert published.of(photos, 1) == figure
     low = {"shots": 1, "normalization": card.normalization, "mean": 0.9869}
     high = {**low, "mean": 0.9871}
     found = published.below(dataclasses.replace(renamed, figures=[low, high]))
@@ -74,7 +77,7 @@ def test_a_published_figure_hangs_on_fields():
 
 def test_what_entries_began_from():
     # As their commands had it when they were trained.
-    began = {card.name: card.initial_weights for card in zoo.list_models()}
+    began = {card.name: card.initial_weights for card in cards.stored()}
     assert began["maml.omniglot_5w1s"] == cards.RANDOM
     assert began["maml.omniglot_20w1s"] == "anil.omniglot_20w1s"
     assert began["mann.omniglot_5w-on_protonet"] == "protonet.omniglot_20w1s"

@@ -194,7 +194,7 @@ def test_list(capsys):
     assert cells[2] == [IMAGES, "5-way 1-shot", "90.00% ± 1.00%", "ind."]
     assert cells[3] == [CURVES, "10 points", "not measured", "ind."]
     untrained = [row for row in cells if row[-1] == "untrained recipe"]
-    assert ["maml.cifar100_5w1s", "5-way 1-shot"] in [row[:2] for row in untrained]
+    assert ["maml.cifar_fs_5w1s", "5-way 1-shot"] in [row[:2] for row in untrained]
     assert not {IMAGES, CURVES} & {row[0] for row in untrained}
 
 
@@ -215,7 +215,7 @@ def test_list_on_a_wide_terminal(capsys, monkeypatch):
     assert cells[3][:4] == [CURVES, "curves: lines", "10 points"] + [
         "not measured, inductive"
     ]
-    assert ["maml.cifar100_5w1s", "images: CIFAR-100", "5-way 1-shot"] in [
+    assert ["maml.cifar_fs_5w1s", "images: CIFAR-FS", "5-way 1-shot"] in [
         row[:3] for row in cells if row[-1] == "untrained recipe"
     ]
 
@@ -234,7 +234,7 @@ def test_info(capsys):
     assert re.search(r"5-way 1-shot, inductive, 9 tasks +90.00% ± 1.00%", out)
     assert zoo.card(IMAGES).sha256 in out
     assert re.search(r"began from +random weights *\n", out)
-    assert cli.main(["info", "maml.cifar100_5w1s"]) == 0
+    assert cli.main(["info", "maml.cifar_fs_5w1s"]) == 0
     assert "none: an untrained recipe" in capsys.readouterr().out
     assert_fails(capsys, "got 'maml.none'", "info", "maml.none")
 
@@ -373,7 +373,7 @@ def test_wrong_folders(glyphs, capsys):
         "a folder for --out": ["task", "--out", "none/x.png"],
         "none of the images": ["task", "--out", "task/query/0-4.png"],
         "got 'maml.none'": ["task", "--model", "maml.none"],
-        "a recipe without weights yet": ["task", "--model", "maml.cifar100_5w1s"],
+        "a recipe without weights yet": ["task", "--model", "maml.cifar_fs_5w1s"],
         f"model of classes of images, {CURVES} is": ["task", "--model", CURVES],
     }
     pathlib.Path("file.txt").touch()

@@ -122,6 +122,8 @@ def test_the_preprocess_of_a_config_is_the_same():
         "channels": 3,
         "invert": False,
         "detect": False,
+        "mean": None,
+        "deviation": None,
     }
     old = {**config, "config": {"height": 9, "width": 7, "channels": 1, "invert": True}}
     assert keras.saving.deserialize_keras_object(old).detect
@@ -212,3 +214,52 @@ def test_random_affine_draws_from_its_ranges():
     x, y = places(dot.swapaxes(1, 2), shear=0.5)
     np.testing.assert_allclose(y, 10, atol=1e-5)
     assert -5.1 < x.min() < -4.5 and 4.5 < x.max() < 5.1
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_colours_are_normalized_by_channel(invert):
+    mean, deviation = [0.5, 0.25, 0.1], [0.2, 0.3, 0.5]
+    settings = {"invert": invert, "mean": mean, "deviation": deviation}
+    preprocess = images.ImagePreprocess(5, 4, 3, **settings)
+    x = pictures(2, 6, 5, 4, 3)
+    tones = 1 - x / 255 if invert else x / 255
+    # A few roundings to float32 of numbers below 10.
+    expected = (tones - mean) / deviation
+    np.testing.assert_allclose(preprocess(x), expected, atol=1e-5)
+    np.testing.assert_allclose(preprocess.tones(preprocess(x)), tones, atol=1e-6)
+    np.testing.assert_array_equal(preprocess.unscale(preprocess(x)), x)
+    support_x, query_x = preprocess.pair(x, x[:, :1])
+    by_task = preprocess.inverts(x).numpy()[:, None, None, None, None]
+    expected = (np.where(by_task, 1 - x / 255, x / 255) - mean) / deviation
+    np.testing.assert_allclose(support_x, expected, atol=1e-5)
+    np.testing.assert_allclose(query_x, expected[:, :1], atol=1e-5)
+    config = keras.saving.serialize_keras_object(preprocess)
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config()["mean"] == mean
+    np.testing.assert_array_equal(again(x), preprocess(x))
+
+
+def test_one_number_holds_for_all_channels_and_each_is_optional():
+    x = pictures(2, 4, 4, 3)
+    for settings, expected in (
+        ({"mean": 0.5}, x / 255 - 0.5),
+        ({"deviation": 0.5}, x / 255 * 2),
+        ({}, x / 255),
+    ):
+        preprocess = images.ImagePreprocess(4, 4, 3, invert=False, **settings)
+        np.testing.assert_allclose(preprocess(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings, stated",
+    [
+        ({"mean": [0.1, 0.2]}, "mean to be a finite number or one for each of 3"),
+        ({"mean": float("nan")}, "mean to be a finite number or one for"),
+        ({"mean": "grey"}, "got 'grey'"),
+        ({"deviation": 0}, "deviation to be a finite number above 0 or one for each"),
+        ({"deviation": [1, 1, -1]}, r"got \[1, 1, -1\]"),
+    ],
+)
+def test_means_and_deviations_that_are_none(settings, stated):
+    with pytest.raises(ValueError, match=stated):
+        images.ImagePreprocess(4, 4, 3, **settings)

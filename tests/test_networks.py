@@ -83,6 +83,6 @@ def test_gradient_learners_never_read_the_average():
 def test_recipes_of_gradient_learners_keep_the_momentum_they_were_trained_with():
     from keras_meta.zoo import recipes
 
-    for name in ("maml.omniglot_5w1s", "anil.omniglot_20w1s", "maml.cifar100_5w1s"):
+    for name in ("maml.omniglot_5w1s", "anil.omniglot_20w1s", "maml.cifar_fs_5w1s"):
         network = recipes.recipe(name).learner().network
         assert [network.get_layer(f"norm{i}").momentum for i in (1, 2, 3, 4)] == [0] * 4

@@ -40,7 +40,7 @@ def test_a_sequence_learner_errs_less_and_less(monkeypatch):
     assert drawn[0, 1] > 0.35 and drawn[-1, 1] < 0.1
 
 
-@pytest.mark.parametrize("name", [card.name for card in zoo.list_models()])
+@pytest.mark.parametrize("name", [card.name for card in cards.stored()])
 def test_a_page_tells_what_its_card_does(name):
     card, learner = zoo.card(name), zoo.load(name)
     kept = (card.directory / "README.md").read_text(encoding="utf-8")

@@ -162,7 +162,7 @@ def test_list_and_info_as_data(capsys):
     assert cli.main(["list", "--csv", "-"]) == 0
     rows = {row["name"]: row for row in read(capsys.readouterr().out)}
     assert rows[IMAGES]["mean"] == "0.9" and rows[IMAGES]["trained"] == "True"
-    assert rows["maml.cifar100_5w1s"]["trained"] == "False"
+    assert rows["maml.cifar_fs_5w1s"]["trained"] == "False"
     assert cli.main(["list", "--json"]) == 0
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert found.keys() == rows.keys() and found[CURVES]["mean"] is None
@@ -170,9 +170,9 @@ def test_list_and_info_as_data(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["test_classes"] == zoo.card(IMAGES).test_classes
     assert found["figures"] == zoo.card(IMAGES).figures
-    assert cli.main(["info", "maml.cifar100_5w1s", "--csv", "-"]) == 0
+    assert cli.main(["info", "maml.cifar_fs_5w1s", "--csv", "-"]) == 0
     facts = {row["fact"]: row["value"] for row in read(capsys.readouterr().out)}
-    assert facts["command"] == "keras-meta train maml.cifar100_5w1s"
+    assert facts["command"] == "keras-meta train maml.cifar_fs_5w1s"
 
 
 def test_check_as_data(capsys, monkeypatch):
@@ -480,19 +480,29 @@ def asked(monkeypatch):
 def test_train_passes_on_what_it_is_given(asked, monkeypatch, capsys):
     assert cli.main(["train", CURVES]) == 0
     given = "--out=here --steps=9 --seed=0 --every=3 --validation-tasks=4 --workers=2"
-    given += " --warm-start=none --publish"
+    given += " --warm-start=none --publish --float16 --pretraining-steps=5"
     assert cli.main(["train", CURVES, *given.split()]) == 0
     # In the words of older cards.
     monkeypatch.syspath_prepend(test_cli.ROOT / "tools")
     import train
 
-    assert train.main([f"--recipe={CURVES}", *given.replace("-t", "_t").split()]) == 0
+    assert (
+        train.main(
+            [
+                f"--recipe={CURVES}",
+                *given.replace("n-t", "n_t").replace("g-s", "g_s").split(),
+            ]
+        )
+        == 0
+    )
     plain, full, older = asked
     usual = {"steps": None, "seed": None, "every": 500, "validation_tasks": 200}
+    usual |= {"pretraining_steps": None, "float16": False}
     name, directory, words, *rest = plain
     assert (name, directory) == (CURVES, pathlib.Path("runs", CURVES))
     assert rest == [1, False, {**usual, "warm_start": None}]
     options = {"steps": 9, "seed": 0, "every": 3, "validation_tasks": 4}
+    options |= {"pretraining_steps": 5, "float16": True}
     name, directory, words, *rest = full
     assert directory == pathlib.Path("here")
     assert rest == [2, True, {**options, "warm_start": "none"}] and older == full

@@ -11,7 +11,7 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, recipes
+from keras_meta.zoo import cards, photos, recipes, splits
 
 CARDS = {card.name: card for card in zoo.list_models()}
 PARTS = "train", "validation", "test"
@@ -63,11 +63,47 @@ OMNIGLOT = {
 }
 
 
+# The superclasses of CIFAR-100 (Krizhevsky, 2009).
+SUPERCLASSES = [
+    "beaver dolphin otter seal whale",
+    "aquarium_fish flatfish ray shark trout",
+    "orchid poppy rose sunflower tulip",
+    "bottle bowl can cup plate",
+    "apple mushroom orange pear sweet_pepper",
+    "clock keyboard lamp telephone television",
+    "bed chair couch table wardrobe",
+    "bee beetle butterfly caterpillar cockroach",
+    "bear leopard lion tiger wolf",
+    "bridge castle house road skyscraper",
+    "cloud forest mountain plain sea",
+    "camel cattle chimpanzee elephant kangaroo",
+    "fox porcupine possum raccoon skunk",
+    "crab lobster snail spider worm",
+    "baby boy girl man woman",
+    "crocodile dinosaur lizard snake turtle",
+    "hamster mouse rabbit shrew squirrel",
+    "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "bicycle bus motorcycle pickup_truck train",
+    "lawn_mower rocket streetcar tank tractor",
+]
+# In the order of TFDS.
+CIFAR100 = sorted(" ".join(SUPERCLASSES).split())
+
+
 def pool_of(ids):
     """One blank image of each class, with Omniglot's names."""
     names = {i: f"{ALPHABET[i]}_{i}" if i < 964 else f"X_{i}" for i in map(int, ids)}
     return km.ClassPool.from_arrays(
         np.zeros([len(ids), 2, 2, 1], "uint8"), np.array(ids), names=names
+    )
+
+
+def named(names):
+    """One blank image of each class."""
+    return km.ClassPool.from_arrays(
+        np.zeros([len(names), 2, 2, 1], "uint8"),
+        np.arange(len(names)),
+        names=dict(enumerate(names)),
     )
 
 
@@ -79,13 +115,20 @@ def loaded(monkeypatch):
     def from_tfds(name, split, prepare):
         asked.append(name)
         assert name in ("omniglot", "cifar100")
-        return pool_of(OMNIGLOT[split] if name == "omniglot" else range(100))
+        return pool_of(OMNIGLOT[split]) if name == "omniglot" else named(CIFAR100)
+
+    def from_directory(directory, prepare):
+        assert directory == "somewhere"
+        asked.append("caltech101")
+        return named(sorted([*splits.CALTECH101, "BACKGROUND_Google", "Faces_easy"]))
 
     def glyphs(classes, prepare):
         asked.append("glyphs")
         return pool_of(range(classes))
 
+    monkeypatch.setenv("CALTECH101_DIR", "somewhere")
     monkeypatch.setattr(km.ClassPool, "from_tfds", from_tfds)
+    monkeypatch.setattr(km.ClassPool, "from_directory", from_directory)
     monkeypatch.setattr(km.tasks, "glyphs", glyphs)
     return asked
 
@@ -99,14 +142,24 @@ def parts_of(name, loaded):
     pools = source.pools(None)
     parts = {part: set(pools[part].class_ids) for part in PARTS[:2]}
     parts["test"] = set(source.test_classes(None))
-    (data,) = set(loaded)
-    return data, parts
+    return "+".join(sorted(set(loaded))), parts
 
 
 def chosen(source, data):
     """The `{part: set of class ids}` of a source, by NumPy alone."""
+    cifar = [f"cifar100/{name}" for name in CIFAR100]
+    caltech = [f"caltech101/{name}" for name in sorted(splits.CALTECH101)]
+    named_classes = {
+        "cifar100": CIFAR100,
+        "caltech101": caltech,
+        "caltech101+cifar100": cifar + caltech,
+    }
+    if data in named_classes:
+        known = named_classes[data]
+        names = zip(PARTS, source.names, strict=True)
+        return {part: {known.index(name) for name in some} for part, some in names}
     if data != "omniglot" or sum(source.sizes) == 1623:
-        count = {"omniglot": 1623, "glyphs": 1300, "cifar100": 100}[data]
+        count = {"omniglot": 1623, "glyphs": 1300}[data]
         order = np.random.RandomState(0).permutation(count)
         ends = np.cumsum(source.sizes)
         parts = np.split(order, ends)[:3]
@@ -148,11 +201,67 @@ def test_test_classes_of_a_card_are_those_of_its_recipe(name, loaded):
     assert not set(found) & (parts["train"] | parts["validation"])
 
 
+def test_published_splits_of_cifar100():
+    for split, sizes in ((splits.CIFAR_FS, (64, 16, 20)), (splits.FC100, (60, 20, 20))):
+        assert list(split) == list(PARTS)
+        assert tuple(map(len, split.values())) == sizes
+        assert sorted(itertools.chain(*split.values())) == CIFAR100
+    # FC100 splits superclasses: twelve, four and four.
+    for part, count in zip(PARTS, (12, 4, 4), strict=True):
+        names = set(splits.FC100[part])
+        whole = [group for group in SUPERCLASSES if names >= set(group.split())]
+        assert len(whole) == count and len(names) == 5 * count
+
+
+def test_classes_kept_out_of_the_photos_are_those_drawn_and_like_no_other():
+    random = np.random.RandomState(0)
+
+    def draw(names, data):
+        others = sorted(set(names) - set(splits.KIN[data]))
+        return [str(name) for name in random.permutation(others)]
+
+    validation = draw(splits.CIFAR_FS["validation"], "cifar100")[:5]
+    test = draw(splits.CIFAR_FS["test"], "cifar100")[:5]
+    caltech = draw(splits.CALTECH101, "caltech101")
+    assert splits.PHOTOS["validation"] == {
+        "cifar100": sorted(validation),
+        "caltech101": sorted(caltech[:5]),
+    }
+    assert splits.PHOTOS["test"] == {
+        "cifar100": sorted(test),
+        "caltech101": sorted(caltech[5:10]),
+    }
+    shared = set(splits.CALTECH101) & set(CIFAR100)
+    assert len(splits.CALTECH101) == 100 and len(shared) == 12
+    for names in splits.KIN.values():
+        assert shared <= set(names) and len(set(names)) == len(names)
+    assert set(splits.KIN["cifar100"]) < set(CIFAR100)
+    assert set(splits.KIN["caltech101"]) < set(splits.CALTECH101)
+    for part in ("validation", "test"):
+        for names in splits.PHOTOS[part].values():
+            assert all(name in photos.PHOTOS.title for name in names)
+
+
+def test_photos_without_their_data_say_what_is_missing(loaded, monkeypatch):
+    few = named(["ant", "bass"])
+    monkeypatch.setattr(km.ClassPool, "from_directory", lambda *arguments: few)
+    with pytest.raises(ValueError, match="Caltech-101 in somewhere .* called Faces, "):
+        photos.PHOTOS.pools(None)
+    monkeypatch.delenv("CALTECH101_DIR")
+    with pytest.raises(ValueError, match="variable CALTECH101_DIR to name a folder"):
+        photos.PHOTOS.pools(None)
+    monkeypatch.setattr(
+        km.ClassPool, "from_tfds", lambda name, split, prepare: named(["apple", "bear"])
+    )
+    with pytest.raises(ValueError, match="of CIFAR-FS, found none called aquarium_fi"):
+        photos.CIFAR_FS.pools(None)
+
+
 def origins(name):
     """The entries that a card's weights come from, or its recipe's, nearest first."""
     begun = recipes.recipe(name).warm_start or cards.RANDOM
     for origin in dict.fromkeys([CARDS[name].initial_weights, begun]):
-        if origin != cards.RANDOM:
+        if origin not in (cards.RANDOM, cards.EXTERNAL):
             yield origin
             yield from origins(origin)
 
@@ -243,6 +352,13 @@ def test_the_class_ids_here_are_those_of_the_data(split):
         alphabet, _, _ = pool.names[i].rpartition("_")
         assert (i >= 964) == (alphabet not in BACKGROUND)
         assert i >= 964 or alphabet == ALPHABET[i]
+
+
+@pytest.mark.slow
+def test_the_names_here_are_those_of_the_data():
+    pool = km.ClassPool.from_tfds("cifar100", "test", km.ImagePreprocess(2, 2, 3))
+    assert [pool.names[i] for i in range(100)] == CIFAR100
+    assert pool.sizes.tolist() == [100] * 100
 
 
 @functools.cache

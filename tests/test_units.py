@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import learn
+from keras_meta.zoo import cards, learn
 from tests import test_zoo_files
 
 SCALED = ("cnp.gp_rbf", "cnp.gp_rbf-attention", "cnp.gp_rbf-sharp")
@@ -191,7 +191,7 @@ def test_a_learner_without_units_has_no_signature_for_them(tmp_path):
     }
 
 
-@pytest.mark.parametrize("card", zoo.list_models(), ids=lambda card: card.name)
+@pytest.mark.parametrize("card", cards.stored(), ids=lambda card: card.name)
 def test_entries_state_their_units(card):
     units = zoo.load(card.name).point_units
     assert card.any_units == (units is not None) == (card.name in SCALED)

@@ -895,10 +895,11 @@ def adaptation_case(model, repeats):
 
 def adaptation():
     """What it costs to learn a task, by zoo entry."""
-    from keras_meta import zoo
+    from keras_meta.zoo import cards, facts
 
     base = "maml.omniglot_5w1s"
-    names = [card.name for card in zoo.list_models()]
+    names = [card.name for card in cards.stored()]
+    print("\n".join(facts.skipped()), file=sys.stderr)
     found = {
         name: in_process({"measure": "adaptation", "model": name, "repeats": 40})
         for name in rich.progress.track(names, "measuring")

@@ -71,7 +71,7 @@ queries of a task share normalization statistics, as the figures in the literatu
 were made. Five shots are asked of entries that were trained with one. Calibration:
 the expected calibration error in percent, and what it becomes when the logits are
 divided by the temperature that suits 200 validation tasks best. Published figures are
-those of the entry's paper.
+those of the entry's paper; of CIFAR-FS, those of Bertinetto et al. (2019).
 
 """
 TRAINING = """
@@ -232,7 +232,7 @@ def without_initial():
     """The entries that began from another's weights, which are not scored yet."""
     return [
         card.name
-        for card in zoo.list_models()
+        for card in cards.stored()
         if not card.began_at_random and card.initial_figure is None
     ]
 
@@ -321,6 +321,17 @@ def training_table(found):
     return text + "\n" + "".join(f"{i + 1}. {text}\n" for i, text in enumerate(places))
 
 
+def external(found):
+    """The entries whose weights Keras downloads."""
+    lines = [
+        f"- `{card.name}`: {facts.size(card)}, {card.external['licence']}; {card.data}"
+        for card in found
+        if card.external
+    ]
+    text = "\nEntries whose weights Keras downloads on first use:\n\n"
+    return text + "\n".join(lines) + "\n" if lines else ""
+
+
 def paired(found):
     """Each entry against MAML, where both have the same tasks."""
     text = table("model", "task", "normalization", "against", "difference", "p")
@@ -404,7 +415,9 @@ def main(_):
     if FLAGS.initial:
         score_all(score_initial, without_initial() if wanted is None else wanted)
         wanted = []
-    everything = [card.name for card in zoo.list_models()]
+    everything = [card.name for card in cards.stored()]
+    for sentence in facts.skipped() if wanted is None else ():
+        print(sentence, file=sys.stderr)
     score_all(score_and_write, everything if wanted is None else wanted)
 
     every = zoo.list_models()
@@ -418,9 +431,10 @@ def main(_):
         writer.writerows(rows)
     trained = {card.name for card in every}
     untrained = [name for name in recipes.RECIPES if name not in trained]
-    text = HEADER + results(scored) + TRAINING + training_table(every)
+    text = HEADER + results(scored) + TRAINING + training_table(cards.stored())
     text += "\nRecipes without trained weights yet: "
     text += (", ".join(f"`{name}`" for name in untrained) or "none") + ".\n"
+    text += external(every)
     text += BELOW + shortfalls(scored) + PAIRED + paired(scored)
     text += official_runs(every) + within_alphabets(every)
     (folder / "README.md").write_text(text, encoding="utf-8")

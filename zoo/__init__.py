@@ -11,6 +11,9 @@ def load(name):
     Learners whose result depends on the order of the support set have the setting
     `support_order="shuffled"`: all entries were trained on sets in random order.
 
+    Of an entry with external weights (`card.external`) Keras downloads them on first
+    use.
+
     Args:
         name: of an entry, as `list_models()` has it.
 
@@ -18,7 +21,8 @@ def load(name):
         A `keras_meta.Learner`.
 
     Raises:
-        ValueError: no such entry, or a file whose sha256 is not the card's.
+        ValueError: no such entry, a file whose sha256 is not the card's, or external
+            weights that cannot be had.
     """
     found = card(name)
     from keras_meta import api, ordered  # noqa: F401  api registers the learners
@@ -26,7 +30,12 @@ def load(name):
     found.check()
     import keras
 
-    learner = keras.models.load_model(found.weights, compile=False)
+    if found.external:
+        from keras_meta.zoo import recipes
+
+        learner = recipes.recipe(name).learner()
+    else:
+        learner = keras.models.load_model(found.weights, compile=False)
     if isinstance(learner, ordered.OrderedLearner):
         learner.support_order = "shuffled"  # files older than the setting have "given"
     learner.compile()

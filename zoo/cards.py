@@ -11,6 +11,8 @@ import pathlib
 SCHEMA = 2
 # In `initial_weights`, of training that began from no other model.
 RANDOM = "random"
+# In `initial_weights`, of an entry that Keras downloads the weights of.
+EXTERNAL = "external"
 MODELS = pathlib.Path(__file__).parent / "models"
 
 
@@ -33,7 +35,12 @@ class Card:
         normalization: "inductive" or "transductive".
         seed: of the split, the weights and the training episodes.
         command: what trained it.
-        initial_weights: "random", or the entry or file that training began from.
+        initial_weights: "random", or the entry or file that training began from;
+            "external" with `external`.
+        network: the name of the network, such as "conv4".
+        external: None; or where the weights come from that Keras downloads on first
+            use: a dict with url, md5 (None where Keras checks none), licence, and
+            bytes (four for each weight). The entry then has no file and no sha256.
         steps: meta-steps taken, all runs together.
         kept: the meta-step whose weights are here, the best on validation tasks.
         hours: training time on two CPU cores.
@@ -81,6 +88,8 @@ class Card:
     any_units: bool
     ways: int | None
     shots: int
+    network: str | None = None
+    external: dict | None = None
     validation: dict | None = None
     grid: list[dict] = dataclasses.field(default_factory=list)
     figures: list[dict] = dataclasses.field(default_factory=list)
@@ -142,6 +151,8 @@ class Card:
 
     def check(self):
         """Raises ValueError unless the model's file is the one the card describes."""
+        if self.external:
+            return
         if not self.weights.is_file():
             raise ValueError(f"expected the weights of {self.name} at {self.weights}.")
         found = sha256(self.weights)
@@ -168,6 +179,11 @@ def sha256(path):
 def list_models():
     """The cards of all trained entries, by name."""
     return [Card.read(path) for path in sorted(MODELS.glob("*/card.json"))]
+
+
+def stored():
+    """The cards of the entries whose weights are here, by name."""
+    return [card for card in list_models() if not card.external]
 
 
 def card(name):

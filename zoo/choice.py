@@ -11,7 +11,9 @@ def candidates():
     return [
         card
         for card in zoo.list_models()
-        if card.inputs == "images" and card.normalization == "inductive"
+        if card.inputs == "images"
+        and card.normalization == "inductive"
+        and not card.external  # which would be downloaded on first use
     ]
 
 

@@ -1,6 +1,7 @@
 """Trains zoo entries from their recipes, and publishes them."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,7 +17,10 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, cluster, facts, recipes, runs, training
+from keras_meta.zoo import cards, cluster, facts, precision, recipes, runs, training
+
+# The part of its 95% interval that a validation score may move by in float16.
+KEPT = 0.1
 
 
 def begin(recipe, seed, origin):
@@ -80,6 +84,7 @@ def ready(recipe, learner, steps):
         "use_ema": True,
         "ema_momentum": recipe.average,
         "global_clipnorm": recipe.clip,
+        **(recipe.optimizer_settings or {}),
     }
     kind = type(keras.optimizers.get(recipe.optimizer))
     learner.compile(kind.from_config(settings))
@@ -87,29 +92,56 @@ def ready(recipe, learner, steps):
     return learner
 
 
-def train(name, directory, steps, seed, every, validation_tasks, origin):
-    recipe = recipes.recipe(name)
+def stages(recipe, directory, steps, origin):
+    """The runs of a recipe, one for each of its stages.
+
+    The last is in `directory` itself, one before in its folder `pretraining`.
+
+    Args:
+        recipe: with `stages`.
+        directory: a `pathlib.Path`.
+        steps: meta-steps of the last stage and of each before it; None for the
+            recipe's own.
+        origin: what the first begins from; later ones do from the one before.
+
+    Yields:
+        `(stage, folder, steps, origin)` in the order of training.
+    """
+    folders = [directory]
+    for _ in recipe.stages[1:]:
+        folders.insert(0, folders[0] / "pretraining")
+    last, earlier = steps
+    for stage, folder in zip(recipe.stages, folders, strict=True):
+        own = last if stage is recipe else earlier
+        yield stage, folder, stage.steps if own is None else own, origin
+        origin = str(folder / "best.keras")
+
+
+def train(name, stage, directory, steps, seed, every, validation_tasks, origin):
+    """Trains one stage of a recipe; arguments as of `run` and `stages`."""
 
     def load():
         print(f"{name}: loading data", flush=True)
-        learner = recipe.learner()
+        learner = stage.learner()
         source = learner.preprocess, seed
         if training.has_fixed_encoder(learner):  # which then runs once over the data
-            encoder, learner = training.split(begin(recipe, seed, origin))
-            episodes = recipe.task.episodes(*source, encoder)
+            encoder, learner = training.split(begin(stage, seed, origin))
+            episodes = stage.task.episodes(*source, encoder)
         else:
-            learner, episodes = None, recipe.task.episodes(*source)
+            learner, episodes = None, stage.task.episodes(*source)
         validation = episodes["validation"]().take(validation_tasks)
         return (
-            lambda: ready(recipe, learner or begin(recipe, seed, origin), steps),
+            lambda: ready(stage, learner or begin(stage, seed, origin), steps),
             episodes["train"],
-            validation.batch(recipe.tasks).prefetch(2),
+            validation.batch(stage.tasks).prefetch(2),
         )
 
-    settings = training.settings(name, steps, seed, validation_tasks, origin)
+    settings = training.settings(name, steps, seed, validation_tasks, origin, stage)
+    if stage.pretraining:  # whose path is another if the folder is moved
+        settings["initial_weights"] = "pretraining"
     settings["commit"] = commit()
-    metric = recipe.task.metric
-    training.fit(load, directory, settings, recipe.tasks, every, metric)
+    metric = stage.task.metric
+    training.fit(load, directory, settings, stage.tasks, every, metric)
 
 
 def commit():
@@ -128,23 +160,62 @@ def commit():
     return git("rev-parse", "HEAD").stdout.strip() or None
 
 
-def publish(name, directory, seed, validation_tasks, origin):
+def store(learner, path, recipe, seed, validation_tasks):
+    """Saves a learner with float16 kernels, if its validation score stays.
+
+    Raises:
+        ValueError: it moves by more than `KEPT` of its interval; nothing is replaced.
+    """
+    draft = path.with_name("half.keras")
+    training.save(learner, draft)
+    try:
+        precision.halve(draft)
+        halved = keras.models.load_model(draft)
+        episodes = recipe.task.episodes(learner.preprocess, seed)["validation"]()
+        data = episodes.take(validation_tasks).batch(recipe.tasks).cache()
+        metric = recipe.task.metric
+        whole, half = (
+            each.evaluate(data, verbose=0, return_dict=True)
+            for each in (learner, halved)
+        )
+        moved, limit = half[metric] - whole[metric], KEPT * whole[f"{metric}_95"]
+        if abs(moved) > limit:
+            raise ValueError(
+                f"expected float16 weights to keep the validation {metric}, it moves "
+                f"by {moved:.2g}, more than {limit:.2g} (a tenth of its interval): "
+                "publish without --float16."
+            )
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def publish(name, directory, seed, validation_tasks, origin, float16=False):
     """Makes a run's best weights the zoo's, with a card that has no figures yet."""
     recipe = recipes.recipe(name)
     learner = keras.models.load_model(directory / "best.keras")
     if training.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, begin(recipe, seed, origin)
         training.transfer(trained, learner)
-    with (directory / "log.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    steps, hours = int(rows[-1]["step"]), float(rows[-1]["seconds"]) / 3600
+    logs = []
+    for _, folder, *_ in stages(recipe, directory, (None, None), origin):
+        with (folder / "log.csv").open(encoding="utf-8") as file:
+            logs.append(list(csv.DictReader(file)))
+    hours = sum(float(rows[-1]["seconds"]) for rows in logs) / 3600
+    rows = logs[-1]
+    steps = int(rows[-1]["step"])
     metric = recipe.task.metric
     best = training.best_of(rows, metric)
-    begun = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    _, first, *_ = next(stages(recipe, directory, (None, None), origin))
+    begun = json.loads((first / "run.json").read_text(encoding="utf-8"))
     source = recipe.task.source
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
-    training.save(training.fresh(learner), folder / "model.keras")
+    if float16:
+        kept = training.fresh(learner), folder / "model.keras"
+        store(*kept, recipe, seed, validation_tasks)
+    else:
+        training.save(training.fresh(learner), folder / "model.keras")
     runs.replace(
         folder / "log.csv", lambda draft: shutil.copy(directory / "log.csv", draft)
     )
@@ -157,7 +228,7 @@ def publish(name, directory, seed, validation_tasks, origin):
         data=source.title,
         procedural=source.procedural,
         licence=source.licence,
-        protocol=str(recipe.task),
+        protocol=recipe.protocol,
         normalization=learner.normalization,
         seed=seed,
         command=facts.command(name),
@@ -172,6 +243,8 @@ def publish(name, directory, seed, validation_tasks, origin):
         any_units=learner.point_units is not None,
         ways=recipe.task.ways,
         shots=recipe.task.shots,
+        network=network_of(learner),
+        external=None,
         validation={
             "metric": metric,
             "mean": float(best[f"val_{metric}"]),
@@ -184,6 +257,55 @@ def publish(name, directory, seed, validation_tasks, origin):
         "for those by which `keras-meta learn` chooses, and with --initial for the "
         "score of the weights that it began from, if they were another's"
     )
+
+
+def network_of(learner):
+    """The name of a learner's network; None without one, or where Keras named it."""
+    model = getattr(learner, "network", None)
+    named = model is not None and not km.network.is_named_by_keras(model)
+    return model.name if named else None
+
+
+def publish_external(name):
+    """Writes the card of an entry whose weights Keras downloads on first use.
+
+    Raises:
+        ValueError: weights that cannot be had.
+    """
+    recipe = recipes.recipe(name)
+    learner, task = recipe.learner(), recipe.task
+    source = task.source
+    cards.Card(
+        name=name,
+        learner=type(learner).__name__,
+        paper=recipe.paper,
+        source=source.id,
+        family=source.family,
+        data=source.title,
+        procedural=source.procedural,
+        licence=source.licence,
+        protocol=f"no training on tasks; {task.ways}-way {task.shots}-shot, "
+        f"{task.test_queries} queries in tests",
+        normalization=learner.normalization,
+        seed=recipe.seed,
+        command=f"{facts.command(name)} --publish",
+        initial_weights=cards.EXTERNAL,
+        steps=0,
+        kept=0,
+        hours=0.0,
+        sha256="",
+        test_classes=source.test_classes(learner.preprocess),
+        inputs=task.inputs,
+        any_units=False,
+        ways=task.ways,
+        shots=task.shots,
+        network=network_of(learner),
+        external={
+            **dataclasses.asdict(recipe.external),
+            "bytes": 4 * learner.count_params(),
+        },
+    ).write()
+    print(f"{name}: published; its weights are Keras', downloaded on first use")
 
 
 def workers(count, directory, words):
@@ -237,7 +359,15 @@ def workers(count, directory, words):
     return status
 
 
-def run(name, directory, words, workers_here=1, publishes=False, **options):
+def run(
+    name,
+    directory,
+    words,
+    workers_here=1,
+    publishes=False,
+    float16=False,
+    **options,
+):
     """Trains an entry, going on from the last checkpoint in its folder.
 
     Args:
@@ -246,7 +376,9 @@ def run(name, directory, words, workers_here=1, publishes=False, **options):
         words: of the command, for processes that train with this one.
         workers_here: processes on this machine that share the tasks of a meta-step.
         publishes: whether the best weights become the zoo's.
-        options: every and validation_tasks; steps, seed and warm_start, each None for
+        float16: whether they are stored so, see `store`.
+        options: every and validation_tasks; steps (of the last stage),
+            pretraining_steps (of each before it), seed and warm_start, each None for
             the recipe's own (a `warm_start` of "none": random weights).
 
     Returns:
@@ -257,6 +389,14 @@ def run(name, directory, words, workers_here=1, publishes=False, **options):
         training.Stopped: the run was interrupted.
     """
     recipe = recipes.recipe(name)
+    if recipe.external:
+        if not publishes:
+            raise ValueError(
+                f"expected a recipe that trains, {name} has weights that Keras "
+                "downloads: zoo.load takes them as they are."
+            )
+        publish_external(name)
+        return 0
     config = os.environ.get("TF_CONFIG")
     count, first = cluster.parse(config) if config else (workers_here, True)
     numbers = {key: value for key, value in options.items() if key != "warm_start"}
@@ -269,15 +409,14 @@ def run(name, directory, words, workers_here=1, publishes=False, **options):
     strategy = tf.distribute.get_strategy()
     if config:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    seed, steps = (
-        getattr(recipe, key) if options[key] is None else options[key]
-        for key in ("seed", "steps")
-    )
-    origin = options["warm_start"] or recipe.warm_start
+    seed = recipe.seed if options["seed"] is None else options["seed"]
+    steps = options["steps"], options["pretraining_steps"]
+    origin = options["warm_start"] or recipe.stages[0].warm_start
     origin = None if origin == "none" else origin
     every, validation_tasks = options["every"], options["validation_tasks"]
     with strategy.scope():
-        train(name, directory, steps, seed, every, validation_tasks, origin)
+        for stage, folder, count, begins in stages(recipe, directory, steps, origin):
+            train(name, stage, folder, count, seed, every, validation_tasks, begins)
     if publishes and first:
-        publish(name, directory, seed, validation_tasks, origin)
+        publish(name, directory, seed, validation_tasks, origin, float16)
     return 0

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from keras_meta.zoo import recipes, scores
+from keras_meta import zoo
+from keras_meta.zoo import cards, recipes, scores
 
 
 def of_card(card):
@@ -29,7 +30,7 @@ def of_recipe(name):
         "data": task.source.title,
         "procedural": task.source.procedural,
         "licence": task.source.licence,
-        "protocol": str(task),
+        "protocol": recipe.protocol,
         "seed": recipe.seed,
         "command": command(name),
         "steps": recipe.steps,
@@ -61,6 +62,8 @@ def origin(card, entry="{}"):
     """
     if card.began_at_random:
         return "random weights"
+    if card.initial_weights == cards.EXTERNAL:
+        return "Keras' weights"
     return entry.format(card.initial_weights)
 
 
@@ -82,12 +85,25 @@ def task(ways, shots):
 
 
 def size(card):
-    """The size of an entry's file, in words."""
+    """The size of an entry's file, or of its external weights, in words."""
     count = _bytes(card)
-    return "missing" if count is None else f"{count / 1e6:.2f} MB"
+    where = ", external" if card.external else ""
+    return "missing" if count is None else f"{count / 1e6:.2f} MB{where}"
+
+
+def skipped():
+    """A sentence for each entry that commands over all entries leave out."""
+    return [
+        f"skipped: {card.name}, whose weights ({size(card)}) Keras downloads on first "
+        "use"
+        for card in zoo.list_models()
+        if card.external
+    ]
 
 
 def _bytes(card):
+    if card.external:
+        return card.external["bytes"]
     try:
         return card.weights.stat().st_size
     except FileNotFoundError:

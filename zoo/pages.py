@@ -222,13 +222,11 @@ def _episode(learner, card):
     batch, query_y = next(iter(_tests(learner, card, DRAWN_QUERIES).batch(1)))
     state = learner.adapt(batch["support_x"], batch["support_y"])
     logits = learner.infer(state, batch["query_x"])[0, :, : card.ways]
-    support_x, query_x = batch["support_x"][0].numpy(), batch["query_x"][0].numpy()
-    if learner.preprocess.invert:
-        support_x, query_x = 1 - support_x, 1 - query_x
+    unscale = learner.preprocess.unscale
     figure = plots.predictions(
-        support_x,
+        unscale(batch["support_x"][0]),
         batch["support_y"][0],
-        query_x,
+        unscale(batch["query_x"][0]),
         tf.nn.softmax(logits).numpy(),
         query_y=query_y[0],
     )

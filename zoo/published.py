@@ -2,7 +2,9 @@
 
 # Percent and the half-width of its interval, if one is published, by learner, source
 # and ways, and by shots; from the entry's paper, if not said otherwise. MAML, FOMAML
-# and Reptile are transductive there.
+# and Reptile are transductive there. CIFAR-FS: Conv-4 of 64 filters, from the table of
+# Bertinetto et al., "Meta-Learning with Differentiable Closed-Form Solvers", ICLR 2019,
+# as others cite it.
 _MAML = {1: (98.7, 0.4), 5: (99.9, 0.1)}
 FIGURES = {
     ("MAML", "omniglot", 5): _MAML,
@@ -15,6 +17,8 @@ FIGURES = {
     ("ANIL", "omniglot", 20): {1: (96.2, 0.5), 5: (98.0, 0.3)},
     ("ProtoNet", "omniglot", 5): {1: (98.8, None), 5: (99.7, None)},
     ("ProtoNet", "omniglot", 20): {1: (96.0, None), 5: (98.9, None)},
+    ("MAML", "cifar_fs", 5): {1: (58.9, 1.9), 5: (71.5, 1.0)},
+    ("ProtoNet", "cifar_fs", 5): {1: (55.5, 0.7), 5: (72.0, 0.6)},
     ("CNP", "omniglot", 5): {1: (95.3, None), 5: (98.5, None)},
     ("CNP", "omniglot", 20): {1: (89.9, None), 5: (96.8, None)},
 }
@@ -51,8 +55,14 @@ REASONS = {
 }
 
 
+# The network of figures that are of one alone, by source.
+NETWORKS = {"cifar_fs": "conv4"}
+
+
 def of(card, shots):
     """The published figure of an entry, `(percent, half-width or None)`, or None."""
+    if NETWORKS.get(card.source, card.network) != card.network:
+        return None
     return FIGURES.get((card.learner, card.source, card.ways), {}).get(shots)
 
 

@@ -1,154 +1,26 @@
 """Recipes: how each zoo entry is trained. Importing this needs no TensorFlow."""
 
-import collections.abc
 import dataclasses
-import itertools
 
-from keras_meta.zoo import cards
-
-MAML_PAPER = (
-    "Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep "
-    "Networks, ICML 2017, arXiv 1703.03400"
+from keras_meta.zoo import cards, photos
+from keras_meta.zoo.papers import (
+    ANIL_PAPER,
+    ATTENTION_PAPER,
+    CNP_PAPER,
+    IMAML_PAPER,
+    LSTM_PAPER,
+    MAML_PAPER,
+    MANN_PAPER,
+    META_SGD_PAPER,
+    PROTONET_PAPER,
+    REPTILE_PAPER,
+    SHRINKAGE_PAPER,
 )
-REPTILE_PAPER = (
-    "Nichol, Achiam and Schulman, On First-Order Meta-Learning Algorithms, 2018, arXiv "
-    "1803.02999"
-)
-IMAML_PAPER = (
-    "Rajeswaran, Finn, Kakade and Levine, Meta-Learning with Implicit Gradients, "
-    "NeurIPS 2019, arXiv 1909.04630"
-)
-META_SGD_PAPER = (
-    "Li, Zhou, Chen and Li, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, "
-    "2017, arXiv 1707.09835"
-)
-ANIL_PAPER = (
-    "Raghu, Raghu, Bengio and Vinyals, Rapid Learning or Feature Reuse? Towards "
-    "Understanding the Effectiveness of MAML, ICLR 2020, arXiv 1909.09157"
-)
-SHRINKAGE_PAPER = (
-    "Chen, Friesen, Behbahani, Doucet, Budden, Hoffman and de Freitas, Modular "
-    "Meta-Learning with Shrinkage, NeurIPS 2020, arXiv 1909.05557"
-)
-
-LSTM_PAPER = (
-    "Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent, ICANN "
-    "2001"
-)
-CNP_PAPER = "Garnelo et al., Conditional Neural Processes, ICML 2018, arXiv 1807.01613"
-ATTENTION_PAPER = (
-    "Kim et al., Attentive Neural Processes, ICLR 2019, arXiv 1901.05761 (its "
-    "deterministic path)"
-)
-MANN_PAPER = (
-    "Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, Meta-Learning with "
-    "Memory-Augmented Neural Networks, ICML 2016"
-)
-PROTONET_PAPER = (
-    "Snell, Swersky and Zemel, Prototypical Networks for Few-shot Learning, NeurIPS "
-    "2017, arXiv 1703.05175"
-)
-
-# Episode streams of one recipe must not overlap, whatever its seed.
-PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
-AUGMENTATION_SEED = 3_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where tasks come from.
-
-    Attributes:
-        id: of the data and its split; tasks of one id, ways and shots are the same.
-        family: the data in a few words.
-        title: what it is, for the card.
-        licence: of the data.
-        sizes: numbers of training, validation and test classes.
-        load: `(preprocess, label ids or None) -> ClassPool`; None if tasks are drawn
-            from a formula.
-        rotations: whether quarter turns are training classes too.
-        procedural: whether a program draws the images.
-    """
-
-    id: str
-    family: str
-    title: str
-    licence: str = "none: generated"
-    sizes: tuple[int, int, int] = ()
-    load: collections.abc.Callable | None = None
-    rotations: bool = True
-    procedural: bool = False
-
-    def pools(self, preprocess):
-        """`{part: ClassPool}` of disjoint classes, or of None without `load`."""
-        if self.load is None:
-            return dict.fromkeys(PART_SEEDS)
-        pool = self.load(preprocess, None)
-        train, validation, test = pool.split_classes(*self.sizes, seed=0)
-        if self.rotations:
-            train = train.with_rotations()
-        return {"train": train, "validation": validation, "test": test}
-
-    def test_classes(self, preprocess):
-        """Label ids of the test classes, or None without `load`."""
-        pool = self.pools(preprocess)["test"]
-        return pool and [int(i) for i in pool.class_ids]
-
-    def groups(self, pool):
-        """`{label id: group}` of classes that share validation tasks; None: all do."""
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
-class Alphabets(Source):
-    """Whole alphabets to train and to validate, the evaluation alphabets to test.
-
-    Sizes are numbers of training and validation alphabets and of test characters.
-    Validation tasks are each of one alphabet, as Lake's tests are.
-    """
-
-    def pools(self, preprocess):
-        import numpy as np
-
-        pool = self.load(preprocess, None)
-        groups = self.groups(pool)
-        order = np.random.RandomState(0).permutation(sorted(set(groups.values())))
-        train, validation = self.sizes[:2]
-        parts = {"validation": order[:validation], "train": order[validation:]}
-        if len(order) != train + validation:
-            raise ValueError(
-                f"expected {train} + {validation} alphabets, found {len(order)}."
-            )
-        pools = {
-            part: pool.select([i for i in groups if groups[i] in alphabets])
-            for part, alphabets in parts.items()
-        }
-        if self.rotations:
-            pools["train"] = pools["train"].with_rotations()
-        return pools
-
-    def test_classes(self, preprocess):
-        return list(EVALUATION)
-
-    def groups(self, pool):
-        """`{label id: alphabet}`."""
-        ids = map(int, pool.class_ids)
-        return {i: pool.names[i].rpartition("_")[0] for i in ids}
-
-
-# TFDS labels of the characters of Omniglot's twenty evaluation alphabets.
-EVALUATION = range(964, 1623)
-
-
-def _tfds(name, split="train+test"):
-    def load(preprocess, ids):
-        import keras_meta as km
-
-        if ids is None:
-            return km.ClassPool.from_tfds(name, split, preprocess)
-        return km.ClassPool.from_tfds(name, "train+test", preprocess).select(ids)
-
-    return load
+from keras_meta.zoo.protocols import Classification, Functions, Recipe
+from keras_meta.zoo.sources import AUGMENTATION_SEED as AUGMENTATION_SEED
+from keras_meta.zoo.sources import EVALUATION, Alphabets, Source
+from keras_meta.zoo.sources import PART_SEEDS as PART_SEEDS
+from keras_meta.zoo.sources import tfds as _tfds
 
 
 def _glyphs(preprocess, ids):
@@ -199,176 +71,6 @@ def _lake(split, *sizes):
 BACKGROUND = _lake("train", 27, 3)
 SMALL1 = _lake("small1", 4, 1)
 SMALL2 = _lake("small2", 4, 1)
-CIFAR100 = Source(
-    "cifar100",
-    "CIFAR-100",
-    "CIFAR-100 (TFDS cifar100, train+test): 64 classes to train, 16 to validate, 20 to "
-    "test, drawn with seed 0",
-    "unstated by its authors (Krizhevsky, 2009); for research",
-    (64, 16, 20),
-    _tfds("cifar100"),
-    rotations=False,
-)
-
-
-def _queries(count):
-    return f"{count} quer{'y' if count == 1 else 'ies'}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Classification:
-    """N-way K-shot episodes from a source."""
-
-    source: Source
-    ways: int = 5
-    shots: int = 1
-    queries: int = 5  # of each class, while training
-    # In place of ways and shots, while training.
-    training_ways: int | None = None
-    training_shots: int | None = None
-    # `(ways, shots, tasks)` of what training begins with, one after the other.
-    curriculum: tuple[tuple[int, int, int], ...] = ()
-    test_queries: int = 15
-    labels: str = "onehot"
-    # Of `keras_meta.images.random_affine`, for each image while training.
-    augment: dict | None = None
-    metric = "accuracy"
-
-    @property
-    def inputs(self):
-        return "images" if self.labels == "onehot" else "images with string labels"
-
-    def episodes(self, preprocess, seed, encode=None):
-        """`{part: start -> endless dataset}` for "train" and "validation".
-
-        With `encode`, of what it makes of the images.
-        """
-        from keras_meta import episodes
-
-        pools = self.source.pools(preprocess)
-        if encode:
-            parts = "train", "validation"
-            pools = {part: pools[part].encoded(encode) for part in parts}
-
-        def of(part, ways, shots, queries, groups=None):
-            return lambda start=0: pools[part].episodes(
-                ways,
-                shots,
-                queries,
-                seed + PART_SEEDS[part],
-                start,
-                groups,
-                self.labels,
-            )
-
-        asked = self.training_ways or self.ways, self.training_shots or self.shots
-        ends = [0, *itertools.accumulate(count for *_, count in self.curriculum)]
-
-        def train(start=0):
-            data = of("train", *asked, self.queries)(max(start, ends[-1]))
-            stages = zip(self.curriculum, ends, ends[1:], strict=False)
-            for (ways, shots, _), first, end in reversed(list(stages)):
-                begin = max(start, first)
-                stage = of("train", ways, shots, self.queries)(begin)
-                data = stage.take(max(end - begin, 0)).concatenate(data)
-            return data
-
-        if self.augment:
-            plain = train
-
-            def train(start=0):
-                return episodes.seeded_map(
-                    plain(start), self._augmented, seed + AUGMENTATION_SEED, start
-                )
-
-        tested = self.ways, self.shots, self.test_queries
-        groups = self.source.groups(pools["validation"])
-        return {"train": train, "validation": of("validation", *tested, groups)}
-
-    def _augmented(self, seed, episode, query_y):
-        import tensorflow as tf
-
-        from keras_meta import images
-
-        seeds = tf.unstack(tf.random.split(seed, 2))
-        changed = {
-            key: images.random_affine(episode[key], each, **self.augment)
-            for key, each in zip(("support_x", "query_x"), seeds, strict=True)
-        }
-        return {**episode, **changed}, query_y
-
-    def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
-        """The endless dataset of episodes of unseen classes."""
-        pool = self.source.load(preprocess, test_classes)
-        return pool.episodes(
-            ways, shots, queries, seed + PART_SEEDS["test"], labels=self.labels
-        )
-
-    def __str__(self):
-        ways = f"{self.training_ways} ways, " if self.training_ways else ""
-        shots = f"{self.training_shots} shots, " if self.training_shots else ""
-        for stage in self.curriculum:
-            shots += "{} ways and {} shots in {} tasks at first, ".format(*stage)
-        strings = ", labels of five characters" if self.labels == "strings" else ""
-        augment = ", images changed at random while training" if self.augment else ""
-        return (
-            f"{self.ways}-way {self.shots}-shot, {ways}{shots}{_queries(self.queries)} "
-            f"a class while training{augment}, {_queries(self.test_queries)} in tests"
-            f"{strings}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Functions:
-    """Tasks of a family of functions.
-
-    Attributes:
-        source: what they are, or are made of.
-        family: `ClassPool or None -> keras_meta.tasks.TaskFamily`.
-        shots: support points of a test, and while training if `training_shots` is None.
-        queries: query points while training.
-        training_shots: `(low, high)`, drawn for each meta-step.
-        block: the tasks in a meta-step, if `training_shots` is given.
-        test_queries: query points in tests.
-        metric: "mse", "nll" or "accuracy".
-        inputs: what x is: "curves" (a number), "points" or "pixels" (their places).
-    """
-
-    source: Source
-    family: collections.abc.Callable
-    shots: int = 10
-    queries: int = 10
-    training_shots: tuple[int, int] | None = None
-    block: int = 1
-    test_queries: int = 100
-    metric: str = "mse"
-    inputs: str = "curves"
-    ways = None
-
-    def episodes(self, preprocess, seed):
-        pools = self.source.pools(preprocess)
-
-        def of(part, shots, queries):
-            family = self.family(pools[part])
-            return lambda start=0: family.episodes(
-                shots, queries, seed + PART_SEEDS[part], start, self.block
-            )
-
-        return {
-            "train": of("train", self.training_shots or self.shots, self.queries),
-            "validation": of("validation", self.shots, self.test_queries),
-        }
-
-    def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
-        pool = self.source.load and self.source.load(preprocess, test_classes)
-        return self.family(pool).episodes(shots, queries, seed + PART_SEEDS["test"])
-
-    def __str__(self):
-        shots = self.training_shots or (self.shots, self.shots)
-        return (
-            f"{'-'.join(map(str, dict.fromkeys(shots)))} points and "
-            f"{_queries(self.queries)} while training, {self.shots} points in tests"
-        )
 
 
 def _family(name, **settings):
@@ -398,41 +100,6 @@ SINUSOID = Functions(
     ),
     _family("sinusoid"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All that `keras-meta train` needs to train an entry.
-
-    Attributes:
-        learner: makes the untrained learner.
-        task: its episodes.
-        paper: of the algorithm.
-        steps: meta-steps.
-        tasks: tasks in a meta-step.
-        rate: of the optimizer, brought to zero by a cosine.
-        average: momentum of the moving average of the weights that is kept.
-        warm_start: the entry whose weights to start from, if any.
-        adjust: changes the learner that has been given them, in place.
-        optimizer: the name of the meta-optimizer.
-        clip: the norm that longer gradients are cut to, if any.
-        intra_op: threads inside an op; 2 where all tasks are one batch.
-        seed: of the weights and the episodes.
-    """
-
-    learner: collections.abc.Callable
-    task: Classification | Functions
-    paper: str
-    steps: int
-    tasks: int = 16
-    rate: float = 1e-3
-    average: float = 0.999
-    warm_start: str | None = None
-    adjust: collections.abc.Callable | None = None
-    optimizer: str = "adam"
-    clip: float | None = None
-    intra_op: int = 1
-    seed: int = 0
 
 
 def _drawn(kind, ways=5, normalization="transductive", **settings):
@@ -476,18 +143,6 @@ def _louder(factor):
         head.kernel.assign(head.kernel / factor)
 
     return adjust
-
-
-def _coloured():
-    import keras_meta as km
-
-    return km.MAML(
-        km.networks.conv4((32, 32, 3), outputs=5, momentum=0.0),
-        inner_rate=0.01,
-        inner_steps=5,
-        evaluation_steps=10,
-        preprocess=km.ImagePreprocess(32, 32, 3, invert=False),
-    )
 
 
 def _sinusoid(kind, **settings):
@@ -633,7 +288,7 @@ OMNIGLOT_60W_5W1S = Classification(OMNIGLOT, training_ways=60)
 OMNIGLOT_60W_20W1S = Classification(OMNIGLOT, ways=20, training_ways=60)
 GLYPHS_60W_20W1S = Classification(GLYPHS, ways=20, training_ways=60)
 # Drawings of other people, and by a slip of the hand.
-DRAWN_ANEW = {"degrees": 15, "zoom": (0.8, 1.2), "shift": 0.1, "shear": 0.3}
+DRAWN_ANEW = {"affine": {"degrees": 15, "zoom": (0.8, 1.2), "shift": 0.1, "shear": 0.3}}
 LAKE_SMALL1, LAKE_SMALL2 = (
     Classification(source, ways=20, training_ways=60, augment=DRAWN_ANEW)
     for source in (SMALL1, SMALL2)
@@ -644,7 +299,9 @@ LAKE = Classification(
     ways=20,
     queries=1,
     training_ways=60,
-    augment={"degrees": 10, "zoom": (0.85, 1.15), "shift": 0.07, "shear": 0.2},
+    augment={
+        "affine": {"degrees": 10, "zoom": (0.85, 1.15), "shift": 0.07, "shear": 0.2}
+    },
 )
 # Sequences of ten presentations of each class.
 OMNIGLOT_5W = Classification(
@@ -1046,9 +703,7 @@ RECIPES = {
         clip=1.0,
         warm_start="protonet.omniglot_20w1s",
     ),
-    "maml.cifar100_5w1s": Recipe(
-        _coloured, Classification(CIFAR100), MAML_PAPER, steps=30_000
-    ),
+    **photos.RECIPES,
 }
 
 

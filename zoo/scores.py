@@ -123,14 +123,11 @@ def as_users_have_them(prepare):
     Returns:
         A function for `Dataset.map` on episodes.
     """
-    import tensorflow as tf
-
-    def images(x):
-        shown = 1 - x if prepare.invert else x
-        return tf.cast(tf.round(255 * shown), tf.uint8)[None]
 
     def paired(episode, query_y):
-        x = prepare.pair(images(episode["support_x"]), images(episode["query_x"]))
+        x = prepare.pair(
+            *(prepare.unscale(episode[key])[None] for key in ("support_x", "query_x"))
+        )
         return {**episode, "support_x": x[0][0], "query_x": x[1][0]}, query_y
 
     return paired

@@ -21,7 +21,15 @@ from keras_meta.zoo import cards, cluster, recipes, runs
 CALIBRATION_BATCHES = 100
 TOGETHER = 10  # meta-steps that are taken in one call, for the small ones' sake
 # Fields of a recipe that decide the outcome, beside those that a command may set.
-OF_A_RECIPE = ("task", "optimizer", "rate", "average", "clip", "adjust")
+OF_A_RECIPE = (
+    "task",
+    "optimizer",
+    "optimizer_settings",
+    "rate",
+    "average",
+    "clip",
+    "adjust",
+)
 STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
@@ -102,14 +110,20 @@ def check(recipe, workers, numbers):
     for name, value in numbers.items():
         if value is not None:
             checks.check_integer(name, value, 0 if name == "seed" else 1)
-    if recipe.tasks % workers:
+    for stage in recipe.stages:
+        if stage.tasks % workers:
+            raise ValueError(
+                f"expected workers to divide the {stage.tasks} tasks of a meta-step, "
+                f"got {workers}."
+            )
+    if numbers.get("pretraining_steps") is not None and not recipe.pretraining:
         raise ValueError(
-            f"expected workers to divide the {recipe.tasks} tasks of a meta-step, got "
-            f"{workers}."
+            "expected pretraining_steps for a recipe with pretraining alone, this one "
+            "has none."
         )
 
 
-def settings(name, steps, seed, validation_tasks, origin):
+def settings(name, steps, seed, validation_tasks, origin, stage=None):
     """What decides the outcome of a recipe's run, for `fit` to record.
 
     Args:
@@ -118,11 +132,12 @@ def settings(name, steps, seed, validation_tasks, origin):
         seed: of the weights and the episodes.
         validation_tasks: tasks in a validation, which choose the best weights.
         origin: the zoo entry or the .keras file to start from; None for random weights.
+        stage: the one of the recipe's stages that the run is of; None for the last.
 
     Raises:
         ValueError: no such recipe, or no such origin.
     """
-    recipe = recipes.recipe(name)
+    recipe = stage or recipes.recipe(name)
     return {
         "recipe": name,
         "steps": steps,

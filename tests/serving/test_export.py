@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
+from keras_meta.zoo import cards
 
 SESSION = pathlib.Path(__file__).with_name("session.py")
 # Of each kind one: images, curves, transductive, one learned scale a layer, points in
@@ -25,7 +26,7 @@ SERVED = [
 ]
 NAMES = [
     pytest.param(card.name, marks=[] if card.name in SERVED else pytest.mark.slow)
-    for card in zoo.list_models()
+    for card in cards.stored()
 ]
 served = pytest.mark.parametrize("name", NAMES)
 close = np.testing.assert_allclose

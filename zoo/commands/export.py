@@ -5,7 +5,7 @@ import sys
 import warnings
 
 from keras_meta import zoo
-from keras_meta.zoo import console, named
+from keras_meta.zoo import cards, console, facts, named
 
 HELP = "write an entry, or all, as SavedModels that adapt"
 DESCRIPTION = """\
@@ -66,7 +66,9 @@ def run(arguments, output):
         raise ValueError("expected the NAME of an entry or --all, and not both.")
     folder = arguments.directory
     if arguments.all:
-        names = [card.name for card in zoo.list_models()]
+        names = [card.name for card in cards.stored()]
+        for sentence in facts.skipped():
+            print(f"keras-meta: {sentence}", file=sys.stderr)
     else:
         named.check(arguments.name)
         names = [arguments.name]

@@ -56,14 +56,28 @@ def _trained(card):
             filter(None, (facts.origin(card), facts.initial_score(card)))
         ),
         "command": facts.command(card.name),
-        "weights": f"{card.weights} ({facts.size(card)})",
-        "sha256": card.sha256,
+        **_weights(card),
     }
     if card.test_classes:
         lines["unseen classes"] = (
             f"{len(card.test_classes)}, see zoo.card({card.name!r}).test_classes"
         )
     return lines
+
+
+def _weights(card):
+    """Where the weights are, and the hash of their file."""
+    if not card.external:
+        return {
+            "weights": f"{card.weights} ({facts.size(card)})",
+            "sha256": card.sha256,
+        }
+    return {
+        "weights": f"{card.external['url']} ({facts.size(card)}); Keras downloads them "
+        "on first use",
+        "md5": card.external["md5"] or "none: Keras checks none",
+        "licence of the weights": card.external["licence"],
+    }
 
 
 def _setting(figure):

@@ -20,7 +20,14 @@ run has ended. With --workers N (or with TF_CONFIG set on each of many machines)
 N processes train together on the same episodes.
 """
 # What `entries.run` takes under the same names.
-OPTIONS = "steps", "seed", "every", "validation_tasks", "warm_start"
+OPTIONS = (
+    "steps",
+    "pretraining_steps",
+    "seed",
+    "every",
+    "validation_tasks",
+    "warm_start",
+)
 
 
 def add(parser):
@@ -33,6 +40,12 @@ def add(parser):
     )
     for option, least, default, text in (
         ("steps", 1, None, "meta-steps (default: the recipe's)"),
+        (
+            "pretraining-steps",
+            1,
+            None,
+            "steps of a recipe's pretraining (default: the recipe's)",
+        ),
         ("seed", 0, None, "of weights and episodes (default: the recipe's)"),
         ("every", 1, 500, "meta-steps between checkpoints and validations"),
         ("validation-tasks", 1, 200, "tasks in a validation"),
@@ -54,11 +67,20 @@ def add(parser):
     parser.add_argument(
         "--publish", action="store_true", help="make the best weights the zoo's"
     )
+    parser.add_argument(
+        "--float16",
+        action="store_true",
+        help="with --publish: store float16 weights, if the validation score stays",
+    )
 
 
 def run(arguments, output):
     name = arguments.name
     recipes.recipe(name)  # a mistake is told before the wait
+    if arguments.float16 and not arguments.publish:
+        raise ValueError(
+            "expected --publish with --float16, which is about publishing."
+        )
     directory = arguments.out or pathlib.Path("runs", name)
     console.start()
     from keras_meta.zoo import entries, training
@@ -70,6 +92,7 @@ def run(arguments, output):
             _words(arguments, directory),
             arguments.workers,
             arguments.publish,
+            float16=arguments.float16,
             **{option: getattr(arguments, option) for option in OPTIONS},
         )
     except OSError as error:
@@ -89,4 +112,5 @@ def _words(arguments, directory):
         value = getattr(arguments, option)
         if value is not None:
             words.append(f"--{option.replace('_', '-')}={value}")
-    return words + ["--publish"] * arguments.publish
+    flags = "publish", "float16"
+    return words + [f"--{flag}" for flag in flags if getattr(arguments, flag)]

@@ -1,0 +1,126 @@
+"""Networks of `keras.applications` as encoders of few-shot learners."""
+
+import inspect
+import re
+
+import keras
+
+
+def pretrained(
+    application,
+    size=224,
+    outputs=None,
+    weights="imagenet",
+    trainable=False,
+    **kwargs,
+):
+    """A network of `keras.applications`, its own preprocessing inside.
+
+    It takes what `ImagePreprocess(size, size, 3, invert=False)` gives. It serves
+    ProtoNet and CNP as an encoder (`outputs=None`), gradient learners with a head
+    (`outputs=N`): ANIL adapts the head alone, and `modules=networks.block_of` gives the
+    shrinkage learners a scale for each block.
+
+    Args:
+        application: the name of its function in `keras.applications`, such as
+            "MobileNetV2".
+        size: height and width of an image, in pixels.
+        outputs: number of logits N of a new dense layer; None for the features, which
+            are averaged over space.
+        weights: "imagenet", which Keras downloads on first use and keeps; a file of
+            such weights (without the top); or None for random ones.
+        trainable: whether the layers before the head train, or stay frozen. A frozen
+            batch normalization uses its stored statistics.
+        **kwargs: for the application, such as `alpha=0.35`.
+
+    Returns:
+        A functional `keras.Model` from `[B, size, size, 3]` in [0, 1] to features
+        `[B, D]` or logits `[B, N]`.
+
+    Raises:
+        ValueError: no such application, an argument that it refuses, or weights that
+            cannot be had.
+
+    Example:
+        >>> encoder = km.networks.pretrained("MobileNetV2", size=160)
+        >>> prepare = km.ImagePreprocess(160, 160, 3, invert=False)
+        >>> learner = km.ProtoNet(encoder, preprocess=prepare)
+    """
+    module_of(application)
+    image = keras.Input((size, size, 3), name="image")
+    prepared = ApplicationInput(application, name="prepare")(image)
+    try:
+        network = getattr(keras.applications, application)(
+            include_top=False,
+            weights=weights,
+            input_tensor=prepared,
+            input_shape=(size, size, 3),
+            pooling="avg",
+            **kwargs,
+        )
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # Keras raises a bare one where a download fails
+        raise ValueError(
+            f"expected the {weights} weights of {application}, which Keras downloads "
+            f"on first use ({' '.join(str(error).split())}): connect to the network "
+            "once, or put the file into ~/.keras/models (KERAS_HOME/models)."
+        ) from error
+    for layer in network.layers:
+        layer.trainable = trainable
+    features = network.output
+    if outputs is not None:
+        features = keras.layers.Dense(outputs, name="head")(features)
+    return keras.Model(image, features, name=application.lower())
+
+
+def block_of(path):
+    """The block of a variable by its path, for the `modules` of shrinkage learners.
+
+    Such as "block_3" of "block_3_expand/kernel"; the layer itself where the name of the
+    layer has no block. Of `conv4` and `resnet12`, "block2" of "norm2_1/gamma".
+    """
+    layer = path.split("/")[-2]
+    own = re.match(r"(?:conv|norm)(\d+)(?:_\d|_shortcut|$)", layer)
+    if own:
+        return f"block{own[1]}"
+    named = re.match(r".*?block_?\d+[a-z]?", layer)
+    return named[0] if named else layer
+
+
+def module_of(application):
+    """The module of an application, which has its `preprocess_input`.
+
+    Raises:
+        ValueError: no such application.
+    """
+    known = dict(inspect.getmembers(keras.applications, inspect.isfunction))
+    if application not in known:
+        raise ValueError(
+            "expected the name of a network in keras.applications "
+            f"({', '.join(known)}), got {application!r}."
+        )
+    return getattr(keras.applications, known[application].__module__.rpartition(".")[2])
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class ApplicationInput(keras.layers.Layer):
+    """Images in [0, 1] as a network of `keras.applications` was trained on them.
+
+    Args:
+        application: the name of its function.
+        **kwargs: for `keras.layers.Layer`.
+    """
+
+    def __init__(self, application, **kwargs):
+        super().__init__(**kwargs)
+        self.application = application
+
+    def call(self, images):
+        return module_of(self.application).preprocess_input(255.0 * images)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "application": self.application}

@@ -1,0 +1,131 @@
+"""Where tasks come from: data sets and their splits. Importing needs no TensorFlow."""
+
+import collections.abc
+import dataclasses
+
+# Episode streams of one recipe must not overlap, whatever its seed.
+PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
+AUGMENTATION_SEED = 3_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where tasks come from.
+
+    Attributes:
+        id: of the data and its split; tasks of one id, ways and shots are the same.
+        family: the data in a few words.
+        title: what it is, for the card.
+        licence: of the data.
+        sizes: numbers of training, validation and test classes.
+        load: `(preprocess, label ids or None) -> ClassPool`; None if tasks are drawn
+            from a formula.
+        rotations: whether quarter turns are training classes too.
+        procedural: whether a program draws the images.
+    """
+
+    id: str
+    family: str
+    title: str
+    licence: str = "none: generated"
+    sizes: tuple[int, int, int] = ()
+    load: collections.abc.Callable | None = None
+    rotations: bool = True
+    procedural: bool = False
+
+    def pools(self, preprocess):
+        """`{part: ClassPool}` of disjoint classes, or of None without `load`."""
+        if self.load is None:
+            return dict.fromkeys(PART_SEEDS)
+        pool = self.load(preprocess, None)
+        train, validation, test = pool.split_classes(*self.sizes, seed=0)
+        if self.rotations:
+            train = train.with_rotations()
+        return {"train": train, "validation": validation, "test": test}
+
+    def test_classes(self, preprocess):
+        """Label ids of the test classes, or None without `load`."""
+        pool = self.pools(preprocess)["test"]
+        return pool and [int(i) for i in pool.class_ids]
+
+    def groups(self, pool):
+        """`{label id: group}` of classes that share validation tasks; None: all do."""
+        return None
+
+
+# TFDS labels of the characters of Omniglot's twenty evaluation alphabets.
+EVALUATION = range(964, 1623)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alphabets(Source):
+    """Whole alphabets to train and to validate, the evaluation alphabets to test.
+
+    Sizes are numbers of training and validation alphabets and of test characters.
+    Validation tasks are each of one alphabet, as Lake's tests are.
+    """
+
+    def pools(self, preprocess):
+        import numpy as np
+
+        pool = self.load(preprocess, None)
+        groups = self.groups(pool)
+        order = np.random.RandomState(0).permutation(sorted(set(groups.values())))
+        train, validation = self.sizes[:2]
+        parts = {"validation": order[:validation], "train": order[validation:]}
+        if len(order) != train + validation:
+            raise ValueError(
+                f"expected {train} + {validation} alphabets, found {len(order)}."
+            )
+        pools = {
+            part: pool.select([i for i in groups if groups[i] in alphabets])
+            for part, alphabets in parts.items()
+        }
+        if self.rotations:
+            pools["train"] = pools["train"].with_rotations()
+        return pools
+
+    def test_classes(self, preprocess):
+        return list(EVALUATION)
+
+    def groups(self, pool):
+        """`{label id: alphabet}`."""
+        ids = map(int, pool.class_ids)
+        return {i: pool.names[i].rpartition("_")[0] for i in ids}
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Source):
+    """A split by the names of classes, such as a published one.
+
+    Attributes:
+        names: of the training, validation and test classes, a tuple of each.
+    """
+
+    names: tuple[tuple[str, ...], ...] = ()
+    rotations: bool = False
+
+    def pools(self, preprocess):
+        pool = self.load(preprocess, None)
+        ids = {name: label_id for label_id, name in pool.names.items()}
+        missing = sorted(set().union(*self.names) - ids.keys())
+        if missing:
+            raise ValueError(
+                f"expected the classes of {self.family}, found none called "
+                f"{', '.join(missing[:5])}."
+            )
+        return {
+            part: pool.select([ids[name] for name in names])
+            for part, names in zip(PART_SEEDS, self.names, strict=True)
+        }
+
+
+def tfds(name, split="train+test"):
+    def load(preprocess, ids):
+        import keras_meta as km
+
+        if ids is None:
+            return km.ClassPool.from_tfds(name, split, preprocess)
+        return km.ClassPool.from_tfds(name, "train+test", preprocess).select(ids)
+
+    return load
