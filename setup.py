@@ -51,7 +51,7 @@ setuptools.setup(
         "numpy>=1.26",
         "pillow>=10.1",
         "rich>=13.0",
-        "shtab>=1.7",
+        "shtab>=1.10",
         "tensorboard>=2.20",
         "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.10",

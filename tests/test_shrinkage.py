@@ -523,14 +523,13 @@ def test_modules_of_nested_networks_have_names_of_their_own(tmp_path):
 def diverging(kind):
     """A learner, a support set, and an optimizer that diverges on it."""
     random = np.random.RandomState(0)
-    x = (100 * random.normal(size=[6, 3])).astype("float32")
+    x = random.normal(size=[6, 3]).astype("float32")
     if kind == "prior":
         y = random.normal(size=[6, 2]).astype("float32")
         network = km.networks.mlp((3,), 2, (5,))
-        return km.SigmaMAML(network, "mse", initial_scale=0.01), x / 100, y
-    y = random.normal(size=[6, 1]).astype("float32")
-    encoder, decoder = km.networks.mlp((4,), 8, (8,)), km.networks.mlp((11,), 2, (8,))
-    return km.CNP(encoder, decoder), x, y
+        return km.SigmaMAML(network, "mse", initial_scale=0.01), x, y
+    # A distance from a prototype so far away is infinite, whatever the weights are.
+    return km.ProtoNet(km.networks.mlp((3,), 4, (5,))), x, np.arange(6) % 3
 
 
 @pytest.mark.parametrize("kind", ["prior", "state"])
