@@ -45,8 +45,20 @@ class OrderedLearner(learner.Learner):
 
     support_order = settings.Setting(settings.choice(*ORDERS))
 
-    def __init__(self, *args, support_order="shuffled", **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        loss,
+        example_shape,
+        outputs,
+        preprocess=None,
+        point_units=None,
+        *,
+        support_order="shuffled",
+        **kwargs,
+    ):
+        super().__init__(
+            loss, example_shape, outputs, preprocess, point_units, **kwargs
+        )
         self.support_order = support_order
 
     def reading_order(self, examples, training):

@@ -6,6 +6,8 @@ import inspect
 import math
 import numbers
 
+import keras
+
 from keras_meta import steps
 
 # The likeness of two names, of `difflib`, from which one is taken for a misspelling of
@@ -54,14 +56,24 @@ class Fixed(Setting):
         super().__set__(learner, value)
 
 
-class Spelled:
-    """What has settings and refuses misspelled ones.
+class Signature:
+    """A class attribute: the constructor's arguments, for `help` and documentation."""
 
-    A public attribute that neither the class nor the instance has, whose name is close
-    to that of a setting, raises an AttributeError. All others pass, and so do those
-    that a subclass sets in its `__init__`.
+    def __get__(self, instance, owner):
+        if instance is not None:  # the signature of an instance is that of `call`
+            raise AttributeError("__signature__")
+        return signature(owner)
+
+
+class Spelled:
+    """A Keras model that has settings and refuses misspelled ones.
+
+    Setting a public attribute that neither the class nor the instance has raises an
+    AttributeError if its name is close to that of a setting. All other attributes can
+    be set, as can those that a subclass sets in its `__init__`.
     """
 
+    __signature__ = Signature()
     _made = False
 
     def __init_subclass__(cls, **kwargs):
@@ -94,6 +106,37 @@ def _marking(init):
     # Keras reads `inspect.getfullargspec`, which follows no `__wrapped__`.
     marking.__signature__ = inspect.signature(init)
     return marking
+
+
+def signature(kind):
+    """The signature of a model's constructor, with the arguments that it passes on.
+
+    An `__init__` with `**kwargs` passes them to the next class. A required argument of
+    that class, which the first does not have, is one that the first supplies itself.
+
+    Args:
+        kind: a subclass of `keras.Model`.
+
+    Returns:
+        An `inspect.Signature` without `self`.
+    """
+    known, rest = {}, None
+    for base in kind.__mro__[: kind.__mro__.index(keras.Model)]:
+        if "__init__" not in vars(base):
+            continue
+        _, *arguments = inspect.signature(base.__init__).parameters.values()
+        first, rest = not known, None
+        for argument in arguments:
+            if argument.kind is argument.VAR_KEYWORD:
+                rest = argument
+            elif first:
+                known[argument.name] = argument
+            elif argument.default is not argument.empty:
+                argument = argument.replace(kind=argument.KEYWORD_ONLY)
+                known.setdefault(argument.name, argument)
+        if rest is None:
+            break
+    return inspect.Signature([*known.values(), *([rest] if rest else [])])
 
 
 def names(kind):

@@ -168,11 +168,13 @@ class Trainer(keras_private.WorkersModel):
         self,
         optimizer="adam",
         loss=None,
+        loss_weights=None,
         metrics=None,
         weighted_metrics=None,
-        loss_weights=None,
+        run_eagerly=False,
+        steps_per_execution=1,
         jit_compile="auto",
-        **kwargs,
+        auto_scale_loss=True,
     ):
         """Keras' `compile`, with this learner's loss and metrics as the defaults.
 
@@ -219,8 +221,10 @@ class Trainer(keras_private.WorkersModel):
             loss=self.query_loss,
             metrics=metrics,
             weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
             jit_compile=jit_compile,
-            **kwargs,
+            auto_scale_loss=auto_scale_loss,
         )
         self._functions = Functions()  # traced with layers as they are now
         self._compiled_variables = frozenset(map(id, self.trainable_variables))

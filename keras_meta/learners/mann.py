@@ -5,7 +5,7 @@ import keras
 from keras_meta import memory
 from keras_meta.learners import sequence
 
-# What of the cell is this learner's to set, by the names of `LRUACell`.
+# Arguments of the cell that are this learner's too.
 CELL = (
     "units",
     "rows",
@@ -45,15 +45,36 @@ class MANN(sequence.SequenceLearner):
         "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016.
     """
 
-    def __init__(self, network=None, *, skip=False, **kwargs):
-        cell = {name: kwargs.pop(name) for name in CELL if name in kwargs}
-        policy = {"dtype": kwargs["dtype"]} if "dtype" in kwargs else {}
-        super().__init__(
-            memory.LRUACell(**cell, **policy, name="lrua"),
-            network,
-            skip=skip,
-            **kwargs,
+    def __init__(
+        self,
+        network=None,
+        *,
+        units=200,
+        rows=128,
+        width=40,
+        heads=4,
+        controller="lstm",
+        similarity="dot",
+        decay=0.95,
+        feed_reads=True,
+        output_hidden=False,
+        skip=False,
+        **kwargs,
+    ):
+        cell = memory.LRUACell(
+            units,
+            rows,
+            width,
+            heads,
+            controller,
+            similarity,
+            decay,
+            feed_reads,
+            output_hidden,
+            dtype=kwargs.get("dtype"),
+            name="lrua",
         )
+        super().__init__(cell, network, skip=skip, **kwargs)
 
     def get_config(self):
         cell = self.cell.get_config()
