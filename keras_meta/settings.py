@@ -1,4 +1,4 @@
-"""Settings of learners: validated when set, and known to whatever was traced."""
+"""Settings of learners: validated when set, and part of the key of every trace."""
 
 import difflib
 import functools
@@ -19,8 +19,8 @@ class Setting:
     """An attribute that a trace reads; a new value causes a new trace.
 
     Args:
-        check: `(learner, name, value) -> value`, which validates and may convert; it
-            raises a ValueError of one sentence. None takes any value.
+        check: `(learner, name, value) -> value`, which validates and may convert. It
+            raises a ValueError of one sentence. None accepts any value.
     """
 
     def __init__(self, check=None):
@@ -43,7 +43,11 @@ class Setting:
 
 
 class Fixed(Setting):
-    """An attribute that decides which variables a learner has: it cannot change."""
+    """A setting that determines the variables of a learner and therefore cannot change.
+
+    Args:
+        check: as for `Setting`.
+    """
 
     def __set__(self, learner, value):
         if self.name in learner.__dict__:
@@ -140,7 +144,7 @@ def signature(kind):
 
 
 def names(kind):
-    """The names of all settings of a class, sorted."""
+    """Returns the names of all settings of a class, sorted."""
     return sorted(
         {
             name
@@ -152,7 +156,7 @@ def names(kind):
 
 
 def current(learner):
-    """`((name, value), ...)` of all settings of a learner, hashable."""
+    """Returns `((name, value), ...)` of all settings of a learner, hashable."""
     values = vars(learner)
     return tuple(
         (name, _hashable(values[name]))
@@ -172,7 +176,7 @@ def _hashable(value):
 
 
 def integer(least, optional=False):
-    """The check that a value is an integer of at least `least`, or None if optional."""
+    """Returns a check: an integer >= `least`, or also None if `optional`."""
 
     def check(learner, name, value):
         if value is None and optional:
@@ -188,7 +192,7 @@ def integer(least, optional=False):
 
 
 def number(least):
-    """The check that a value is a finite number of at least `least`."""
+    """Returns a check: a finite number >= `least`."""
 
     def check(learner, name, value):
         if not isinstance(value, numbers.Real) or not least <= value < math.inf:
@@ -201,7 +205,7 @@ def number(least):
 
 
 def between(low, high):
-    """The check that a value is a number between two, these left out."""
+    """Returns a check: a number in the open interval from `low` to `high`."""
 
     def check(learner, name, value):
         if not isinstance(value, numbers.Real) or not low < value < high:
@@ -214,7 +218,7 @@ def between(low, high):
 
 
 def choice(*known):
-    """The check that a value is one of those known."""
+    """Returns a check: one of the `known` values."""
 
     def check(learner, name, value):
         if value not in known:
@@ -227,6 +231,6 @@ def choice(*known):
 
 
 def positive(learner, name, value):
-    """The check that a value is a finite number above 0."""
+    """Checks that a value is a finite number above 0."""
     steps.check_positive(name, value)
     return value

@@ -1,4 +1,4 @@
-"""TaskModel: a learner held fixed, and the state of one task, which trains."""
+"""TaskModel: a frozen learner with the state of one task, which is trained."""
 
 import math
 
@@ -71,12 +71,13 @@ class OneTask(keras.Model):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class TaskModel(OneTask):
-    """One task's model: a learner held fixed, and the task's state, which trains.
+    """The model of one task: a frozen learner, and the task's trained state.
 
     Args:
         learner: a `Learner`.
-        state: what its `adapt` gave for the task, without T. The tensors of it that
-            answers have a gradient to are trained.
+        state: the state that `adapt` returned for the task, without T. Tensors that
+            predictions have a gradient with respect to are trained.
+        **kwargs: for `keras.Model`.
 
     Call arguments:
         x: `[B, ...]`.
