@@ -1,4 +1,4 @@
-"""Whether a network and a learner can be meta-trained: derivatives, graphs, cost."""
+"""Checks whether a network and a learner can be meta-trained: derivatives, cost."""
 
 import dataclasses
 import inspect
@@ -31,12 +31,12 @@ ORDERS = {1: "first", 2: "second"}
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was looked at and how it is.
+    """The result of one check.
 
-    Attributes:
+    Args:
         what: a layer's name, or a part of the learner.
         state: "right", "wrong" or "note".
-        sentence: what was found.
+        sentence: the result in words.
     """
 
     what: str
@@ -47,25 +47,25 @@ class Finding:
 def check(learner, jit=None, cost=True):
     """Compares a learner's derivatives with finite differences, layer by layer.
 
-    Each layer of its networks is run on its own input in float64. Its derivative along
-    a direction is compared with a difference: the first, or the second for a learner
-    that differentiates an inner loop; where XLA is asked for, compiled against not.
-    Then the learner's meta-gradient: eager, in a graph, in float32, and against
-    differences of its loss where it is that loss's gradient at all (first-order,
-    implicit and Reptile's are not).
+    Each layer runs on its own input in float64. Its derivative along a direction is
+    compared with a finite difference: the first derivative, or the second for a learner
+    that differentiates an inner loop. With `jit`, the layer compiled by XLA is compared
+    with the layer that is not. Then the learner's meta-gradient is compared: eager, in
+    a graph, in float32, and with finite differences of its loss where it is the
+    gradient of that loss (first-order, implicit and Reptile's are not).
 
     Args:
-        learner: a `Learner`; a task of random numbers is made for it.
-        jit: compare with XLA too; by default if the learner is compiled with
+        learner: a `Learner`; the check generates a task of random numbers for it.
+        jit: whether to compare with XLA; by default if the learner is compiled with
             `jit_compile=True`.
-        cost: measure time and memory of a meta-step by inner steps, each in a process
-            of its own; for learners that have inner steps.
+        cost: whether to measure time and memory of a meta-step by number of inner
+            steps, each in its own process; for learners with inner steps.
 
     Returns:
         A list of `Finding`, in the order of the layers.
 
     Raises:
-        ValueError: no learner.
+        ValueError: not a learner.
     """
     if not isinstance(learner, learner_module.Learner):
         raise ValueError(f"expected a Learner, got {type(learner).__name__}.")
@@ -86,7 +86,7 @@ def check(learner, jit=None, cost=True):
 
 
 def in_dtype(learner, dtype):
-    """A copy of a learner that computes in another precision."""
+    """Returns a copy of a learner that computes in another precision."""
     policy = {
         "module": "keras",
         "class_name": "DTypePolicy",
@@ -120,7 +120,14 @@ def in_dtype(learner, dtype):
 
 
 def random_episode(learner, tasks=2, shots=2):
-    """`(episode, query_y)` of normal numbers, which any learner of that shape takes."""
+    """Returns `(episode, query_y)` of normal random numbers in the learner's shapes.
+
+    Args:
+        learner: a `Learner`.
+        tasks: number of tasks T.
+        shots: support and query examples per class; for regression a fifth of S and of
+            Q.
+    """
     random = np.random.RandomState(0)
     if learner.classification:
         classes = min(learner.output_size or 5, 5)
