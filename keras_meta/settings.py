@@ -64,7 +64,8 @@ class Signature:
     """A class attribute: the constructor's arguments, for `help` and documentation."""
 
     def __get__(self, instance, owner):
-        if instance is not None:  # the signature of an instance is that of `call`
+        # The signature of an instance is that of its call.
+        if instance is not None or not issubclass(owner, keras.Model):
             raise AttributeError("__signature__")
         return signature(owner)
 
