@@ -77,7 +77,9 @@ LEARNERS = [
 def test_signature_lists_what_the_constructor_accepts(kind):
     required = REQUIRED.get(kind, lambda: {"network": km.networks.mlp((2,), 5, (4,))})
     parameters = inspect.signature(kind).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    assert {p.name for p in named if p.default is p.empty} <= set(required())
+    defaults = {p.name: p.default for p in named if p.default is not p.empty}
     learner = kind(**{**defaults, **required(), "name": "other", "dtype": "float32"})
     # All settings of the configuration are arguments.
     config = set(learner.get_config()) - {"layer_flags", "name", "dtype"}
