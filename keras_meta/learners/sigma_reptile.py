@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import priors, settings
+from keras_meta import network, priors, settings
 from keras_meta.learners import imaml, shrinkage
 
 
@@ -97,7 +97,7 @@ class SigmaReptile(shrinkage.Shrinkage):
 
             def grad(*upstream):
                 # With H = 0, v is P^-1 times the gradient: P v is the gradient.
-                direction, precisions = upstream, [1.0] * count
+                direction, precisions = network.dense(upstream), [1.0] * count
                 if self.scale_rule == "implicit":
                     direction, precisions = imaml.implicit_direction(
                         weights,
