@@ -162,7 +162,7 @@ def _networks(learner):
 
 
 def _order(learner):
-    """Of the derivatives that a learner takes of its network."""
+    """Returns the order of the derivatives of the network that a learner uses."""
     bends = isinstance(learner, imaml.Implicit) or getattr(learner, "unrolled", False)
     return 2 if bends else 1
 
@@ -286,7 +286,7 @@ def _layer(layer, x, order):
 
 
 def _compiled(layer, x, order):
-    """Findings on a layer compiled by XLA, in its own precision: what is wrong."""
+    """Returns findings on errors of a layer compiled by XLA, in its own precision."""
     weights = network_module.values(layer.trainable_variables)
     direction = next(_directions(x, weights))
     _, expected = _slopes(layer, x, weights, direction, order)
@@ -399,7 +399,7 @@ def _differences(learner, loss_and_gradient, expected, variables):
 
 
 def _cost(learner):
-    """What a meta-step takes by inner steps, each measured in a process of its own."""
+    """Measures a meta-step by inner steps, each number in its own process."""
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "learner.keras"
@@ -419,7 +419,7 @@ def _cost(learner):
 
 
 def _cost_sentence(measured):
-    """What was measured with few and with many inner steps, in words."""
+    """Describes the measurements with few and with many inner steps."""
     few, many = INNER_STEPS
     known = [key for key in ("ms", "MB") if measured[0][key] is not None]
     step, start = {}, {}

@@ -494,7 +494,7 @@ class ClassPool:
         return self._examples(self.select([class_id])._table[0])
 
     def _examples(self, row):
-        """All examples of a row of the table, unrotated, as episodes give them."""
+        """Returns all examples of a row of the table, unrotated, as in episodes."""
         return self._scaled(self._at(tf.range(row[1], row[1] + row[2])))
 
     def _at(self, rows):
@@ -678,7 +678,7 @@ def _sorted(labels):
 
 @contextlib.contextmanager
 def _few_retries():
-    """Without a network TFDS would try for minutes before it says so."""
+    """Limits TFDS' retries, which take minutes without a network."""
     from tensorflow_datasets.core.download import downloader
 
     retries, log = downloader.MAX_RETRIES, logging.getLogger("urllib3")

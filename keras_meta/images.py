@@ -121,7 +121,7 @@ class ImagePreprocess:
         return tf.ensure_shape(images, shape[:-3].concatenate(self.shape))
 
     def _recoloured(self, images):
-        """Grey or coloured as asked for, also if only the graph's run knows of what."""
+        """Converts images to grey or colour, also if a graph's channels are unknown."""
         given, leading = images.shape[-1], images.shape[:-1]
         if given is None:
             found = tf.shape(images)[-1]

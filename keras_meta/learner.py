@@ -19,7 +19,7 @@ from keras_meta import (
 # then exactly zero in float32, and nothing turns into NaN as infinity would.
 ABSENT = -1e9
 
-# Arguments that users of other libraries pass, and what there is in their place.
+# Names of arguments in other libraries, and their equivalents here.
 ELSEWHERE = {
     "first_order": "km.FOMAML",
     "lr": "inner_rate",
@@ -87,16 +87,16 @@ class Learner(settings.Spelled, trainer.Trainer):
             one.
     """
 
-    # Of one label of a classification task: () for an integer, (5,) for a string.
+    # Shape of one class label: () for an integer, (5,) for a string.
     label_shape = ()
-    # Whether the labels of a task must be 0..n-1, none left out.
+    # Whether the labels of a task must be 0..n-1 without a gap.
     gapless = True
-    # Support examples that a task needs.
+    # Least number of support examples of a task.
     least_support = 1
-    # Whether `compile(jit_compile=True)` is right: second derivatives are not, XLA's of
-    # max pooling are wrong.
+    # Whether `compile(jit_compile=True)` is supported: XLA's second derivatives of max
+    # pooling are wrong.
     allows_jit = True
-    # Whether an answer may depend on the other queries: "transductive" if so.
+    # "transductive" if a prediction may depend on the other queries.
     normalization = "inductive"
 
     support_loss = settings.Fixed()
@@ -129,7 +129,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         self.query_loss = self.support_loss
         self._loss_config = losses.config(loss)
 
-    # What a subclass gives.
+    # Implemented or overridden by subclasses.
 
     def adapt_tasks(self, support_x, support_y, training=False):
         """Computes the state of T tasks: `adapt` without its checks, traceable.
@@ -230,7 +230,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         """Returns a weight resized to `shape` for other classes, None if impossible."""
         return weight if weight.shape == shape else None
 
-    # What users call.
+    # Called by users.
 
     def adapt(self, support_x, support_y, training=False, traced=False):
         """Learns T tasks, each from its own S support examples.
@@ -255,7 +255,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         return self._adapted(support_x, support_y, training, traced)[0]
 
     def _adapted(self, support_x, support_y, training, traced=False):
-        """What `adapt` gives, and the activity regularizers of a trace or None."""
+        """Returns the state, and the activity regularizers of a trace or None."""
         support_x, support_y = checks.checked_support(self, support_x, support_y)
         if training or not (traced or tf.executing_eagerly()):
             return self.adapt_tasks(support_x, support_y, training), None
@@ -284,7 +284,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         return self._inferred(state, query_x, training, traced)[0]
 
     def _inferred(self, state, query_x, training, traced=False):
-        """What `infer` gives, and the activity regularizers of a trace or None."""
+        """Returns the predictions, and the activity regularizers of a trace or None."""
         query_x = checks.checked_x(self, "query_x", query_x)
         tasks = tf.shape(tf.nest.flatten(state)[0])[0]
         same = tf.equal(tasks, tf.shape(query_x)[0])
@@ -464,9 +464,9 @@ class Learner(settings.Spelled, trainer.Trainer):
 
 
 def _traceable(function, *args):
-    """What a function gives, whether all of it is finite, and what its layers add.
+    """Returns a function's outputs, whether they are finite, and its layers' losses.
 
-    No variable changes, and the layers keep nothing of the trace.
+    No variable changes, and the layers store nothing of the trace.
     """
     with keras.StatelessScope(collect_losses=True) as scope:
         outputs = function(*args)

@@ -127,7 +127,7 @@ class LRUACell(keras.layers.Layer):
 
     @property
     def compute_dtype(self):
-        """Of the state and the memory; the layers inside have the policy's."""
+        """The dtype of the state and the memory; inner layers have the policy's."""
         return self.variable_dtype
 
     def build(self, input_shape):

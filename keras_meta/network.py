@@ -246,7 +246,7 @@ class Network:
 
 
 def is_named_by_keras(layer):
-    """Whether a layer has the name that Keras gives: its class, and a number."""
+    """Returns whether a layer has a default name of Keras: its class and a number."""
     name = re.sub(r"_\d+$", "", layer.name)
     return name.replace("_", "") == type(layer).__name__.lower()
 
@@ -327,7 +327,7 @@ def values(variables):
 
 
 def assign(variables, values):
-    """Gives each of some variables its value, in their order."""
+    """Assigns a value to each of the given variables, in their order."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras_meta import learner, settings
 
 ORDERS = ("shuffled", "given")
-# Of the permutations of "shuffled". Any other would do, but would change the answers of
+# Seed of the permutations of "shuffled". Another seed would change the predictions of
 # saved learners.
 SEED = (0, 0)
 

@@ -221,7 +221,10 @@ def _points(learner, specs):
 
 
 def _prepare(model):
-    """What makes x of images; None where x is not an image, but a place in one, say."""
+    """Returns the `preprocess` that converts images to x, or None if x is not an image.
+
+    Image completion has a `preprocess`, but its x are positions of pixels.
+    """
     prepare = getattr(model, "preprocess", None)
     if prepare is not None and tuple(model.example_shape) == prepare.shape:
         return prepare
@@ -229,7 +232,7 @@ def _prepare(model):
 
 
 def _requests(learner, signatures):
-    """`{signature: {input: array}}`: one small task, to warm a server up."""
+    """Returns `{signature: {input: array}}`: one small task, to warm up a server."""
     random = np.random.RandomState(0)
     classes = learner.output_size or WARMUP_CLASSES
     count = max(learner.least_support, classes if learner.gapless else 1)
@@ -300,7 +303,7 @@ def _write_warmup(directory, name, requests):
 
 
 def _page(name, version, model, signatures):
-    """What `base/README.md` says: the signatures, and how to ask."""
+    """Returns the text of `base/README.md`: the signatures, and how to query them."""
     lines = []
     for signature, function in signatures.items():
         inputs = _inputs(function)
@@ -335,7 +338,7 @@ def _page(name, version, model, signatures):
 
 
 def _meaning(model, signatures):
-    """What the inputs are, a line each."""
+    """Describes the inputs, one line each."""
     prepare = _prepare(model)
     if prepare is not None:
         ink = "1 is black and 0 white" if prepare.invert else "0 is black and 1 white"

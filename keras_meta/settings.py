@@ -100,7 +100,7 @@ class Spelled:
 
 
 def _marking(init):
-    """An `__init__` that marks what it has made, unless a subclass goes on."""
+    """Wraps an `__init__` to set `_made` at its end, unless a subclass continues."""
 
     @functools.wraps(init)
     def marking(self, *args, **kwargs):

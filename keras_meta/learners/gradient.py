@@ -146,7 +146,7 @@ class GradientLearner(ordered.OrderedLearner):
         self.vectorize = bound.vectorizes() if vectorize is None else vectorize
         self.built = True
 
-    # What a subclass may change.
+    # Overridden by subclasses.
 
     def adapted(self):
         """Returns the network variables that adapt, in the network's order."""
@@ -413,7 +413,7 @@ class GradientLearner(ordered.OrderedLearner):
         return tf.reduce_max(support_y) + 1
 
     def _split(self, per_variable):
-        """What there is for each trainable variable: of adapted ones, of the others."""
+        """Splits a list by trainable variable: `(adapted ones, others)`."""
         adapted = {id(v) for v in self.adapted()}
         pairs = list(zip(map(id, self.bound.trainable), per_variable, strict=True))
         return (

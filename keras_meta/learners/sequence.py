@@ -164,7 +164,7 @@ class SequenceLearner(ordered.OrderedLearner):
         return tf.reshape(x, [shape[0], shape[1], self.feature_size])
 
     def _standard(self, y):
-        """Targets, or answers, in the units of learning."""
+        """Scales targets or predictions to the units of meta-training."""
         if self.classification:
             return y
         return (y - self.target_mean) / self.target_scale
@@ -191,7 +191,7 @@ class SequenceLearner(ordered.OrderedLearner):
         return tf.reshape(answers, [shape[0], shape[1], SYMBOLS, SYMBOLS])
 
     def _read(self, support_x, support_y, training):
-        """The state after a support set, and the answer at each of its steps."""
+        """Returns the state after a support set, and the prediction at each step."""
         features = self._features(support_x, training)
         labels = self._entered(support_y)
         late = tf.concat([tf.zeros_like(labels[:, :1]), labels[:, :-1]], axis=1)
@@ -209,7 +209,7 @@ class SequenceLearner(ordered.OrderedLearner):
         return {"cell": state, "label": labels[:, -1]}, self._answers(features, outputs)
 
     def _run(self, inputs, training):
-        """What the cell gives at each step, and its last state."""
+        """Returns the cell's output at each step, and its last state."""
         start = self.cell.get_initial_state(batch_size=tf.shape(inputs)[0])
         if lstm_scan.supports(self.cell):
             return lstm_scan.run(self.cell, inputs, start, self.unroll)
