@@ -28,6 +28,6 @@ from keras_meta.learners.protonet import ProtoNet as ProtoNet
 from keras_meta.learners.reptile import Reptile as Reptile
 from keras_meta.learners.shrinkage import SigmaIMAML as SigmaIMAML
 from keras_meta.learners.shrinkage import SigmaMAML as SigmaMAML
-from keras_meta.learners.shrinkage import SigmaReptile as SigmaReptile
+from keras_meta.learners.sigma_reptile import SigmaReptile as SigmaReptile
 from keras_meta.saved_model import export as export
 from keras_meta.units import StandardUnits as StandardUnits

@@ -14,36 +14,38 @@ def pretrained(
     trainable=False,
     **kwargs,
 ):
-    """A network of `keras.applications`, its own preprocessing inside.
+    """Returns a network of `keras.applications` that includes its own preprocessing.
 
-    It takes what `ImagePreprocess(size, size, 3, invert=False)` gives. It serves
-    ProtoNet and CNP as an encoder (`outputs=None`), gradient learners with a head
-    (`outputs=N`): ANIL adapts the head alone, and `modules=networks.block_of` gives the
-    shrinkage learners a scale for each block.
+    Its inputs are what `ImagePreprocess(size, size, 3, invert=False)` returns. With
+    `outputs=None` it is an encoder for ProtoNet and CNP. With `outputs=N` it has a head
+    for gradient learners: ANIL adapts the head alone, and `modules=networks.block_of`
+    gives the shrinkage learners one scale per block.
 
     Args:
         application: the name of its function in `keras.applications`, such as
             "MobileNetV2".
         size: height and width of an image, in pixels.
-        outputs: number of logits N of a new dense layer; None for the features, which
-            are averaged over space.
-        weights: "imagenet", which Keras downloads on first use and keeps; a file of
+        outputs: number of logits N of a new dense layer; None for the features,
+            averaged over space.
+        weights: "imagenet", which Keras downloads on first use and stores; a file of
             such weights (without the top); or None for random ones.
-        trainable: whether the layers before the head train, or stay frozen. A frozen
-            batch normalization uses its stored statistics.
+        trainable: whether the layers before the head are trained; if False they are
+            frozen, and batch normalization uses its stored statistics.
         **kwargs: for the application, such as `alpha=0.35`.
 
     Returns:
-        A functional `keras.Model` from `[B, size, size, 3]` in [0, 1] to features
-        `[B, D]` or logits `[B, N]`.
+        A functional `keras.Model` from `[B, size, size, 3]` in [0, 1] to features `[B,
+        D]` or logits `[B, N]`.
 
     Raises:
-        ValueError: no such application, an argument that it refuses, or weights that
-            cannot be had.
+        ValueError: no such application, an argument that it does not accept, or weights
+            that cannot be loaded or downloaded.
 
     Example:
-        >>> encoder = km.networks.pretrained("MobileNetV2", size=160)
-        >>> prepare = km.ImagePreprocess(160, 160, 3, invert=False)
+        >>> encoder = km.networks.pretrained(
+        ...     "MobileNetV2", size=32, alpha=0.35, weights=None
+        ... )
+        >>> prepare = km.ImagePreprocess(32, 32, 3, invert=False)
         >>> learner = km.ProtoNet(encoder, preprocess=prepare)
     """
     module_of(application)
@@ -75,10 +77,17 @@ def pretrained(
 
 
 def block_of(path):
-    """The block of a variable by its path, for the `modules` of shrinkage learners.
+    """Returns the block of a variable, for `modules` of shrinkage learners.
 
-    Such as "block_3" of "block_3_expand/kernel"; the layer itself where the name of the
-    layer has no block. Of `conv4` and `resnet12`, "block2" of "norm2_1/gamma".
+    It is "block_3" for "block_3_expand/kernel", and "block2" for "norm2_1/gamma" of
+    `conv4` and `resnet12`. If the name of the layer has no block, it is that name.
+
+    Args:
+        path: the path of a variable.
+
+    Example:
+        >>> km.networks.block_of("norm2_1/gamma")
+        'block2'
     """
     layer = path.split("/")[-2]
     own = re.match(r"(?:conv|norm)(\d+)(?:_\d|_shortcut|$)", layer)
@@ -89,7 +98,10 @@ def block_of(path):
 
 
 def module_of(application):
-    """The module of an application, which has its `preprocess_input`.
+    """Returns the module of an application, which has its `preprocess_input`.
+
+    Args:
+        application: the name of its function.
 
     Raises:
         ValueError: no such application.
@@ -105,7 +117,7 @@ def module_of(application):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class ApplicationInput(keras.layers.Layer):
-    """Images in [0, 1] as a network of `keras.applications` was trained on them.
+    """Converts images in [0, 1] to the inputs of a network of `keras.applications`.
 
     Args:
         application: the name of its function.

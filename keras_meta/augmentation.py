@@ -13,12 +13,17 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as of `tf.image.rgb_to_grayscale`
 
 
 def random_flip(images, seed):
-    """Each image mirrored left to right with probability 1/2."""
+    """Mirrors each image left to right with probability 1/2.
+
+    Args:
+        images: `[n, H, W, C]`.
+        seed: `[2]`.
+    """
     return tf.image.stateless_random_flip_left_right(images, seed)
 
 
 def random_crop(images, seed, padding=4):
-    """Each image padded by reflection and cut to its size at a uniformly random place.
+    """Pads each image by reflection and crops it at a uniformly random position.
 
     Args:
         images: `[n, H, W, C]`.
@@ -43,15 +48,18 @@ def random_crop(images, seed, padding=4):
 
 
 def random_jitter(images, seed, brightness=0.4, contrast=0.4, saturation=0.4):
-    """Brightness, contrast and saturation of each image scaled by random factors.
+    """Scales brightness, contrast and saturation of each image by random factors.
 
-    The factors are uniform in [1 - s, 1 + s]: of the image; of its distance from its
-    mean grey; of its distance from the grey of each pixel. The result is cut to [0, 1].
+    The factors are uniform in [1 - s, 1 + s]. They scale the image, its difference from
+    its mean grey, and its difference from the grey of each pixel. The result is clipped
+    to [0, 1].
 
     Args:
-        images: `[n, H, W, 3]`, or of one channel, which has no saturation.
+        images: `[n, H, W, 3]`, or with one channel, which has no saturation.
         seed: `[2]`.
-        brightness, contrast, saturation: s of each, in [0, 1].
+        brightness: s of the brightness, in [0, 1].
+        contrast: s of the contrast, in [0, 1].
+        saturation: s of the saturation, in [0, 1].
     """
     spread = tf.constant([brightness, contrast, saturation], tf.float32)
     shape = [3, tf.shape(images)[0], 1, 1, 1]
@@ -71,9 +79,9 @@ def random_jitter(images, seed, brightness=0.4, contrast=0.4, saturation=0.4):
 
 
 def random_cutout(images, seed, size=8):
-    """A square of each image at a uniformly random place set to the image's mean.
+    """Sets a square at a uniformly random position of each image to the image's mean.
 
-    Its centre is in the image, so that its sides may be outside.
+    The centre of the square is inside the image; its sides may be outside.
 
     Args:
         images: `[n, H, W, C]`.
@@ -107,12 +115,13 @@ AUGMENTATIONS = {
 
 
 def apply(images, seed, augmentations):
-    """Images changed by some of `AUGMENTATIONS`, one after the other.
+    """Applies several augmentations, one after another.
 
     Args:
         images: `[n, H, W, C]` in [0, 1].
         seed: `[2]`.
-        augmentations: `{name: settings}`, in the order of application.
+        augmentations: `{name: settings}` with names of `AUGMENTATIONS`, in the order of
+            application.
 
     Raises:
         ValueError: another name.

@@ -174,7 +174,11 @@ class Exact(keras.layers.Layer):
 
 
 class ExactBatchNorm(Exact):
-    """`keras.layers.BatchNormalization`, exact and by one fused op where it can be."""
+    """`keras.layers.BatchNormalization` with exact derivatives, fused where possible.
+
+    Args:
+        source: the layer whose variables and settings it shares.
+    """
 
     def call(self, inputs, training=None, mask=None):
         source, measurements = self.source, _MEASURING.get()
@@ -219,7 +223,11 @@ class ExactBatchNorm(Exact):
 
 
 class ExactGroupNorm(Exact):
-    """`keras.layers.GroupNormalization`, exact."""
+    """`keras.layers.GroupNormalization` with exact derivatives.
+
+    Args:
+        source: the layer whose variables and settings it shares.
+    """
 
     def call(self, inputs):
         source, rank = self.source, inputs.shape.rank
@@ -245,7 +253,11 @@ class ExactGroupNorm(Exact):
 
 
 class ExactLayerNorm(Exact):
-    """`keras.layers.LayerNormalization`, exact."""
+    """`keras.layers.LayerNormalization` with exact derivatives.
+
+    Args:
+        source: the layer whose variables and settings it shares.
+    """
 
     def call(self, inputs):
         source, rank = self.source, inputs.shape.rank

@@ -1,4 +1,4 @@
-"""Whether a network and a learner can be meta-trained: derivatives, graphs, cost."""
+"""Checks whether a network and a learner can be meta-trained: derivatives, cost."""
 
 import dataclasses
 import inspect
@@ -31,12 +31,12 @@ ORDERS = {1: "first", 2: "second"}
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was looked at and how it is.
+    """The result of one check.
 
-    Attributes:
+    Args:
         what: a layer's name, or a part of the learner.
         state: "right", "wrong" or "note".
-        sentence: what was found.
+        sentence: the result in words.
     """
 
     what: str
@@ -47,25 +47,25 @@ class Finding:
 def check(learner, jit=None, cost=True):
     """Compares a learner's derivatives with finite differences, layer by layer.
 
-    Each layer of its networks is run on its own input in float64. Its derivative along
-    a direction is compared with a difference: the first, or the second for a learner
-    that differentiates an inner loop; where XLA is asked for, compiled against not.
-    Then the learner's meta-gradient: eager, in a graph, in float32, and against
-    differences of its loss where it is that loss's gradient at all (first-order,
-    implicit and Reptile's are not).
+    Each layer runs on its own input in float64. Its derivative along a direction is
+    compared with a finite difference: the first derivative, or the second for a learner
+    that differentiates an inner loop. With `jit`, the layer compiled by XLA is compared
+    with the layer that is not. Then the learner's meta-gradient is compared: eager, in
+    a graph, in float32, and with finite differences of its loss where it is the
+    gradient of that loss (first-order, implicit and Reptile's are not).
 
     Args:
-        learner: a `Learner`; a task of random numbers is made for it.
-        jit: compare with XLA too; by default if the learner is compiled with
+        learner: a `Learner`; the check generates a task of random numbers for it.
+        jit: whether to compare with XLA; by default if the learner is compiled with
             `jit_compile=True`.
-        cost: measure time and memory of a meta-step by inner steps, each in a process
-            of its own; for learners that have inner steps.
+        cost: whether to measure time and memory of a meta-step by number of inner
+            steps, each in its own process; for learners with inner steps.
 
     Returns:
         A list of `Finding`, in the order of the layers.
 
     Raises:
-        ValueError: no learner.
+        ValueError: not a learner.
     """
     if not isinstance(learner, learner_module.Learner):
         raise ValueError(f"expected a Learner, got {type(learner).__name__}.")
@@ -86,7 +86,7 @@ def check(learner, jit=None, cost=True):
 
 
 def in_dtype(learner, dtype):
-    """A copy of a learner that computes in another precision."""
+    """Returns a copy of a learner that computes in another precision."""
     policy = {
         "module": "keras",
         "class_name": "DTypePolicy",
@@ -120,7 +120,14 @@ def in_dtype(learner, dtype):
 
 
 def random_episode(learner, tasks=2, shots=2):
-    """`(episode, query_y)` of normal numbers, which any learner of that shape takes."""
+    """Returns `(episode, query_y)` of normal random numbers in the learner's shapes.
+
+    Args:
+        learner: a `Learner`.
+        tasks: number of tasks T.
+        shots: support and query examples per class; for regression a fifth of S and of
+            Q.
+    """
     random = np.random.RandomState(0)
     if learner.classification:
         classes = min(learner.output_size or 5, 5)
@@ -155,7 +162,7 @@ def _networks(learner):
 
 
 def _order(learner):
-    """Of the derivatives that a learner takes of its network."""
+    """Returns the order of the derivatives of the network that a learner uses."""
     bends = isinstance(learner, imaml.Implicit) or getattr(learner, "unrolled", False)
     return 2 if bends else 1
 
@@ -279,7 +286,7 @@ def _layer(layer, x, order):
 
 
 def _compiled(layer, x, order):
-    """Findings on a layer compiled by XLA, in its own precision: what is wrong."""
+    """Returns findings on errors of a layer compiled by XLA, in its own precision."""
     weights = network_module.values(layer.trainable_variables)
     direction = next(_directions(x, weights))
     _, expected = _slopes(layer, x, weights, direction, order)
@@ -392,7 +399,7 @@ def _differences(learner, loss_and_gradient, expected, variables):
 
 
 def _cost(learner):
-    """What a meta-step takes by inner steps, each measured in a process of its own."""
+    """Measures a meta-step by inner steps, each number in its own process."""
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "learner.keras"
@@ -412,7 +419,7 @@ def _cost(learner):
 
 
 def _cost_sentence(measured):
-    """What was measured with few and with many inner steps, in words."""
+    """Describes the measurements with few and with many inner steps."""
     few, many = INNER_STEPS
     known = [key for key in ("ms", "MB") if measured[0][key] is not None]
     step, start = {}, {}

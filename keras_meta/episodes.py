@@ -1,4 +1,4 @@
-"""From a pool of classes to an endless, replayable stream of episodes."""
+"""Pools of classes, and endless, replayable streams of episodes drawn from them."""
 
 import atexit
 import contextlib
@@ -19,14 +19,14 @@ SYMBOLS = 5
 
 
 def fold_seed(seed, index):
-    """The seed of episode `index` of stream `seed`, `[2]`, for stateless ops."""
+    """Returns the seed of episode `index` of stream `seed`, int64 `[2]`."""
     return tf.random.experimental.stateless_fold_in(
         tf.constant([seed, 0], tf.int64), tf.cast(index, tf.int64)
     )
 
 
 def stream(draw, seed, start):
-    """The endless dataset of `draw(fold_seed(seed, i))` for i from `start` on."""
+    """Returns the endless dataset of `draw(fold_seed(seed, i))` for i >= start."""
     checks.check_integer("seed", seed, 0)
     checks.check_integer("start", start, 0)
     indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
@@ -38,9 +38,19 @@ def stream(draw, seed, start):
 
 
 def seeded_map(dataset, function, seed, start):
-    """The dataset of `function(fold_seed(seed, i), *element)`, from element `start` on.
+    """Maps `function(fold_seed(seed, i), *element)` over a dataset from i = start on.
 
-    Such as a random augmentation of the episodes of a stream that begins at `start`.
+    For example, a random augmentation of the episodes of a stream that begins at
+    `start`.
+
+    Args:
+        dataset: a `tf.data.Dataset` of tuples.
+        function: `(seed [2], *element) -> element`.
+        seed: an integer.
+        start: index of the first element.
+
+    Returns:
+        A `tf.data.Dataset`.
     """
     indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
     return tf.data.Dataset.zip(indices, dataset).map(
@@ -51,13 +61,18 @@ def seeded_map(dataset, function, seed, start):
 
 
 def read_tfds(name, split, prepare=None, data_dir=None, label_key=None):
-    """`(images, labels, names)` of a TFDS data set, in its order.
+    """Reads a TFDS data set in its own order.
 
     Args:
-        name, split, prepare, data_dir, label_key: as for `ClassPool.from_tfds`.
+        name: TFDS name, such as "omniglot".
+        split: TFDS split expression, such as "train+test".
+        prepare: an `ImagePreprocess` that resizes all images, or None.
+        data_dir: folder of TFDS data; by default TFDS' own (`TFDS_DATA_DIR`).
+        label_key: the label feature; by default the only one, or "label".
 
     Returns:
-        Images `[n, H, W, C]`, labels `[n]` and `{label: name}`.
+        `(images, labels, names)`: images `[n, H, W, C]`, labels `[n]` and `{label:
+        name}`.
 
     Raises:
         ValueError: as `ClassPool.from_tfds`.
@@ -114,13 +129,13 @@ def read_tfds(name, split, prepare=None, data_dir=None, label_key=None):
 
 
 class OnDisk:
-    """Images that stay on disk until they are asked for.
+    """Images that stay on disk until they are needed.
 
     Args:
-        read: `places [n] -> images [n, ...]`.
-        order: the places of the images, class by class, `[n]`.
-        dtype: of an image.
-        prepare: an `ImagePreprocess` that brings all images to one size, or None.
+        read: `indices [n] -> images [n, ...]`.
+        order: the indices of the images, class by class, `[n]`.
+        dtype: dtype of an image.
+        prepare: an `ImagePreprocess` that resizes all images, or None.
     """
 
     def __init__(self, read, order, dtype, prepare):
@@ -135,14 +150,14 @@ class OnDisk:
         self.shape = tf.TensorShape([len(order), *self.at(np.arange(1)).shape[1:]])
 
     def at(self, rows):
-        """Images `[..., H, W, C]` at rows `[...]`, an array."""
+        """Returns images `[..., H, W, C]` at rows `[...]`, an array."""
         images = self.read(self.order[rows.ravel()])
         if self.prepare:
             images = self.prepare.resize(images).numpy()
         return images.reshape(*rows.shape, *images.shape[1:])
 
     def at_or_fault(self, rows):
-        """Images as of `at`, and b"" or why they cannot be read, a sentence."""
+        """Returns images as `at`, and b"" or the reason why they are unreadable."""
         try:
             return self.at(rows), b""
         except ValueError as error:
@@ -154,22 +169,37 @@ class OnDisk:
 class ClassPool:
     """Labelled images of many classes, from which episodes are drawn.
 
-    The images are held once, as they came (uint8 for images), in memory or on disk;
-    pools made by `select`, `split_classes` and `with_rotations` share them. Make a pool
-    with `from_tfds`, `from_arrays` or `from_directory`.
+    The images are stored once and unchanged (uint8 for images), in memory or on disk.
+    Pools that `select`, `split_classes` and `with_rotations` return share them. Create
+    a pool with `from_tfds`, `from_arrays` or `from_directory`; these call the
+    constructor.
+
+    Args:
+        images: all images, sorted by class: a tensor `[n, ...]` or an `OnDisk`.
+        table: int64 `[C, 4]`, for each class its label id, the index of its first
+            image, its number of images, and quarter turns.
+        names: `{label id: name}`.
+        prepare: an `ImagePreprocess` that scales the images of an episode, or None.
 
     Attributes:
-        class_ids: int array `[C]`, the label id of each class; a rotated class keeps
-            the id of the class it was turned from.
+        class_ids: int array `[C]`, the label id of each class; a rotated class has the
+            id of the unrotated class.
         names: `{label id: name}`.
-        shape: shape of one example, as episodes give it.
-        sizes: int array `[C]`, the images of each class.
+        shape: shape of one example, as in episodes.
+        sizes: int array `[C]`, the number of images of each class.
 
     Example:
-        >>> pool = ClassPool.from_arrays(images, labels, prepare=learner.preprocess)
-        >>> train, test = pool.split_classes(1200, 423, seed=0)
-        >>> episodes = train.with_rotations().episodes(ways=5, shots=1, queries=15)
-        >>> learner.fit(episodes.batch(16), steps_per_epoch=1000)
+        >>> images = np.zeros([40, 28, 28, 1], "uint8")
+        >>> labels = np.repeat(np.arange(10), 4)
+        >>> prepare = km.ImagePreprocess(28, 28, 1)
+        >>> pool = km.ClassPool.from_arrays(images, labels, prepare=prepare)
+        >>> train, test = pool.split_classes(6, 4, seed=0)
+        >>> train
+        ClassPool(6 classes, 24 images, (28, 28, 1))
+        >>> episodes = train.with_rotations().episodes(ways=5, shots=1, queries=2)
+        >>> episode, query_y = next(iter(episodes.batch(3)))
+        >>> episode["support_x"].shape
+        TensorShape([3, 5, 28, 28, 1])
     """
 
     def __init__(self, images, table, names, prepare):
@@ -180,20 +210,23 @@ class ClassPool:
 
     @classmethod
     def from_arrays(cls, images, labels, prepare=None, names=None):
-        """A pool of examples in memory, or in a file that is mapped into it.
+        """Creates a pool from examples in memory, or in a memory-mapped file.
 
         Args:
             images: uint8 `[n, H, W, C]` with `prepare`; without it also any numeric
-                `[n, ...]` (uint8 is then scaled to [0, 1], all else kept as float32).
-                A `np.memmap`, as `np.load(path, mmap_mode="r")` gives it, is uint8 and
-                stays on disk: only the images of an episode are read.
+                `[n, ...]` (uint8 is scaled to [0, 1], other types are converted to
+                float32). A `np.memmap`, as `np.load(path, mmap_mode="r")` returns it,
+                must be uint8 and stays on disk: only the images of an episode are read.
             labels: integer ids `[n]`, any values.
             prepare: an `ImagePreprocess`, usually `learner.preprocess`.
             names: `{label id: name}`.
 
+        Returns:
+            A `ClassPool`.
+
         Raises:
-            ValueError: lengths differ, labels are no integers, examples are no finite
-                numbers.
+            ValueError: different lengths, labels that are not integers, or examples
+                that are not finite numbers.
         """
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -240,38 +273,44 @@ class ClassPool:
     def from_tfds(
         cls, name, split="train", prepare=None, data_dir=None, label_key=None
     ):
-        """A pool of a TFDS image-classification data set.
+        """Creates a pool from a TFDS image-classification data set.
 
         Args:
             name: TFDS name, such as "omniglot" or "cifar100".
             split: TFDS split expression, such as "train+test".
-            prepare: an `ImagePreprocess` that brings all images to one size.
-            data_dir: where TFDS keeps its data; its own default, `TFDS_DATA_DIR`.
+            prepare: an `ImagePreprocess` that resizes all images, or None.
+            data_dir: folder of TFDS data; by default TFDS' own (`TFDS_DATA_DIR`).
             label_key: the label feature; by default the only one, or "label".
 
+        Returns:
+            A `ClassPool` in memory.
+
         Raises:
-            ValueError: unknown data set or split, no image or label feature, the data
-                cannot be had, or images of different sizes without `prepare`.
+            ValueError: unknown data set or split, no image or label feature, data that
+                cannot be downloaded, or images of different sizes without `prepare`.
         """
         images, labels, names = read_tfds(name, split, prepare, data_dir, label_key)
         return cls.from_arrays(images, labels, prepare, names)
 
     @classmethod
     def from_directory(cls, directory, prepare, in_memory=True):
-        """A pool of a folder with one sub-folder of images for each class.
+        """Creates a pool from a folder with one sub-folder of images per class.
 
-        Label ids are the places of the sub-folders in alphabetical order. A warning
-        says which files are no images by their suffix, or skipped for another reason.
+        Label ids number the sub-folders in alphabetical order. A warning lists the
+        files that are skipped, such as those without an image suffix.
 
         Args:
             directory: the folder.
-            prepare: an `ImagePreprocess` that brings all images to one size.
-            in_memory: read all images now; otherwise those of an episode when it is
-                drawn, which then fails if a file is no image.
+            prepare: an `ImagePreprocess` that resizes all images.
+            in_memory: if True, reads all images now. If False, reads the images of an
+                episode when it is drawn, which fails then if a file is not an image.
+
+        Returns:
+            A `ClassPool`.
 
         Raises:
             ValueError: no such folder, no class in it, a class without images, or a
-                file that is no image.
+                file that is not an image.
         """
         directory = pathlib.Path(directory)
         if not directory.is_dir():
@@ -307,17 +346,20 @@ class ClassPool:
 
     @classmethod
     def joined(cls, pools):
-        """A pool of the classes of several pools in memory.
+        """Creates a pool with the classes of several pools in memory.
 
-        Label ids are new: 0, 1, ... in the order of the pools, and of label ids inside
+        Label ids are new: 0, 1, ... in the order of the pools, and of label ids within
         each. Classes of equal names in two pools stay two classes.
 
         Args:
-            pools: `{name: ClassPool}`, with examples of one shape and kind. A class
-                is called `name/class`.
+            pools: `{name: ClassPool}`, with examples of one shape and type. The name of
+                a class becomes `name/class`.
+
+        Returns:
+            A `ClassPool`.
 
         Raises:
-            ValueError: examples of different shapes or kinds, or on disk.
+            ValueError: examples of different shapes or types, or on disk.
         """
         kinds = {
             (pool.shape, type(pool._images), pool._images.dtype)
@@ -365,7 +407,10 @@ class ClassPool:
         return ClassPool(self._images, table, self.names, self._prepare)
 
     def select(self, ids):
-        """The pool of the classes with these label ids.
+        """Returns the pool of the classes with the given label ids.
+
+        Args:
+            ids: label ids, a sequence of integers.
 
         Raises:
             ValueError: an id that the pool does not have.
@@ -380,17 +425,17 @@ class ClassPool:
         return self._with_table(self._table[np.isin(self.class_ids, ids)])
 
     def split_classes(self, *sizes, seed=0):
-        """Disjoint pools of randomly chosen classes; the rest is left out.
+        """Returns disjoint pools of randomly chosen classes; the rest is dropped.
 
         Args:
             *sizes: number of label ids in each part.
-            seed: of the choice; equal seeds give equal parts on every machine.
+            seed: seed of the choice; equal seeds give equal parts on every machine.
 
         Returns:
-            A list of pools. Rotations of one class stay on one side.
+            A list of pools. All rotations of a class are in the same part.
 
         Raises:
-            ValueError: more classes asked for than there are.
+            ValueError: sizes that sum to more than the number of classes.
         """
         ids = np.unique(self.class_ids)
         for size in sizes:
@@ -407,10 +452,10 @@ class ClassPool:
         return [self.select(part) for part in parts]
 
     def with_rotations(self):
-        """The pool with each class's 90, 180 and 270 degree turns as further classes.
+        """Returns the pool with 90, 180 and 270 degree rotations as new classes.
 
         Raises:
-            ValueError: the images are not square, or already turned.
+            ValueError: images that are not square, or a pool with rotations.
         """
         if len(self.shape) != 3 or self.shape[0] != self.shape[1]:
             raise ValueError(f"expected square images [H, H, C], got {self.shape}.")
@@ -420,10 +465,9 @@ class ClassPool:
         return self._with_table(np.concatenate(turned))
 
     def encoded(self, encode):
-        """The pool with `encode(x)` in place of each example x, computed once.
+        """Returns the pool with `encode(x)` in place of each example x, computed once.
 
-        Such as the features of a network that is not to be trained. The turns of a
-        class are encoded too.
+        For example, the features of a frozen network. Rotated classes are encoded too.
 
         Args:
             encode: `[n, ...] -> [n, ...]`, such as a Keras model.
@@ -439,11 +483,18 @@ class ClassPool:
         return ClassPool(tf.concat(found, axis=0), table, self.names, None)
 
     def images_of(self, class_id):
-        """All unrotated images of a class, as episodes give them, `[n, ...]`."""
+        """Returns all unrotated images of a class, as in episodes, `[n, ...]`.
+
+        Args:
+            class_id: the label id.
+
+        Raises:
+            ValueError: an id that the pool does not have.
+        """
         return self._examples(self.select([class_id])._table[0])
 
     def _examples(self, row):
-        """All examples of a row of the table, unrotated, as episodes give them."""
+        """Returns all examples of a row of the table, unrotated, as in episodes."""
         return self._scaled(self._at(tf.range(row[1], row[1] + row[2])))
 
     def _at(self, rows):
@@ -474,33 +525,35 @@ class ClassPool:
         groups=None,
         labels="onehot",
     ):
-        """An endless dataset of N-way K-shot episodes; episode i depends on (seed, i).
+        """Returns an endless dataset of N-way K-shot episodes, replayable by (seed, i).
 
-        The classes, which class gets which label, the images, the order of the support
-        set and the order of the queries are each uniformly random. Images of a class
-        are drawn without replacement, so no query image is in its support set.
+        Episode i depends on (seed, i) alone. The classes, their labels, the images, the
+        order of the support set and the order of the queries are each uniformly random.
+        Images of a class are drawn without replacement, so that no query image is in
+        the support set.
 
         Args:
-            ways: classes in an episode, N.
-            shots: support examples of each class, K.
-            queries: query examples of each class.
-            seed: of the stream.
+            ways: number of classes in an episode, N.
+            shots: support examples per class, K.
+            queries: query examples per class.
+            seed: seed of the stream.
             start: index of the first episode.
             groups: `{label id: group}`, such as the alphabet of each character. The
-                classes of an episode are then of one group, uniformly drawn from those
-                with enough classes.
-            labels: "onehot", or "strings": each class of an episode has another string
-                of five symbols out of five, uniformly drawn (Santoro et al., 2016).
+                classes of an episode are then from one group, drawn uniformly from the
+                groups with enough classes.
+            labels: "onehot", or "strings": each class of an episode gets a different
+                string of five symbols out of five, drawn uniformly (Santoro et al.,
+                2016).
 
         Returns:
             A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],
-            "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries, images
-            float32 and labels int32 in [0, N); strings are `[S, 5]` and `[Q, 5]`, in
-            [0, 5).
+            "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries; images
+            are float32 and labels int32 in [0, N). Strings are `[S, 5]` and `[Q, 5]`,
+            in [0, 5).
 
         Raises:
-            ValueError: too few classes, a class with fewer than shots + queries
-                images, or one without a group; other labels.
+            ValueError: too few classes, a class with fewer than shots + queries images
+                or without a group, or other labels.
         """
         if labels not in LABELS:
             raise ValueError(
@@ -567,20 +620,21 @@ class ClassPool:
         return stream(draw, seed, start)
 
     def batches(self, size, seed=0, start=0):
-        """An endless dataset of labelled examples; batch i depends on (seed, i).
+        """Returns an endless dataset of labelled examples, replayable by (seed, i).
 
         Args:
-            size: examples in a batch B, each uniformly drawn from all of the pool, with
-                replacement.
-            seed: of the stream.
+            size: examples per batch, B; each is drawn uniformly from all examples of
+                the pool, with replacement.
+            seed: seed of the stream.
             start: index of the first batch.
 
         Returns:
-            A `tf.data.Dataset` of pairs `(x [B, ...], y [B])`: float32, and the place
-            of the class in the pool, int32 in [0, len(pool)).
+            A `tf.data.Dataset` of pairs `(x [B, ...], y [B])`: float32 examples, and
+            int32 indices of the class in the pool, in [0, len(pool)).
 
         Raises:
-            ValueError: `size`, `seed` or `start` is none, or a pool with rotations.
+            ValueError: `size`, `seed` or `start` out of range, or a pool with
+                rotations.
         """
         checks.check_integer("size", size, 1)
         if self._table[:, 3].any():
@@ -624,7 +678,7 @@ def _sorted(labels):
 
 @contextlib.contextmanager
 def _few_retries():
-    """Without a network TFDS would try for minutes before it says so."""
+    """Limits TFDS' retries, which take minutes without a network."""
     from tensorflow_datasets.core.download import downloader
 
     retries, log = downloader.MAX_RETRIES, logging.getLogger("urllib3")

@@ -1,4 +1,4 @@
-"""From a picture of any size to what a network eats."""
+"""ImagePreprocess: converts raw images of any size to network inputs."""
 
 import numbers
 
@@ -15,45 +15,47 @@ LIGHT, HALF = 128, 0.5
 class ImagePreprocess:
     """Resizes uint8 images and scales them to `[0, 1]`.
 
-    A learner carries one, so that training, the command line and serving prepare
-    images alike. The work is in two halves, because a pool of images is kept at the
-    network's size as uint8 (`resize`) and scaled when drawn (`scale`);
+    A learner stores one, so that training, the command line and serving prepare images
+    in the same way. There are two steps, because a pool stores images as uint8 at the
+    network's size (`resize`) and scales them when they are drawn (`scale`).
     `preprocess(images)` is `scale(resize(images))`.
 
-    A user's drawings may be light ink on a dark ground where the network knows dark ink
-    on a light one. `pair` prepares the images of tasks: with `detect`, it inverts all
-    images of a task whose support images call for it, so that ink is 1 in the result.
-    Commands and exports prepare with `pair`. A pool takes images with `invert` as set.
+    Users may draw light ink on a dark ground where the network expects dark ink on a
+    light ground. `pair` prepares all images of a task. With `detect`, it inverts them
+    if the support images require it, so that ink is 1 in the result. The command line
+    and exports use `pair`; a pool inverts images as `invert` states.
 
     Args:
         height: rows of the result, in pixels.
         width: columns of the result, in pixels.
         channels: 1 (grey) or 3 (colour).
-        invert: map black to 1 and white to 0, as is usual for dark ink on white.
-        detect: whether `pair` finds out for each task if ink is the darker or the
-            lighter tone; by default as `invert`. False: `invert` holds for all tasks.
+        invert: if True, maps black to 1 and white to 0, as usual for dark ink on white.
+        detect: if True, `pair` detects for each task whether ink is darker or lighter
+            than the ground; if False, `invert` applies to all tasks. By default as
+            `invert`.
         mean: subtracted from each channel of the scaled (and inverted) images: a number
             for all channels or one for each, in units of [0, 1]. None: 0.
-        deviation: what each channel is divided by after that, as `mean`, above 0.
-            None: 1.
+        deviation: divisor of each channel after that, likewise, above 0. None: 1.
 
     Call arguments:
         images: uint8 `[..., H, W, 1 or 3]`, any H and W.
-        invert: in place of the argument above, a bool or bools `[T]` of images
-            `[T, S, H, W, C]`, as `inverts` gives them.
+        invert: replaces the argument above: a bool, or bools `[T]` for images `[T, S,
+            H, W, C]`, as `inverts` returns them.
 
     Returns:
-        float32 `[..., height, width, channels]`: in `[0, 1]` without `mean` and
+        float32 `[..., height, width, channels]`; in `[0, 1]` without `mean` and
         `deviation`.
 
     Raises:
-        ValueError: an argument out of range; images that are not uint8, or not
-            `[..., H, W, 1 or 3]`.
+        ValueError: an argument out of range, or images that are not uint8 `[..., H, W,
+            1 or 3]`.
 
     Example:
-        >>> preprocess = ImagePreprocess(28, 28, 1, invert=True)
-        >>> preprocess(np.zeros([5, 105, 105, 3], "uint8")).shape
-        TensorShape([5, 28, 28, 1])
+        >>> preprocess = km.ImagePreprocess(28, 28, 1, invert=True)
+        >>> support_images = np.zeros([1, 5, 105, 105, 3], "uint8")
+        >>> query_images = np.zeros([1, 2, 64, 64, 1], "uint8")
+        >>> preprocess(support_images).shape
+        TensorShape([1, 5, 28, 28, 1])
         >>> support_x, query_x = preprocess.pair(support_images, query_images)
     """
 
@@ -86,7 +88,17 @@ class ImagePreprocess:
         return (self.height, self.width, self.channels)
 
     def resize(self, images):
-        """uint8 `[..., H, W, 1 or 3]` -> uint8 `[..., height, width, channels]`."""
+        """Resizes uint8 images and converts between grey and colour.
+
+        Args:
+            images: uint8 `[..., H, W, 1 or 3]`.
+
+        Returns:
+            uint8 `[..., height, width, channels]`.
+
+        Raises:
+            ValueError: images of another dtype or shape.
+        """
         images = tf.convert_to_tensor(images)
         shape = images.shape
         if images.dtype != tf.uint8 or shape.rank < 3 or shape[-1] not in (None, 1, 3):
@@ -109,7 +121,7 @@ class ImagePreprocess:
         return tf.ensure_shape(images, shape[:-3].concatenate(self.shape))
 
     def _recoloured(self, images):
-        """Grey or coloured as asked for, also if only the graph's run knows of what."""
+        """Converts images to grey or colour, also if a graph's channels are unknown."""
         given, leading = images.shape[-1], images.shape[:-1]
         if given is None:
             found = tf.shape(images)[-1]
@@ -133,7 +145,7 @@ class ImagePreprocess:
         return images
 
     def decode(self, contents):
-        """Encoded images, resized.
+        """Decodes and resizes encoded images.
 
         Args:
             contents: the bytes of PNG or JPEG images of any sizes, strings `[...]`.
@@ -142,7 +154,7 @@ class ImagePreprocess:
             uint8 `[..., height, width, channels]`.
 
         Raises:
-            tf.errors.InvalidArgumentError: bytes that are no PNG or JPEG image.
+            tf.errors.InvalidArgumentError: bytes that are not a PNG or JPEG image.
         """
         contents = tf.convert_to_tensor(contents)
         images = tf.map_fn(
@@ -154,7 +166,15 @@ class ImagePreprocess:
         return tf.ensure_shape(images, contents.shape.concatenate(self.shape))
 
     def scale(self, images, invert=None):
-        """uint8 `[..., height, width, channels]` -> float32, what a network takes."""
+        """Converts resized images to network inputs.
+
+        Args:
+            images: uint8 `[..., height, width, channels]`.
+            invert: replaces the setting: a bool, or bools `[T]`; None uses the setting.
+
+        Returns:
+            float32 `[..., height, width, channels]`.
+        """
         # A product: a graph makes one of a quotient by a constant, which differs.
         scaled = tf.cast(images, tf.float32) * (1 / 255)
         invert = tf.convert_to_tensor(self.invert if invert is None else invert)
@@ -163,7 +183,7 @@ class ImagePreprocess:
         return self.standardize(tf.where(invert, 1.0 - scaled, scaled))
 
     def standardize(self, tones):
-        """Tones in `[0, 1]` less `mean`, over `deviation`; as they are without both."""
+        """Subtracts `mean` from intensities in `[0, 1]` and divides by `deviation`."""
         if self.mean is not None:
             tones = tones - tf.constant(self.mean, tones.dtype)
         if self.deviation is not None:
@@ -171,7 +191,7 @@ class ImagePreprocess:
         return tones
 
     def tones(self, x):
-        """The tones in `[0, 1]` of which `standardize` makes x, up to rounding."""
+        """Inverts `standardize`: returns intensities in `[0, 1]`, up to rounding."""
         if self.deviation is not None:
             x = x * tf.constant(self.deviation, x.dtype)
         if self.mean is not None:
@@ -179,7 +199,7 @@ class ImagePreprocess:
         return x
 
     def unscale(self, x):
-        """The uint8 images of which `scale` makes x, `invert` as set."""
+        """Inverts `scale`, with `invert` as set: returns uint8 images."""
         tones = self.tones(x)
         tones = 1.0 - tones if self.invert else tones
         return tf.cast(tf.clip_by_value(tf.round(255 * tones), 0, 255), tf.uint8)
@@ -188,14 +208,14 @@ class ImagePreprocess:
         return self.scale(self.resize(images), invert)
 
     def inverts(self, support):
-        """Whether black is to be 1 in a task, by its support images.
+        """Determines from the support images of a task whether to invert its images.
 
         Args:
             support: uint8 `[T, S, H, W, 1 or 3]`.
 
         Returns:
-            Bools `[T]`: with `detect`, whether ink is the darker tone in most images of
-            a task; `invert` if there is no majority, and without `detect`.
+            Bools `[T]`. With `detect`: whether ink is darker than the ground in most
+            images of the task. Without a majority, or without `detect`: `invert`.
         """
         tones = ink_tones(self.resize(support))
         if not self.detect:
@@ -204,14 +224,14 @@ class ImagePreprocess:
         return balance < 0 if not self.invert else balance <= 0
 
     def pair(self, support, query):
-        """The support and the query images of tasks, prepared alike.
+        """Prepares the support and the query images of tasks in the same way.
 
         Args:
-            support: uint8 `[T, S, H, W, 1 or 3]`; these alone decide on inversion.
+            support: uint8 `[T, S, H, W, 1 or 3]`; these alone determine inversion.
             query: uint8 `[T, Q, H, W, 1 or 3]`.
 
         Returns:
-            `(support_x, query_x)`, what a learner's `adapt` and `infer` take.
+            `(support_x, query_x)`, inputs of a learner's `adapt` and `infer`.
         """
         invert = self.inverts(support)
         return self(support, invert), self(query, invert)
@@ -256,16 +276,16 @@ def _of_channels(name, values, channels, above=None):
 
 
 def ink_tones(images):
-    """Whether the ink of drawings is lighter or darker than the ground.
+    """Detects whether the ink of drawings is lighter or darker than the ground.
 
-    Ink covers the smaller part of a drawing, so that tones are skewed towards it; noise
-    and light that falls from a side skew little.
+    Ink covers the smaller part of a drawing and therefore skews the intensities towards
+    its own. Noise and light from one side skew them little.
 
     Args:
         images: uint8 `[..., H, W, C]`.
 
     Returns:
-        int32 `[...]`: 1 for light ink, -1 for dark ink, 0 where no tone prevails.
+        int32 `[...]`: 1 for light ink, -1 for dark ink, 0 if undecided.
     """
     tone = tf.reduce_mean(tf.cast(images, tf.float32), axis=-1)
     tone -= tf.reduce_mean(tone, axis=(-2, -1), keepdims=True)
@@ -274,16 +294,16 @@ def ink_tones(images):
 
 
 def decode(content):
-    """The pixels of a PNG or JPEG image, as Pillow reads them.
+    """Decodes a PNG or JPEG image to the same pixels as Pillow.
 
     Args:
-        content: its bytes, a string.
+        content: the bytes of the image, a string.
 
     Returns:
-        uint8 `[H, W, 1 or 3]`; transparency is laid on a ground, see `opaque`.
+        uint8 `[H, W, 1 or 3]`; `opaque` replaces transparency.
 
     Raises:
-        tf.errors.InvalidArgumentError: bytes of no such image.
+        tf.errors.InvalidArgumentError: bytes that are not a PNG or JPEG image.
     """
     is_png = tf.strings.substr(content, 0, len(PNG)) == PNG
     is_jpeg = tf.strings.substr(content, 0, len(JPEG)) == JPEG
@@ -302,13 +322,13 @@ def decode(content):
 
 
 def opaque(pixels):
-    """Lays transparency on a ground, white or black, that the ink stands out from.
+    """Replaces transparency by a white or black ground that contrasts with the ink.
 
-    If less than half is opaque, that is ink, and the ground contrasts with it; else the
-    image has a ground of its own, which goes on.
+    If less than half of the image is opaque, the opaque part is ink, and the ground
+    contrasts with it. Otherwise the opaque part is the ground, and it is extended.
 
     Args:
-        pixels: uint8 `[H, W, C]`; of 2 or 4 channels, the last is opacity.
+        pixels: uint8 `[H, W, C]`; with 2 or 4 channels, the last is opacity.
 
     Returns:
         uint8 `[H, W, 1 or 3]`.
@@ -326,10 +346,10 @@ def opaque(pixels):
 
 
 def affine(images, angle, zoom, shift, shear=0.0):
-    """Turns, scales, shears and moves each image about its centre, bilinearly.
+    """Rotates, scales, shears and translates each image about its centre, bilinearly.
 
     Args:
-        images: `[n, H, W, C]`; what comes in from outside is zero.
+        images: `[n, H, W, C]`; pixels from outside are zero.
         angle: in radians, counter-clockwise, `[n]`.
         zoom: above 1 enlarges, `[n]`.
         shift: rightwards and downwards, as shares of width and height, `[n, 2]`.
@@ -363,15 +383,15 @@ def affine(images, angle, zoom, shift, shear=0.0):
 
 
 def random_affine(images, seed, degrees=180.0, zoom=(0.8, 1.2), shift=0.2, shear=0.0):
-    """Each image turned, scaled, sheared and moved by uniformly random amounts.
+    """Rotates, scales, shears and translates each image by uniformly random amounts.
 
     Args:
-        images: `[n, H, W, C]`, dark where there is nothing.
+        images: `[n, H, W, C]`, zero where empty.
         seed: `[2]`; the same seed gives the same images.
-        degrees: the most that an image is turned, either way.
+        degrees: largest rotation in either direction, in degrees.
         zoom: `(low, high)`.
-        shift: the most that it is moved, as a share of its size.
-        shear: the most that it is sheared.
+        shift: largest translation, as a share of the image's size.
+        shear: largest shear in either direction.
 
     Returns:
         float32 `[n, H, W, C]`.

@@ -1,4 +1,4 @@
-"""Learner: a Keras model whose input is a dataset."""
+"""Learner: the base class of all few-shot learners."""
 
 import functools
 
@@ -19,7 +19,7 @@ from keras_meta import (
 # then exactly zero in float32, and nothing turns into NaN as infinity would.
 ABSENT = -1e9
 
-# Arguments that users of other libraries pass, and what there is in their place.
+# Names of arguments in other libraries, and their equivalents here.
 ELSEWHERE = {
     "first_order": "km.FOMAML",
     "lr": "inner_rate",
@@ -33,61 +33,70 @@ ELSEWHERE = {
 
 
 def stacked(outputs):
-    """Mean and scale as one tensor, which is what Keras' losses and metrics take."""
+    """Stacks mean and scale into one tensor, as Keras' losses and metrics expect."""
     return tf.stack(outputs, axis=-1) if isinstance(outputs, tuple) else outputs
 
 
 class Learner(settings.Spelled, trainer.Trainer):
-    """Learns a task from its support set, and predicts its queries.
+    """Base class: learns a task from its support set, and predicts its queries.
 
-    `adapt` turns support sets into a state and `infer` predicts queries from it; both
-    are pure functions that keep nothing on `self`, and calling the learner is one after
-    the other. So one model serves `fit` (meta-training), `evaluate`, `predict`, saving,
-    fine-tuning and serving. Axes: T tasks, S support and Q query examples of each, N
-    classes.
+    `adapt` maps support sets to a state, and `infer` predicts queries from it. Both are
+    pure functions that store nothing on `self`; a call of the learner runs one after
+    the other. The same model therefore serves `fit` (meta-training), `evaluate`,
+    `predict`, saving, fine-tuning and serving. Axes: T tasks, S support examples and Q
+    query examples per task, N classes.
 
-    A subclass gives `adapt_tasks` and `infer_tasks`, and may give `meta_gradient`.
+    A subclass implements `adapt_tasks` and `infer_tasks`, and may override
+    `meta_gradient`.
 
-    Trainable flags: a layer with `trainable=False` neither adapts nor meta-trains; set
-    it before `compile`, as in Keras. `learner.trainable = False` leaves the flags of
-    the layers as they are: tasks are learned as before, and nothing meta-trains.
+    A layer with `trainable=False` neither adapts nor meta-trains; set the flag before
+    `compile`, as in Keras. `learner.trainable = False` leaves the flags of the layers
+    as they are: tasks are learned as before, and nothing meta-trains.
 
-    Regularizers: those of weights act once on the meta-learned weights, in the outer
-    loss; those of activities wherever a layer is run on a support or query set.
+    Weight regularizers apply once, to the meta-learned weights, in the outer loss.
+    Activity regularizers apply wherever a layer runs on a support or query set.
 
     Args:
-        loss: "sparse_categorical_crossentropy" (targets are labels), "mse", or a
-            `keras.losses.Loss`; of the support examples where a learner has an inner
-            loss, and of the queries unless `compile` names another.
-        example_shape: shape of one example x.
-        outputs: number of classes N, or of target dimensions d_y; None where the
-            support set decides how many classes there are.
-        preprocess: an `ImagePreprocess` that the data came through, if any.
-        point_units: the `StandardUnits` by which points of any units become those that
-            a learner for regression was trained in; None takes points as they are.
-            `adapt` and `infer` themselves take the units of training, as they take
-            what `preprocess` gives.
-        **kwargs: for `keras.Model`.
+        loss: "sparse_categorical_crossentropy" (targets are labels), "mse", "gaussian"
+            (the learner predicts mean and scale), or a `keras.losses.Loss`. It is the
+            inner loss of learners that have one, and the query loss unless `compile`
+            sets another.
+        example_shape: shape of one example x, without batch axes.
+        outputs: number of classes N, or of target dimensions d_y; None if the support
+            set determines the number of classes.
+        preprocess: the `ImagePreprocess` that produces x, if x are images. The command
+            line and exports apply it to raw images; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits` that scales points of any units
+            to those of meta-training; None uses points as they are. `adapt` and `infer`
+            take scaled points; `point_units.adapt` and `point_units.infer` take raw
+            ones.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Call arguments:
         episode: `{"support_x": [T, S, ...], "support_y": [T, S] or [T, S, d_y],
             "query_x": [T, Q, ...]}`.
+        training: if True, uses the settings of meta-training.
 
     Returns:
-        Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`; mean and scale are stacked,
+        Logits `[T, Q, N]` or predictions `[T, Q, d_y]`. Mean and scale are stacked,
         `[T, Q, d_y, 2]`.
+
+    Raises:
+        ValueError: an argument out of range, or a name that other libraries use for
+            one.
     """
 
-    # Of one label of a classification task: () for an integer, (5,) for a string.
+    # Shape of one class label: () for an integer, (5,) for a string.
     label_shape = ()
-    # Whether the labels of a task must be 0..n-1, none left out.
+    # Whether the labels of a task must be 0..n-1 without a gap.
     gapless = True
-    # Support examples that a task needs.
+    # Least number of support examples of a task.
     least_support = 1
-    # Whether `compile(jit_compile=True)` is right: second derivatives are not, XLA's of
-    # max pooling are wrong.
+    # Whether `compile(jit_compile=True)` is supported: XLA's second derivatives of max
+    # pooling are wrong.
     allows_jit = True
-    # Whether an answer may depend on the other queries: "transductive" if so.
+    # "transductive" if a prediction may depend on the other queries.
     normalization = "inductive"
 
     support_loss = settings.Fixed()
@@ -120,31 +129,49 @@ class Learner(settings.Spelled, trainer.Trainer):
         self.query_loss = self.support_loss
         self._loss_config = losses.config(loss)
 
-    # What a subclass gives.
+    # Implemented or overridden by subclasses.
 
     def adapt_tasks(self, support_x, support_y, training=False):
-        """`adapt` without its checks, traceable."""
+        """Computes the state of T tasks: `adapt` without its checks, traceable.
+
+        Args:
+            support_x: `[T, S, ...]` in the learner's dtype.
+            support_y: int32 labels `[T, S]`, or targets `[T, S, d_y]`.
+            training: if True, uses the settings of meta-training.
+
+        Returns:
+            The state: a nest of tensors, each with a leading T.
+        """
         raise NotImplementedError
 
     def infer_tasks(self, state, query_x, training=False):
-        """`infer` without its checks, traceable."""
+        """Predicts the queries of T tasks: `infer` without its checks, traceable.
+
+        Args:
+            state: the state that `adapt_tasks` returned.
+            query_x: `[T, Q, ...]` in the learner's dtype.
+            training: if True, uses the settings of meta-training.
+
+        Returns:
+            As `infer`.
+        """
         raise NotImplementedError
 
     def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
-        """The loss of a batch of tasks and its gradient.
+        """Computes the loss of a batch of tasks and its gradient.
 
         Args:
             episode: as for the call.
             query_y: labels `[T, Q]` or targets `[T, Q, d_y]`.
-            weights: Keras' `sample_weight`, of tasks `[T]` or of queries `[T, Q]`; None
-                for equal ones.
-            loss_scale: the factor of the gradients, which keeps those of float16 layers
-                from vanishing; a Python number or a scalar tensor.
+            weights: Keras' `sample_weight`, for tasks `[T]` or for queries `[T, Q]`;
+                None for equal weights.
+            loss_scale: a factor of the gradients, which prevents underflow in float16
+                layers; a Python number or a scalar tensor.
 
         Returns:
-            `(loss, gradients, variables, outputs)`: the loss, not scaled; its scaled
-            gradients and the variables they belong to; the answers to the queries of
-            all tasks or the first few.
+            `(loss, gradients, variables, outputs)`: the unscaled loss; its scaled
+            gradients and the variables they belong to; the predictions of all tasks or
+            the first few.
         """
         variables, query_y = self.trainable_variables, tf.convert_to_tensor(query_y)
         with tf.GradientTape() as tape:
@@ -155,14 +182,14 @@ class Learner(settings.Spelled, trainer.Trainer):
         return loss, tape.gradient(scaled, variables), variables, outputs
 
     def penalty(self):
-        """The sum of all regularizers of the last call, a scalar."""
+        """Returns the sum of all regularizers of the last call, a scalar."""
         terms = [tf.cast(loss, self.variable_dtype) for loss in self.losses]
         return tf.add_n(terms) if terms else tf.zeros([], self.variable_dtype)
 
     def moving_statistics(self):
-        """The moving averages of batch normalization that predictions depend on.
+        """Returns the batch normalization averages that predictions depend on.
 
-        See `batch_norm.estimate`.
+        `batch_norm.estimate` recomputes them.
         """
         norms = batch_norm.batch_norms(self)
         return [
@@ -173,13 +200,17 @@ class Learner(settings.Spelled, trainer.Trainer):
         ]
 
     def task_model(self, x, y, optimizer=None):
-        """A Keras model of the one task with support set x `[S, ...]`, y `[S, ...]`.
+        """Returns a Keras model of one task; `finetune` compiles it.
 
-        Here, one that trains the state which `adapt` gives and nothing else.
+        By default the model trains the state that `adapt` returns and nothing else.
+
+        Args:
+            x: support examples `[S, ...]`.
+            y: their labels `[S]` or targets `[S, d_y]`.
+            optimizer: a Keras optimizer; by default the learner's own.
 
         Returns:
-            `(model, optimizer)`: what `finetune` compiles; the optimizer is the one
-            given, or this learner's own.
+            `(model, optimizer)`.
         """
         from keras_meta import task_model
 
@@ -192,23 +223,23 @@ class Learner(settings.Spelled, trainer.Trainer):
         return task_model.TaskModel(copy, state), optimizer
 
     def config_with(self, classes):
-        """The config of this learner for another number of classes."""
+        """Returns the config of this learner with another number of classes."""
         return {**self.get_config(), "outputs": classes}
 
     def carried(self, weight, shape):
-        """A weight's value `shape`d for another number of classes, None if it can't."""
+        """Returns a weight resized to `shape` for other classes, None if impossible."""
         return weight if weight.shape == shape else None
 
-    # What users call.
+    # Called by users.
 
     def adapt(self, support_x, support_y, training=False, traced=False):
         """Learns T tasks, each from its own S support examples.
 
         Args:
-            support_x: `[T, S, ...]`, what `preprocess` gives.
-            support_y: integer labels `[T, S]`, those present being 0..n-1 with n <= N;
-                or targets `[T, S, d_y]`.
-            training: take the settings of meta-training, not of evaluation.
+            support_x: `[T, S, ...]`, as `preprocess` returns it.
+            support_y: integer labels `[T, S]`, where the n <= N labels of a task are
+                0..n-1; or targets `[T, S, d_y]`.
+            training: if True, uses the settings of meta-training.
             traced: if True, reuses the shape-polymorphic trace inside a `tf.function`
                 too.
 
@@ -216,15 +247,15 @@ class Learner(settings.Spelled, trainer.Trainer):
             The state: a nest of tensors, each with a leading T.
 
         Raises:
-            ValueError: wrong rank or shape, no support example, labels out of range
-                or with a gap, values that are not finite, or so large that learning
-                from them diverges (which a surrounding graph is not told, see
-                `traced`).
+            ValueError: wrong rank or shape, no support example, labels out of range or
+                with a gap, values that are not finite, or values so large that learning
+                diverges. A surrounding `tf.function` checks divergence only with
+                `traced`.
         """
         return self._adapted(support_x, support_y, training, traced)[0]
 
     def _adapted(self, support_x, support_y, training, traced=False):
-        """What `adapt` gives, and the activity regularizers of a trace or None."""
+        """Returns the state, and the activity regularizers of a trace or None."""
         support_x, support_y = checks.checked_support(self, support_x, support_y)
         if training or not (traced or tf.executing_eagerly()):
             return self.adapt_tasks(support_x, support_y, training), None
@@ -236,23 +267,24 @@ class Learner(settings.Spelled, trainer.Trainer):
         """Predicts Q queries of each task.
 
         Args:
-            state: what `adapt` gave for T tasks.
+            state: the state that `adapt` returned for T tasks.
             query_x: `[T, Q, ...]`.
-            training: as for `adapt`.
-            traced: as for `adapt`.
+            training: if True, uses the settings of meta-training.
+            traced: if True, reuses the shape-polymorphic trace inside a `tf.function`
+                too.
 
         Returns:
             Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`, or a pair of mean and
             scale, each `[T, Q, d_y]`.
 
         Raises:
-            ValueError: wrong rank or shape, another T than the state's, a state of
-                other settings, values that are not finite.
+            ValueError: wrong rank or shape, a T that differs from the state's, a state
+                computed with other settings, or values that are not finite.
         """
         return self._inferred(state, query_x, training, traced)[0]
 
     def _inferred(self, state, query_x, training, traced=False):
-        """What `infer` gives, and the activity regularizers of a trace or None."""
+        """Returns the predictions, and the activity regularizers of a trace or None."""
         query_x = checks.checked_x(self, "query_x", query_x)
         tasks = tf.shape(tf.nest.flatten(state)[0])[0]
         same = tf.equal(tasks, tf.shape(query_x)[0])
@@ -271,24 +303,24 @@ class Learner(settings.Spelled, trainer.Trainer):
         return checks.required(outputs, sentence), penalty
 
     def with_classes(self, classes):
-        """A copy of this learner with another number of classes, its weights reused.
+        """Returns a copy with another number of classes, reusing the weights.
 
-        ProtoNet and CNP have no weight that knows N and are as good as before. Gradient
-        learners get a last layer of as many units. Labels are given at random, so that
-        no unit means more than another: what is new is drawn from the normal
-        distribution of the old, or, where nothing but the last layer adapts (ANIL), all
-        are their mean. The LSTM and the MANN read labels through weights made for N,
-        and can't.
+        ProtoNet and CNP have no weight that depends on N and predict as well as before.
+        Gradient learners get a last layer with N units. Labels are assigned at random,
+        so that all units are exchangeable: weights of additional units are drawn from
+        the normal distribution of the existing ones, or, if only the last layer adapts
+        (ANIL), all units get their mean. The LSTM and the MANN read labels through
+        weights for a fixed N and cannot change it.
 
         Args:
-            classes: N of the new learner.
+            classes: N of the new learner, an integer >= 2.
 
         Returns:
-            A learner, compiled with the defaults if this one is compiled.
+            A learner; compiled with the defaults if this one is compiled.
 
         Raises:
-            ValueError: fewer than two classes, a learner for regression, or weights
-                made for N.
+            ValueError: fewer than two classes, a learner for regression, or weights for
+                a fixed N.
         """
         if not self.classification:
             raise ValueError("expected a learner for classification, got regression.")
@@ -332,7 +364,7 @@ class Learner(settings.Spelled, trainer.Trainer):
     # Traces, for any T, S and Q, with whether what comes out is finite.
 
     def trace_key(self):
-        """All that a trace depends on besides its inputs: settings and flags."""
+        """Returns what a trace depends on besides its inputs: settings and flags."""
         layers = keras_private.layers_of(self)
         flags = tuple(layer.trainable for layer in layers)
         return settings.current(self), flags
@@ -352,37 +384,37 @@ class Learner(settings.Spelled, trainer.Trainer):
         )
 
     def traced(self, name, function, signature):
-        """The `tf.function` of a name, traced anew when settings or flags change.
+        """Returns the `tf.function` of a name; retraced when settings or flags change.
 
         Args:
-            name: of the trace.
-            function: what to trace.
+            name: name of the trace.
+            function: the function to trace.
             signature: its inputs, a list of nests of TensorSpecs; None for any.
         """
         return self._functions.get(self.trace_key(), name, function, signature)
 
     def state_spec(self):
-        """What `adapt` gives, TensorSpecs in place of tensors."""
+        """Returns the structure of the state that `adapt` returns, as TensorSpecs."""
         return tf.nest.map_structure(
             lambda x: tf.TensorSpec(x.shape, x.dtype),
             self._traced_adapt().get_concrete_function().structured_outputs[0],
         )
 
     def x_spec(self, name):
-        """TensorSpec of examples `[T, S or Q, ...]`, T, S and Q free."""
+        """Returns the TensorSpec of examples `[T, S or Q, ...]`, T, S and Q free."""
         return tf.TensorSpec(
             [None, None, *self.example_shape], self.variable_dtype, name
         )
 
     def y_spec(self, name):
-        """TensorSpec of labels `[T, S]` or targets `[T, S, d_y]`."""
+        """Returns the TensorSpec of labels `[T, S]` or targets `[T, S, d_y]`."""
         if self.classification:
             return tf.TensorSpec([None, None, *self.label_shape], tf.int32, name)
         shape = [None, None, self.output_size]
         return tf.TensorSpec(shape, self.variable_dtype, name)
 
     def example(self):
-        """An episode of zeros, one example and one query of one task."""
+        """Returns an episode of zeros: one task with one example and one query."""
         spec = self.x_spec("support_x")
         x = tf.zeros([1, 1, *self.example_shape], spec.dtype)
         spec = self.y_spec("support_y")
@@ -390,7 +422,13 @@ class Learner(settings.Spelled, trainer.Trainer):
         return {"support_x": x, "support_y": y, "query_x": x}
 
     def masked(self, outputs, classes):
-        """Logits `[(T,) Q, N]`, those from `classes [(T)]` on put out of reach."""
+        """Masks the logits of absent classes.
+
+        Args:
+            outputs: logits `[T, Q, N]`, or `[Q, N]` for one task; predictions pass
+                unchanged.
+            classes: number of classes present, `[T]` or a scalar.
+        """
         outputs = tf.cast(outputs, self.variable_dtype)  # float16 ends at 65504
         if not self.classification:
             return outputs
@@ -426,9 +464,9 @@ class Learner(settings.Spelled, trainer.Trainer):
 
 
 def _traceable(function, *args):
-    """What a function gives, whether all of it is finite, and what its layers add.
+    """Returns a function's outputs, whether they are finite, and its layers' losses.
 
-    No variable changes, and the layers keep nothing of the trace.
+    No variable changes, and the layers store nothing of the trace.
     """
     with keras.StatelessScope(collect_losses=True) as scope:
         outputs = function(*args)

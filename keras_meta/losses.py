@@ -1,4 +1,4 @@
-"""What a learner minimises on its support and query examples."""
+"""Losses of support and query examples."""
 
 import math
 
@@ -12,13 +12,23 @@ REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight")
 
 @keras.saving.register_keras_serializable("keras_meta")
 class GaussianNLL(keras.losses.Loss):
-    """Negative log-likelihood of a Gaussian, in nats a target dimension.
+    """Negative log-likelihood of a Gaussian, in nats per target dimension.
 
         log sigma + (y - mu)^2 / (2 sigma^2) + log(2 pi) / 2
+
+    Args:
+        reduction: as for `keras.losses.Loss`.
+        name: the loss's name.
+        dtype: dtype of the computation.
 
     Call arguments:
         y_true: targets `[..., d_y]`.
         y_pred: mean and scale, stacked: `[..., d_y, 2]`.
+
+    Example:
+        >>> loss = km.losses.GaussianNLL()
+        >>> round(float(loss(np.zeros([3, 1]), np.ones([3, 1, 2]))), 4)
+        1.4189
     """
 
     def call(self, y_true, y_pred):
@@ -28,18 +38,18 @@ class GaussianNLL(keras.losses.Loss):
 
 
 def get(loss, dtype):
-    """The Keras loss of a name or a loss object.
+    """Returns the Keras loss of a name or a loss object.
 
-    A name means the loss of what a network gives: "sparse_categorical_crossentropy"
+    A name stands for the loss of network outputs: "sparse_categorical_crossentropy"
     takes logits, unlike Keras' own string; "gaussian" takes mean and scale.
 
     Args:
         loss: "sparse_categorical_crossentropy", "mse", "gaussian" or a
             `keras.losses.Loss`.
-        dtype: that a named loss computes in; Keras' own default is float32 always.
+        dtype: dtype of a loss given by name; Keras' own default is always float32.
 
     Raises:
-        ValueError: anything else, a loss without a reduction, or a cross-entropy of
+        ValueError: any other loss, a loss without a reduction, or a cross-entropy of
             probabilities.
     """
     if isinstance(loss, dict):
@@ -69,16 +79,17 @@ def get(loss, dtype):
 
 
 def of(loss, y_true, y_pred, weights=None):
-    """The loss of this replica's tasks, a scalar.
+    """Computes the loss of this replica's tasks, a scalar.
 
     Keras divides its losses by the number of replicas, because it sums their gradients.
-    An inner loop must not see that: `Learner.train_step` divides the gradients instead.
+    An inner loop must not be divided: `Learner.train_step` divides the gradients
+    instead.
 
     Args:
         loss: a `keras.losses.Loss`.
         y_true: labels or targets.
         y_pred: logits or predictions.
-        weights: of tasks `[T]` or of queries `[T, Q]`, or None.
+        weights: weights of tasks `[T]` or of queries `[T, Q]`, or None.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if weights is not None:
@@ -93,9 +104,9 @@ def of(loss, y_true, y_pred, weights=None):
 
 
 def divisor(loss, tasks, weights):
-    """The number that Keras divides the sum of T tasks' values by, over T.
+    """Computes Keras' divisor of the sum over T tasks, divided by T.
 
-    With it `of_task`, averaged over tasks, is Keras' loss of the whole batch.
+    With it the mean of `of_task` over tasks is Keras' loss of the whole batch.
 
     Args:
         loss: a `keras.losses.Loss`.
@@ -113,14 +124,14 @@ def divisor(loss, tasks, weights):
 
 
 def of_task(loss, y_true, y_pred, weights, divisor):
-    """The part of one task in the loss of a batch of tasks, a scalar.
+    """Computes the contribution of one task to the loss of a batch of tasks, a scalar.
 
     Args:
         loss: a `keras.losses.Loss`.
         y_true: labels or targets of the queries, `[Q, ...]`.
         y_pred: logits or predictions, `[Q, ...]`.
         weights: `[Q]`, or None.
-        divisor: what `divisor` gives.
+        divisor: the result of `divisor`.
     """
     if not y_true.dtype.is_integer:
         y_true = tf.cast(y_true, loss.dtype)
@@ -134,10 +145,10 @@ def of_task(loss, y_true, y_pred, weights, divisor):
 
 
 def config(loss):
-    """What `get` makes the same loss of again, for a config."""
+    """Returns a configuration from which `get` creates the same loss."""
     return loss if isinstance(loss, str) else keras.saving.serialize_keras_object(loss)
 
 
 def is_classification(loss):
-    """Whether targets are integer labels rather than vectors."""
+    """Returns whether targets are integer labels rather than vectors."""
     return isinstance(loss, keras.losses.SparseCategoricalCrossentropy)

@@ -12,9 +12,9 @@ EPSILON = 1e-6
 
 @keras.saving.register_keras_serializable("keras_meta")
 class LRUACell(keras.layers.Layer):
-    """Least recently used access to a memory matrix (Santoro et al., 2016).
+    """Recurrent cell with a memory: least recently used access (Santoro et al., 2016).
 
-    A step, with `[;]` for concatenation, heads i = 1..n and rows j of the memory M:
+    One step, with `[;]` for concatenation, heads i = 1..n and rows j of the memory M:
 
         h_t = controller([input_t; r_{t-1}])
         k_i = tanh(W_i h_t + b_i),  delta_i = sigmoid(v_i . h_t + c_i)
@@ -25,23 +25,27 @@ class LRUACell(keras.layers.Layer):
         w^u_t = gamma w^u_{t-1} + sum_i (w^r_i + w^w_i)
         output_t = [r_1; ...; r_n], or [h_t; r_1; ...; r_n]
 
-    K is the dot product or the cosine, which lies between -1 and 1 and so reads all
-    rows nearly alike: of 128, one that is the key itself has a weight of 0.02. A read
-    sees what was written in the same step. The choice of rows takes no gradient. At the
-    start M, w^r, w^u and r are zero.
+    K is the dot product or the cosine. The cosine lies between -1 and 1 and therefore
+    reads all rows with similar weights: among 128 rows, a row equal to the key has a
+    weight of 0.02. A read sees the writes of the same step. The selection of rows has
+    no gradient. Initially M, w^r, w^u and r are zero.
 
     Args:
-        units: of the controller.
-        rows: of the memory.
-        width: of a row, and of a key.
-        heads: n; each has its own key, gate, read and write.
+        units: size of the controller's output h_t.
+        rows: number of rows of the memory.
+        width: length of a memory row, and of a key.
+        heads: n, the number of heads; each has its own key, gate, read and write.
         controller: "lstm", or "feedforward": one ReLU layer.
         similarity: K, "dot" or "cosine".
-        decay: gamma, between 0 and 1.
-        feed_reads: whether r_{t-1} goes into the controller.
-        output_hidden: whether h_t is part of the output. A controller that may answer
-            by itself can leave the memory unlearned.
-        **kwargs: for `keras.layers.Layer`.
+        decay: gamma, the decay of the usage, between 0 and 1.
+        feed_reads: if True, r_{t-1} is an input of the controller.
+        output_hidden: if True, h_t is part of the output. A controller that can solve
+            the task by itself may leave the memory untrained.
+        **kwargs: `name` and `dtype` of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: `[B, d]`.
+        states: the state, a list of tensors.
 
     State:
         The controller's, then r `[B, n width]`, M `[B, rows, width]`, w^r `[B, n,
@@ -123,7 +127,7 @@ class LRUACell(keras.layers.Layer):
 
     @property
     def compute_dtype(self):
-        """Of the state and the memory; the layers inside have the policy's."""
+        """The dtype of the state and the memory; inner layers have the policy's."""
         return self.variable_dtype
 
     def build(self, input_shape):

@@ -1,4 +1,4 @@
-"""Scores of episodes: a mean over tasks and its 95% interval."""
+"""Metrics of episodes: the mean over tasks and its 95% interval."""
 
 import keras
 import tensorflow as tf
@@ -11,16 +11,16 @@ Z95 = 1.959964
 
 
 def _checked_weights(sample_weight, values, axes):
-    """Sample weights in float64, once they are known to fit what they weigh.
+    """Returns sample weights in float64, after validation.
 
     Args:
-        sample_weight: as given.
-        values: what is weighed, of the shape that weights must have.
+        sample_weight: the weights as given.
+        values: the weighted values, which have the shape that weights must have.
         axes: that shape in words.
 
     Raises:
-        ValueError: weights of another shape, negative or not finite; in a graph the
-            run's InvalidArgumentError for what is not known before.
+        ValueError: weights of another shape, negative or not finite. Inside a graph,
+            conditions unknown at tracing raise an InvalidArgumentError.
     """
     weights = tf.cast(sample_weight, "float64")
     expected = f"expected sample_weight of shape {axes}"
@@ -43,7 +43,7 @@ def _checked_weights(sample_weight, values, axes):
 
 
 def _product(weights, values):
-    """Their product, 0 where the weight is, whatever the value."""
+    """Returns `weights * values`, with 0 wherever the weight is 0."""
     return ops.where(weights > 0, weights * values, 0)
 
 
@@ -66,36 +66,40 @@ def _merge(metric, others):
 
 
 class EpisodeMetric(keras.metrics.Metric):
-    """Mean over tasks of a score of each task, or the half-width of its 95% interval.
+    """The mean over tasks of a score, or the half-width of its 95% interval.
 
-    The interval treats a task, not a query, as the unit drawn: `1.96 s / sqrt(T)`
+    The interval treats tasks, not queries, as independent samples: `1.96 s / sqrt(T)`
     with `s` the sample standard deviation of the tasks' scores. The sums are float64,
-    which loses nothing, and can be added up over replicas.
+    so that nothing is lost, and can be added over replicas.
 
-    With sample weights the score of a task is the weighted mean over its queries, its
-    weight `w_t` the mean over its queries of their weights, the result the weighted
-    mean over tasks
+    With sample weights, the score of a task is the weighted mean over its queries, and
+    its weight `w_t` is the mean of the weights of its queries. The result is the
+    weighted mean over tasks
 
         m = sum_t w_t s_t / sum_t w_t
 
-    and the half-width of its interval, with n tasks of positive weight,
+    and the half-width of its interval, with n tasks of positive weight, is
 
         1.96 sqrt(n / (n - 1) sum_t w_t^2 (s_t - m)^2) / sum_t w_t
 
-    A subclass gives `query_scores`, or `score` if it scores whole tasks only. A class
-    attribute `direction`, "up" or "down", says which way the mean gets better, for
-    callbacks that monitor it; a smaller interval is always better.
+    A subclass implements `query_scores`, or `score` if it only scores whole tasks. The
+    class attribute `direction`, "up" or "down", states in which direction the mean
+    improves, for callbacks that monitor it. A smaller interval is always better.
 
     Args:
-        interval: report the half-width of the 95% interval in place of the mean.
+        interval: if True, reports the half-width of the 95% interval instead of the
+            mean.
         name: the metric's name.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Call arguments:
-        y_true: what was right, `[T, Q, ...]`.
-        y_pred: what was answered, `[T, Q, ...]`.
-        sample_weight: of whole tasks `[T]`, or of queries `[T, Q]`; >= 0. None weighs
-            all alike. What has weight zero counts for nothing.
+        y_true: targets, `[T, Q, ...]`.
+        y_pred: predictions, `[T, Q, ...]`.
+        sample_weight: weights of whole tasks `[T]`, or of queries `[T, Q]`, >= 0; None
+            for equal weights. Items of weight zero have no effect.
+
+    Raises:
+        ValueError: weights of another shape, negative or not finite.
     """
 
     direction = None
@@ -114,29 +118,29 @@ class EpisodeMetric(keras.metrics.Metric):
         self.squares = self.add_weight(name="squares", **zeros)
 
     def query_scores(self, y_true, y_pred):
-        """One score a query, `[T, Q]`.
+        """Computes one score per query, `[T, Q]`.
 
         Args:
-            y_true: what was right, `[T, Q, ...]`.
-            y_pred: what was answered, `[T, Q, ...]`.
+            y_true: targets, `[T, Q, ...]`.
+            y_pred: predictions, `[T, Q, ...]`.
         """
         raise NotImplementedError
 
     def score(self, y_true, y_pred):
-        """One score a task, `[T]`: the mean over its queries.
+        """Computes one score per task, `[T]`: the mean over its queries.
 
         Args:
-            y_true: what was right, `[T, Q, ...]`.
-            y_pred: what was answered, `[T, Q, ...]`.
+            y_true: targets, `[T, Q, ...]`.
+            y_pred: predictions, `[T, Q, ...]`.
         """
         return ops.mean(self.query_scores(y_true, y_pred), axis=-1)
 
     def task_scores(self, y_true, y_pred, sample_weight=None):
-        """Scores and weights of tasks, what `update_state` sums.
+        """Computes the scores and weights of tasks that `update_state` adds up.
 
         Args:
-            y_true: what was right, `[T, Q, ...]`.
-            y_pred: what was answered, `[T, Q, ...]`.
+            y_true: targets, `[T, Q, ...]`.
+            y_pred: predictions, `[T, Q, ...]`.
             sample_weight: None, `[T]` or `[T, Q]`.
 
         Returns:
@@ -169,10 +173,13 @@ class EpisodeMetric(keras.metrics.Metric):
         self.squares.assign_add(ops.sum(_product(squares, ops.square(scores))))
 
     def merge_state(self, metrics):
-        """Adds what other metrics have summed, as if this one had seen it all.
+        """Adds the sums of other metrics to this one.
 
         Args:
-            metrics: others of the same kind and settings.
+            metrics: metrics of the same class and settings.
+
+        Raises:
+            ValueError: metrics of another class or with other settings.
         """
         _merge(self, metrics)
 
@@ -192,13 +199,26 @@ class EpisodeMetric(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class EpisodeAccuracy(EpisodeMetric):
-    """Share of a task's queries that are right, averaged over tasks.
+    """Share of a task's queries that are classified correctly, averaged over tasks.
+
+    Args:
+        interval: if True, reports the half-width of the 95% interval instead of the
+            mean.
+        name: the metric's name.
+        dtype: dtype of the result.
 
     Call arguments:
         y_true: integer labels `[T, Q]`, or strings of them `[T, Q, 5]`.
-        y_pred: logits or probabilities `[T, Q, N]`, or `[T, Q, 5, N]`: a string is
-            right if all of it is.
-        sample_weight: of tasks `[T]` or queries `[T, Q]`; see `EpisodeMetric`.
+        y_pred: logits or probabilities `[T, Q, N]`, or `[T, Q, 5, N]`; a string is
+            correct if all its symbols are.
+        sample_weight: weights of tasks `[T]` or queries `[T, Q]`, >= 0; None for equal
+            weights.
+
+    Example:
+        >>> metric = km.metrics.EpisodeAccuracy()
+        >>> metric.update_state([[0, 1]], [[[2.0, 1.0], [3.0, 1.0]]])
+        >>> float(metric.result())
+        0.5
     """
 
     direction = "up"
@@ -218,10 +238,17 @@ class EpisodeAccuracy(EpisodeMetric):
 class EpisodeSquaredError(EpisodeMetric):
     """Mean squared error of a task's queries, averaged over tasks.
 
+    Args:
+        interval: if True, reports the half-width of the 95% interval instead of the
+            mean.
+        name: the metric's name.
+        dtype: dtype of the result.
+
     Call arguments:
         y_true: targets `[T, Q, d_y]`.
         y_pred: predictions `[T, Q, d_y]`, or mean and scale stacked, `[T, Q, d_y, 2]`.
-        sample_weight: of tasks `[T]` or queries `[T, Q]`; see `EpisodeMetric`.
+        sample_weight: weights of tasks `[T]` or queries `[T, Q]`, >= 0; None for equal
+            weights.
     """
 
     direction = "down"
@@ -240,10 +267,17 @@ class EpisodeSquaredError(EpisodeMetric):
 class EpisodeNLL(EpisodeMetric):
     """Negative log-likelihood of a task's queries in nats, averaged over tasks.
 
+    Args:
+        interval: if True, reports the half-width of the 95% interval instead of the
+            mean.
+        name: the metric's name.
+        dtype: dtype of the result.
+
     Call arguments:
         y_true: targets `[T, Q, d_y]`.
         y_pred: mean and scale, stacked: `[T, Q, d_y, 2]`.
-        sample_weight: of tasks `[T]` or queries `[T, Q]`; see `EpisodeMetric`.
+        sample_weight: weights of tasks `[T]` or queries `[T, Q]`, >= 0; None for equal
+            weights.
     """
 
     direction = "down"
@@ -257,22 +291,23 @@ class EpisodeNLL(EpisodeMetric):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class PresentationAccuracy(EpisodeMetric):
-    """Accuracy when a class is seen for the k-th time, averaged over tasks.
+    """Accuracy when a class is presented for the k-th time, averaged over tasks.
 
-    For the answers that `SequenceLearner.sequence` gives while it reads a support set.
-    A task that shows no class k times does not count.
+    It scores the predictions that `SequenceLearner.sequence` returns. Tasks that
+    present no class k times do not count.
 
     Args:
         presentation: k, from 1.
-        interval: as for `EpisodeMetric`.
+        interval: if True, reports the half-width of the 95% interval instead of the
+            mean.
         name: the metric's name, by default `presentation_<k>`.
-        dtype: of the sums.
+        dtype: dtype of the result.
 
     Call arguments:
-        y_true: integer labels `[T, S]`, or strings of them `[T, S, 5]`, in the order in
-            which they were read.
+        y_true: integer labels `[T, S]`, or strings of them `[T, S, 5]`, in reading
+            order.
         y_pred: logits or probabilities `[T, S, N]`, or `[T, S, 5, N]`.
-        sample_weight: of whole tasks `[T]`; see `EpisodeMetric`.
+        sample_weight: weights of whole tasks `[T]`, >= 0; None for equal weights.
 
     Reference:
         Santoro et al., 2016, table 1.
@@ -286,7 +321,7 @@ class PresentationAccuracy(EpisodeMetric):
         self.presentation = presentation
 
     def _shown(self, y_true, y_pred):
-        """How many classes each task shows k times, and how many are right then."""
+        """Counts the classes that each task presents k times, and the correct ones."""
         y_true = ops.cast(y_true, "int32")
         right = ops.equal(y_true, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         same = ops.equal(y_true[:, :, None], y_true[:, None])
@@ -298,7 +333,7 @@ class PresentationAccuracy(EpisodeMetric):
         return ops.sum(here, axis=-1), rights
 
     def score(self, y_true, y_pred):
-        """One score for each task that shows a class k times.
+        """Computes one score for each task that presents a class k times.
 
         Args:
             y_true: labels `[T, S]` or `[T, S, 5]`.
@@ -321,22 +356,23 @@ class PresentationAccuracy(EpisodeMetric):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class CalibrationError(keras.metrics.Metric):
-    """Expected calibration error: how far confidences are from what comes true.
+    """Expected calibration error: mean difference between confidence and accuracy.
 
-    Answers are put in bins by their confidence, the largest probability; the error is
-    the mean over answers of how far the accuracy of their bin is from its confidence.
+    Predictions are sorted into bins by their confidence, the largest probability. The
+    error is the mean over predictions of the absolute difference between the accuracy
+    and the mean confidence of their bin.
 
     Args:
-        bins: of equal width, between 0 and 1.
-        temperature: what logits are divided by.
+        bins: number of bins of equal width between 0 and 1.
+        temperature: divisor of the logits, above 0.
         name: the metric's name.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Call arguments:
         y_true: integer labels `[T, Q]`, or with any leading axes.
         y_pred: logits `[T, Q, N]`.
-        sample_weight: of answers `[T, Q]`, or `[T]` for all answers of a task; >= 0.
-            None weighs all alike.
+        sample_weight: weights of predictions `[T, Q]`, or `[T]` for all predictions of
+            a task, >= 0; None for equal weights.
 
     Reference:
         Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
@@ -381,10 +417,13 @@ class CalibrationError(keras.metrics.Metric):
         return _checked_weights(sample_weight, y_true, axes)
 
     def merge_state(self, metrics):
-        """Adds what other metrics have summed, as if this one had seen it all.
+        """Adds the sums of other metrics to this one.
 
         Args:
-            metrics: others of the same bins and temperature.
+            metrics: metrics of the same class and settings.
+
+        Raises:
+            ValueError: metrics of another class or with other settings.
         """
         _merge(self, metrics)
 

@@ -1,4 +1,4 @@
-"""Network: a Keras model bound once, run with the weights of a task."""
+"""Network: runs a Keras model with given values of its variables."""
 
 import itertools
 import re
@@ -31,8 +31,9 @@ class Outputs(typing.NamedTuple):
     """The result of a run of a network.
 
     Attributes:
-        values: what the network gives, `[B, ...]`.
-        penalty: the sum of its activity regularizers and of what layers add, a scalar.
+        values: the network's outputs, `[B, ...]`.
+        penalty: the sum of its activity regularizers and of losses that layers add, a
+            scalar.
         updated: `variables -> values` after the run, a list of tensors.
     """
 
@@ -42,25 +43,25 @@ class Outputs(typing.NamedTuple):
 
 
 class Network:
-    """A built Keras model, its variables by role, and a way to run it with others.
+    """A built Keras model, its variables by role, and runs with other values.
 
-    Roles follow the `trainable` flags of the layers at the time of the call, so that
-    whatever is traced later sees them. All roles are lists of Keras variables:
+    Roles follow the current `trainable` flags of the layers. All roles are lists of
+    Keras variables:
 
-    - `adaptable`: all that layers made to be trained, frozen or not;
+    - `adaptable`: all variables that layers created as trainable, frozen or not;
     - `trainable`: those of them whose layers are not frozen;
-    - `statistics`: moving mean and variance of each batch normalization that measures
-      its batch while training (a frozen one uses its own stored statistics);
+    - `statistics`: moving mean and variance of each batch normalization that computes
+      batch statistics in training (a frozen one uses its own stored statistics);
     - `frozen`: the rest of `adaptable`;
-    - `buffers`: all other non-trainable variables of the network, seeds among them;
+    - `buffers`: all other non-trainable variables of the network, including seeds;
     - `seeds`: the states of random seed generators.
 
     Args:
-        model: a built `keras.Model`, from `[B, ...]` to `[B, D]`. It stays as it is.
+        model: a built `keras.Model`, from `[B, ...]` to `[B, D]`. It stays unchanged.
 
     Raises:
-        ValueError: not a built model of one input and one output `[B, D]`, or one whose
-            normalization cannot be made exact (see `batch_norm.exact`).
+        ValueError: not a built model of one input and one output `[B, D]`, or a model
+            whose normalization cannot be made exact (see `batch_norm.exact`).
     """
 
     def __init__(self, model):
@@ -91,7 +92,7 @@ class Network:
 
     @property
     def norms(self):
-        """The batch normalization layers that measure their batch while training."""
+        """The batch normalization layers that compute batch statistics in training."""
         return [n for n in batch_norm.batch_norms(self.model) if n.trainable]
 
     @property
@@ -150,15 +151,15 @@ class Network:
         return tuple(layer.trainable for layer in [self.model, *layers])
 
     def apply(self, assignments, x, training, graph=None):
-        """Runs the network with given values of some variables, others as they are.
+        """Runs the network with given values of some variables.
 
-        No variable changes.
+        The other variables keep their stored values. No variable changes.
 
         Args:
-            assignments: pairs of a variable and the tensor in its place.
+            assignments: pairs of a variable and the tensor that replaces its value.
             x: `[B, ...]`.
-            training: run the layers in training mode.
-            graph: a part of the network (see `split`), all of it by default.
+            training: whether to run the layers in training mode.
+            graph: a part of the network (see `split`); by default all of it.
 
         Returns:
             `Outputs`.
@@ -175,10 +176,13 @@ class Network:
         return Outputs(values, _sum(scope.losses), updated)
 
     def measure(self, assignments, x):
-        """The statistics of a batch x, in the order of `statistics`.
+        """Computes the statistics of a batch x, in the order of `statistics`.
 
-        All layers but batch normalization run as they do in inference: dropout drops
-        nothing.
+        All layers but batch normalization run in inference mode: dropout is inactive.
+
+        Args:
+            assignments: as for `apply`.
+            x: `[B, ...]`.
         """
         variables = self.statistics
         if not variables:
@@ -190,15 +194,15 @@ class Network:
         return [latest[id(variable)] for variable in variables]
 
     def split(self, variables):
-        """Cuts the network before the first layer with one of some variables.
+        """Splits the network before the first layer with one of the given variables.
 
         Args:
             variables: some of `trainable`.
 
         Returns:
-            `(ahead, rest)`, graphs for `apply`, one after the other. The first depends
-            on none of the variables and is deterministic; it is None where the network
-            has no such part, or no single place to cut it.
+            `(ahead, rest)`, two graphs for `apply`, in order. The first depends on none
+            of the variables and is deterministic. It is None if the network has no such
+            part, or no single place to split it.
         """
         stop = {id(v) for v in (*variables, *self.seeds)}
         fixed = list(
@@ -242,7 +246,7 @@ class Network:
 
 
 def is_named_by_keras(layer):
-    """Whether a layer has the name that Keras gives: its class, and a number."""
+    """Returns whether a layer has a default name of Keras: its class and a number."""
     name = re.sub(r"_\d+$", "", layer.name)
     return name.replace("_", "") == type(layer).__name__.lower()
 
@@ -323,7 +327,7 @@ def values(variables):
 
 
 def assign(variables, values):
-    """Gives each of some variables its value, in their order."""
+    """Assigns a value to each of the given variables, in their order."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

@@ -1,4 +1,4 @@
-"""The field's usual networks, as Keras functional models that give logits."""
+"""The usual networks of few-shot learning, as Keras functional models."""
 
 import keras
 
@@ -19,32 +19,37 @@ def conv4(
 ):
     """Four 3x3 convolutions, the Omniglot network of MAML and its predecessors.
 
-    Each block is convolution, batch normalization, ReLU, and halves the image; then the
-    mean over space and a dense layer. ProtoNet, CNP and MANN evaluate with the moving
-    averages of the normalization, as Keras does; the gradient learners read batch
-    statistics and never the averages, so that any momentum below 1 suits them.
+    Each of the four blocks is a convolution, batch normalization and ReLU, and halves
+    the image. The mean over space and a dense layer follow. ProtoNet, CNP and MANN
+    evaluate with the moving averages of the normalization, as in Keras. Gradient
+    learners use batch statistics only, so that any momentum below 1 works.
 
     Args:
         input_shape: `(H, W, C)` of an image.
         outputs: number of logits N; None for features, without the dense layer.
         filters: channels of each block.
-        momentum: of the normalization's moving averages; with 0 they are the
-            statistics of the last batch alone.
-        pooling: "mean" over space, or "none": all of it goes into the dense layer.
-        halving: by a "stride" of 2, MAML's, or by the maximum of 2x2 places, "max",
-            prototypical networks', which sees four times as many and costs as much.
+        momentum: momentum of the normalization's moving averages; with 0 they are the
+            statistics of the last batch.
+        pooling: "mean" over space, or "none": the dense layer gets all positions.
+        halving: "stride", convolutions with stride 2 as in MAML; or "max", 2x2 max
+            pooling as in prototypical networks, which computes four times as many
+            positions.
         name: the model's name.
 
     Returns:
         A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`, or to features.
 
+    Raises:
+        ValueError: another pooling or halving.
+
+    Example:
+        >>> km.networks.conv4(outputs=5, filters=8).output_shape
+        (None, 5)
+
     Reference:
         Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of
         Deep Networks", 2017, section 5.2 and appendix A; Snell, Swersky and Zemel,
         "Prototypical Networks for Few-shot Learning", 2017, section 3.1.
-
-    Raises:
-        ValueError: another pooling or halving.
     """
     _check_choice("pooling", pooling, POOLINGS)
     _check_choice("halving", halving, ("stride", "max"))
@@ -74,30 +79,30 @@ def resnet12(
     pooling="mean",
     name="resnet12",
 ):
-    """Four residual blocks of three 3x3 convolutions, few-shot learning's larger net.
+    """Four residual blocks of three 3x3 convolutions, the larger network of the field.
 
-    In a block each convolution is followed by batch normalization and a leaky ReLU of
-    slope 0.1, the last after the sum with the block's input (through a 1x1 convolution
-    and a normalization of its own); then the maximum of 2x2 places, at the edge of
-    those there are.
+    In a block, batch normalization and a leaky ReLU of slope 0.1 follow each
+    convolution. The last ReLU follows the sum with the block's input, which passes
+    through a 1x1 convolution and batch normalization. 2x2 max pooling ends the block;
+    windows at the edge may be smaller.
 
     Args:
         input_shape: `(H, W, C)` of an image.
         outputs: number of logits N; None for features, without the dense layer.
-        filters: channels of each of the blocks.
-        momentum: of the normalization's moving averages; see `conv4`.
-        pooling: see `conv4`.
+        filters: channels of each block, a sequence.
+        momentum: momentum of the normalization's moving averages; see `conv4`.
+        pooling: "mean" over space, or "none": the dense layer gets all positions.
         name: the model's name.
 
     Returns:
         A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`, or to features.
 
+    Raises:
+        ValueError: another pooling.
+
     Reference:
         Lee, Maji, Ravichandran and Soatto, "Meta-Learning with Differentiable Convex
         Optimization", CVPR 2019, section 4.1, without its DropBlock.
-
-    Raises:
-        ValueError: another pooling.
     """
     _check_choice("pooling", pooling, POOLINGS)
 
@@ -137,7 +142,7 @@ def _head(x, pooling, outputs):
 
 
 def mlp(input_shape=(1,), outputs=1, units=(40, 40), activation="relu", name="mlp"):
-    """A plain multi-layer perceptron; the defaults are MAML's for sinusoids.
+    """A multi-layer perceptron; the defaults are MAML's for sine waves.
 
     Args:
         input_shape: shape of one example.

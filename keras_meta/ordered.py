@@ -5,22 +5,27 @@ import tensorflow as tf
 from keras_meta import learner, settings
 
 ORDERS = ("shuffled", "given")
-# Of the permutations of "shuffled". Any other would do, but would change the answers of
+# Seed of the permutations of "shuffled". Another seed would change the predictions of
 # saved learners.
 SEED = (0, 0)
 
 
 def permutation(examples):
-    """The order in which "shuffled" reads S support examples.
+    """Returns the order in which "shuffled" reads S support examples.
 
-    It depends on S alone: the same for all tasks of a batch, in every process, and in
-    exported graphs, where S is a tensor.
+    It depends on S alone. It is therefore the same for all tasks of a batch, in every
+    process, and in exported graphs, where S is a tensor.
 
     Args:
         examples: S, an integer or a scalar tensor.
 
     Returns:
-        Places of the examples, int32 `[S]`, in the order in which they are read.
+        Indices of the examples in reading order, int32 `[S]`.
+
+    Example:
+        >>> from keras_meta import ordered
+        >>> sorted(ordered.permutation(4).numpy().tolist())
+        [0, 1, 2, 3]
     """
     keys = tf.random.stateless_uniform(
         [examples], SEED, minval=None, maxval=None, dtype=tf.int32, alg="philox"
@@ -29,28 +34,45 @@ def permutation(examples):
 
 
 class OrderedLearner(learner.Learner):
-    """A learner whose result depends on the order of the support examples.
+    """Base class of learners whose result depends on the order of the support examples.
 
     Args:
-        *args: see `Learner`.
-        support_order: the order in which `adapt` reads the support examples outside of
-            meta-training. "shuffled": in the order of `permutation(S)`, so that a
-            support set that comes class by class is read mixed, as meta-training reads
-            it; "given": as they come, for streams. Meta-training reads them as given.
-        **kwargs: see `Learner`.
+        loss: as for `Learner`: a name or a `keras.losses.Loss`.
+        example_shape: shape of one example x, without batch axes.
+        outputs: number of classes N, or of target dimensions d_y.
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        support_order: order in which `adapt` reads the support examples outside
+            meta-training. "shuffled": the order of `permutation(S)`, so that a support
+            set sorted by class is read mixed, as in meta-training; "given": as they
+            come, for streams. Meta-training reads them as given.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Raises:
-        ValueError: `support_order` is neither.
+        ValueError: `support_order` is neither "shuffled" nor "given".
     """
 
     support_order = settings.Setting(settings.choice(*ORDERS))
 
-    def __init__(self, *args, support_order="shuffled", **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        loss,
+        example_shape,
+        outputs,
+        preprocess=None,
+        point_units=None,
+        *,
+        support_order="shuffled",
+        **kwargs,
+    ):
+        super().__init__(
+            loss, example_shape, outputs, preprocess, point_units, **kwargs
+        )
         self.support_order = support_order
 
     def reading_order(self, examples, training):
-        """`permutation(examples)`, or None where they are read as given."""
+        """Returns `permutation(examples)`, or None to read examples as given."""
         if training or self.support_order == "given":
             return None
         return permutation(examples)

@@ -1,4 +1,4 @@
-"""Pictures: a task's examples with their predictions, and the fit of a curve."""
+"""Figures: the examples of a task with their predictions, and fitted curves."""
 
 import functools
 
@@ -28,19 +28,19 @@ RIGHT, WRONG = "#009e73", "#d55e00"
 
 
 def predictions(support_x, support_y, query_x, probabilities, names=None, query_y=None):
-    """The support set of a task above, and each query with its prediction below.
+    """Draws the support set of a task, and below it each query with its prediction.
 
-    With `query_y`, the queries of a class are in rows of their own, and a mark tells
-    right from wrong; without it they stay in the order given.
+    With `query_y`, the queries of each class have their own rows, and marks show
+    correct and incorrect predictions. Without it, they stay in the order given.
 
     Args:
-        support_x: images `[S, H, W, 1 or 3]`, uint8 or in [0, 1], shown as they are:
-            0 is black.
+        support_x: images `[S, H, W, 1 or 3]`, uint8 or in [0, 1], drawn unchanged: 0 is
+            black.
         support_y: integer labels `[S]`.
         query_x: images `[Q, H, W, 1 or 3]`.
-        probabilities: of the classes, `[Q, n]`.
-        names: the n names of the classes, their labels by default.
-        query_y: the right labels `[Q]`, if they are known.
+        probabilities: class probabilities, `[Q, n]`.
+        names: the n names of the classes; by default their labels.
+        query_y: the correct labels `[Q]`, if known.
 
     Returns:
         A `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
@@ -203,23 +203,23 @@ def _image(axes, image, left, top, colour):
 
 
 def fit(x, y, grid, mean, scale=None, truth=None, query=None):
-    """The points a curve was learned from, and the curve.
+    """Draws a fitted curve and the support points.
 
     Args:
-        x: of the points, `[S]` or `[S, 1]`.
-        y: of the points, likewise.
+        x: x of the support points, `[S]` or `[S, 1]`.
+        y: y of the support points, likewise.
         grid: x of the curve, `[G]` or `[G, 1]`, ascending.
         mean: y of the curve, likewise.
-        scale: standard deviation of the curve, likewise; drawn as a band of two of them
-            to each side.
-        truth: y of the true curve on the same grid, if it is known.
-        query: `(x, y)` of the points asked for, which are marked on the curve.
+        scale: standard deviation of the curve, likewise; drawn as a band of two
+            standard deviations to each side.
+        truth: y of the true curve on the same grid, if known.
+        query: `(x, y)` of query points, which are marked on the curve.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: as many x as y are needed, they differ.
+        ValueError: different numbers of x and y.
     """
     x, y, grid, mean = (np.ravel(values) for values in (x, y, grid, mean))
     if len(x) != len(y) or len(grid) != len(mean):
@@ -255,21 +255,21 @@ def fit(x, y, grid, mean, scale=None, truth=None, query=None):
 
 
 def scales(learner, examples=None):
-    """How far each module of a shrinkage learner may move from its start.
+    """Draws the learned scale of each module of a shrinkage learner.
 
     Args:
-        learner: with `scales()`: `{module: sigma}`, `initial_scale`, and `frozen`,
-            names of modules.
-        examples: S; with it, the shrinkage factor `learner.shares(S)` of each module
+        learner: a learner with `scales()`, `{module: sigma}`; `initial_scale`; and
+            `frozen`, names of modules.
+        examples: S; if given, the shrinkage factor `learner.shares(S)` of each module
             is printed beside its scale.
 
     Returns:
-        A `matplotlib.figure.Figure` of one point a module, the first on top, on a
-        logarithmic axis; a line marks the scale that all began with, and modules that
-        do not adapt are hollow.
+        A `matplotlib.figure.Figure` with one point per module, the first on top, on a
+        logarithmic axis. A line marks the initial scale. Modules that do not adapt are
+        hollow.
 
     Raises:
-        ValueError: a learner that has no scales.
+        ValueError: a learner without scales.
     """
     if not hasattr(learner, "scales"):
         raise ValueError(
@@ -325,9 +325,9 @@ def band(axes, x, mean, interval, label=None, **style):
         axes: a `matplotlib.axes.Axes`.
         x: `[K]`.
         mean: `[K]`.
-        interval: half its width, `[K]`.
-        label: for the legend.
-        **style: of the line.
+        interval: half-width of the interval, `[K]`.
+        label: label in the legend.
+        **style: style of the line, for `axes.plot`.
 
     Returns:
         The line.
@@ -342,13 +342,13 @@ def band(axes, x, mean, interval, label=None, **style):
 
 
 def curves(found, xlabel, ylabel, log=False):
-    """Scores against steps of adaptation, examples seen, and the like.
+    """Draws scores against inner steps, support examples or a similar axis.
 
     Args:
-        found: `{name: (x, mean, half the width of its interval)}`, each `[K]`.
-        xlabel: what x is.
-        ylabel: what the scores are.
-        log: whether x is on a logarithmic axis, which is linear below 1.
+        found: `{name: (x, mean, half-width of the interval)}`, each `[K]`.
+        xlabel: label of the x axis.
+        ylabel: label of the y axis.
+        log: if True, the x axis is logarithmic above 1 and linear below.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -371,12 +371,11 @@ def curves(found, xlabel, ylabel, log=False):
 
 
 def placed(x, values, shape):
-    """An image of values at some of its pixels.
+    """Returns an image with values at some of its pixels.
 
     Args:
-        x: rows and columns `[n, 2]`, each scaled to [0, 1], as `tasks.completion` has
-            them.
-        values: of the pixels, `[n]`.
+        x: rows and columns `[n, 2]`, each scaled to [0, 1], as in `tasks.completion`.
+        values: values of the pixels, `[n]`.
         shape: `(H, W)` of the image.
 
     Returns:
@@ -389,12 +388,12 @@ def placed(x, values, shape):
 
 
 def images(rows, titles):
-    """Grey images in labelled rows: 0 is white, 1 is black, what is unknown is blue.
+    """Draws grey images in labelled rows: 0 is white, 1 is black, unknown is blue.
 
     Args:
-        rows: `[(label, images)]`, as many images `[H, W]` in each as there are titles,
-            NaN where they are unknown.
-        titles: of the columns.
+        rows: `[(label, images)]`, each with one image `[H, W]` per title; NaN is
+            unknown.
+        titles: titles of the columns.
 
     Returns:
         A `matplotlib.figure.Figure`.

@@ -1,12 +1,12 @@
-"""Priors on a network's weights: distributions of TensorFlow Probability.
+"""Priors of a network's weights: distributions of TensorFlow Probability.
 
-Each weight of a module m has a distribution of one family around its meta-learned start
+All weights of a module m have priors of one family around their meta-learned values
 phi, with the module's scale:
 
     theta_m ~ family(phi_m, sigma_m)
 
-`joint` makes the distribution of all modules. The inner loop, fine-tuning and the
-penalty of other optimizers read it: `proximal` has the proximal operators by class of
+`joint` creates the distribution of all modules. The inner loop, fine-tuning and the
+penalty of other optimizers use it. `proximal` applies the proximal operator of a
 distribution.
 """
 
@@ -22,19 +22,25 @@ HALVINGS = 60
 
 
 def module_names(paths, modules="layer"):
-    """The module that each variable belongs to.
+    """Returns the module of each variable.
 
     Args:
-        paths: of the variables, such as "conv1/kernel" (see `network.Network.paths`).
+        paths: paths of the variables, such as "conv1/kernel" (see
+            `network.Network.paths`).
         modules: "layer", a module for each layer; "weight", one for each variable; a
-            function from a variable's path to the name of its module; or those names
-            as a list.
+            function from a variable's path to the name of its module; or a list of
+            these names.
 
     Returns:
         A list of names in the order of the variables.
 
     Raises:
-        ValueError: none of these, or a list of another length.
+        ValueError: any other value, or a list of another length.
+
+    Example:
+        >>> from keras_meta import priors
+        >>> priors.module_names(["conv1/kernel", "conv1/bias"])
+        ['conv1', 'conv1']
     """
     if modules == "layer":
         return [path.rpartition("/")[0] for path in paths]
@@ -53,7 +59,7 @@ def module_names(paths, modules="layer"):
 
 
 def check_family(name, value):
-    """Raises a ValueError unless `family_of` knows the family."""
+    """Returns a family that `family_of` knows; raises a ValueError otherwise."""
     if value in FAMILIES:
         return value
     registered = callable(value) and keras.saving.get_registered_name(value)
@@ -82,38 +88,38 @@ FAMILIES = {"normal": _normal, "laplace": _laplace}
 
 
 def family_of(prior):
-    """The function `(phi, scale) -> distribution` of a family."""
+    """Returns the function `(phi, scale) -> distribution` of a family."""
     return FAMILIES.get(prior, prior)
 
 
 def family_config(prior):
-    """A family as a Keras configuration holds it."""
+    """Returns a family in the form of a Keras configuration."""
     if isinstance(prior, str):
         return prior
     return keras.saving.serialize_keras_object(prior)
 
 
 def family_from_config(config):
-    """The family of `family_config`."""
+    """Returns the family of a configuration that `family_config` returned."""
     if isinstance(config, dict):
         return keras.saving.deserialize_keras_object(config)
     return config
 
 
 def joint(prior, modules, paths, start, scales):
-    """`theta_m ~ family(phi_m, sigma_m)` for all modules m.
+    """Returns `theta_m ~ family(phi_m, sigma_m)` for all modules m.
 
     Args:
-        prior: the family: "normal", "laplace" or a function
-            `(phi, scale) -> distribution`.
-        modules: the module of each weight, as `module_names` gives them.
+        prior: the family: "normal", "laplace" or a function `(phi, scale) ->
+            distribution`.
+        modules: the module of each weight, as `module_names` returns them.
         paths: the name of each weight.
         start: phi, a list of tensors.
-        scales: `{module: sigma_m}`, scalars.
+        scales: `{module: sigma_m}`, scalars in units of the weights.
 
     Returns:
-        A `tfp.distributions.JointDistributionNamed` over modules; each module is one
-        over its weights, by path. A sample is `{module: {path: tensor}}`.
+        A `tfp.distributions.JointDistributionNamed` over modules; each module is such a
+        distribution over its weights, by path. A sample is `{module: {path: tensor}}`.
 
     Reference:
         Chen et al., "Modular Meta-Learning with Shrinkage", NeurIPS 2020, section 2.
@@ -133,7 +139,7 @@ def joint(prior, modules, paths, start, scales):
 
 
 def by_weight(distribution, paths):
-    """The distribution of each weight of a `joint`, in the order of paths."""
+    """Returns the distribution of each weight of a `joint`, in the order of `paths`."""
     found = {}
     for module in distribution.model.values():
         found.update(module.model)
@@ -142,7 +148,7 @@ def by_weight(distribution, paths):
 
 @functools.cache
 def operators():
-    """`{class of distribution: proximal operator}`; see `proximal`."""
+    """Returns `{distribution class: proximal operator}`; see `proximal`."""
     import tensorflow_probability as tfp
 
     return {
@@ -152,16 +158,16 @@ def operators():
 
 
 def proximal(distribution, point, weight):
-    """`argmin_theta |theta - point|^2 / 2 - weight log p(theta)`, by element.
+    """Computes `argmin_theta |theta - point|^2 / 2 - weight log p(theta)`, by element.
 
-    Exact for the classes in `operators`. For all others the root of the derivative is
-    found by bisection between the point and the distribution's mode, which is the
-    argmin where the density is log-concave; its gradient is that of the implicit
-    function.
+    It is exact for the classes in `operators`. For other classes, bisection between the
+    point and the mode of the distribution computes the root of the derivative, which is
+    the argmin for log-concave densities. Its gradient follows from the implicit
+    function theorem.
 
     Args:
-        distribution: a distribution of TensorFlow Probability of independent elements,
-            of the shape of `point`.
+        distribution: a distribution of TensorFlow Probability with independent
+            elements, of the shape of `point`.
         point: a tensor.
         weight: above 0; `a / S` for an inner step of rate a on the mean loss of S
             examples.
@@ -180,20 +186,20 @@ def proximal(distribution, point, weight):
 
 
 def _shrunk(normal, point, weight):
-    """`phi + w (point - phi)`, `w = sigma^2 / (sigma^2 + weight)`."""
+    """Returns `phi + w (point - phi)`, `w = sigma^2 / (sigma^2 + weight)`."""
     share = tf.sigmoid(2 * tf.math.log(normal.scale) - tf.math.log(weight))
     return normal.loc + share * (point - normal.loc)
 
 
 def _soft_threshold(laplace, point, weight):
-    """Zero difference from phi within `weight / b`, and beyond it less by as much."""
+    """Shrinks the difference from phi by `weight / b`, to zero if it is smaller."""
     move = point - laplace.loc
     less = tf.nn.relu(tf.abs(move) - weight / laplace.scale)
     return laplace.loc + tf.sign(move) * less
 
 
 def _score(distribution, value):
-    """`d log p / d theta`, by element."""
+    """Returns `d log p / d theta`, by element."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(value)
         log_prob = distribution.log_prob(value)
@@ -222,10 +228,10 @@ def _numerical(distribution, point, weight):
 
 
 def log_precisions(distributions, examples):
-    """`log P`, `P = 1 / (S sigma^2)`: the pull of normal priors on a mean over S.
+    """Returns `log P`, `P = 1 / (S sigma^2)`: the precision per support example.
 
     Args:
-        distributions: of TensorFlow Probability's class `Normal`.
+        distributions: distributions of TensorFlow Probability's class `Normal`.
         examples: S, an integer or a tensor.
     """
     scales = [normal.scale for normal in distributions]
@@ -241,14 +247,21 @@ class ProximalSGD(keras.optimizers.Optimizer):
 
         theta <- argmin |theta' - (theta - a grad)|^2 / 2 - a/S log p(theta')
 
-    A `task_network.TaskNetwork` that is compiled with it gives it its prior.
+    A `task_network.TaskNetwork` that is compiled with it sets its prior.
 
     Args:
-        learning_rate: a.
-        prior: the family: "normal", "laplace" or a registered function
-            `(phi, scale) -> distribution`.
-        examples: S, which the gradient is a mean over.
-        **kwargs: for `keras.optimizers.Optimizer`.
+        learning_rate: a, a number or a schedule.
+        prior: the family: "normal", "laplace" or a registered function `(phi, scale) ->
+            distribution`.
+        examples: S, the number of examples that the gradient is a mean over.
+        name: the optimizer's name.
+        **kwargs: for `keras.optimizers.Optimizer`, such as `clipnorm`.
+
+    Raises:
+        ValueError: another family.
+
+    Reference:
+        Parikh and Boyd, "Proximal Algorithms", 2014, section 4.2.
     """
 
     def __init__(
@@ -279,7 +292,15 @@ class ProximalSGD(keras.optimizers.Optimizer):
         ]
 
     def set_prior(self, variables, prior, examples, centres, scales):
-        """Gives each variable its phi (an array) and sigma (a scalar)."""
+        """Sets the prior of each variable.
+
+        Args:
+            variables: the variables that the optimizer trains.
+            prior: the family, as for the constructor.
+            examples: S.
+            centres: phi of each variable, arrays.
+            scales: sigma of each variable, scalars.
+        """
         self.build(variables)
         self.prior, self.examples = prior, examples
         network.assign(self.centres, centres)
@@ -305,10 +326,10 @@ class ProximalSGD(keras.optimizers.Optimizer):
 
 
 def negative_log_ratio(distribution, weight, centre):
-    """`-log p(theta) + log p(phi)` of one weight, a scalar.
+    """Returns `-log p(theta) + log p(phi)` of one weight, a scalar.
 
     Args:
-        distribution: of the weight.
+        distribution: distribution of the weight.
         weight: theta.
         centre: phi.
     """

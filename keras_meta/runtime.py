@@ -1,4 +1,4 @@
-"""Threads: what small per-task graphs want of TensorFlow's pools; cores and memory."""
+"""Thread pools suited to small per-task graphs; numbers of cores and peak memory."""
 
 import os
 import pathlib
@@ -9,22 +9,22 @@ import tensorflow as tf
 
 
 def usable_cores():
-    """How many cores this process may use: all of them where nothing says less."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def simultaneous_ops():
-    """How many ops TensorFlow runs at once, as `configure` set it."""
+    """Returns how many ops TensorFlow runs in parallel, as `configure` set it."""
     return tf.config.threading.get_inter_op_parallelism_threads() or usable_cores()
 
 
 def peak_memory():
-    """The most memory that this process has held so far, in MB of 2^20 bytes.
+    """Returns the peak memory of this process so far, in MB of 2^20 bytes.
 
     Returns:
-        A number, or None where the system does not tell (Windows).
+        A number, or None on systems that do not report it (Windows).
     """
     if sys.platform == "linux":
         # `getrusage` counts there what the process that began this one has held.
@@ -41,21 +41,22 @@ def peak_memory():
 
 
 def configure(intra_op=1, inter_op=None):
-    """Gives each core a task instead of giving each op every core.
+    """Runs tasks in parallel, one per core, instead of parallelizing each op.
 
-    Meta-learning runs many small graphs, one a task. With one thread inside an op and
-    as many ops at once as there are cores, tasks run side by side; TensorFlow's default
-    splits every small convolution instead and is slower. One thread inside an op also
-    makes the order of every sum fixed, so that equal seeds give equal bits.
+    Meta-learning runs many small graphs, one per task. With one thread per op and as
+    many parallel ops as cores, tasks run side by side. TensorFlow's default
+    parallelizes every small convolution instead and is slower. One thread per op also
+    fixes the order of every sum, so that equal seeds give bitwise equal results.
 
-    Call it before anything else uses TensorFlow: the pools are made once.
+    Call it before any other use of TensorFlow, which creates the thread pools only
+    once.
 
     Args:
-        intra_op: threads inside one op.
-        inter_op: ops that run at once; the number of usable cores by default.
+        intra_op: threads per op.
+        inter_op: ops that run in parallel; by default the number of usable cores.
 
     Raises:
-        RuntimeError: TensorFlow has already made its thread pools.
+        RuntimeError: TensorFlow has already created its thread pools.
     """
     if inter_op is None:
         inter_op = usable_cores()

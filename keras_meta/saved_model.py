@@ -1,4 +1,4 @@
-"""A learner as a SavedModel that adapts inside the request."""
+"""Exports a learner as a SavedModel that adapts within the request."""
 
 import json
 import pathlib
@@ -24,50 +24,52 @@ LISTED = 4
 
 
 def export(model, base, version=None):
-    """Writes `base/<version>/`, a SavedModel as TensorFlow Serving lays them out.
+    """Writes `base/<version>/`, a SavedModel in the layout of TensorFlow Serving.
 
-    Signatures of a learner, T, S and Q being free:
+    Signatures of a learner, where T, S and Q are free:
 
-    - `serving_default`, learn and answer in one request: `{support_x [T, S, ...],
-      support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` -> `{probabilities
-      [T, Q, N], classes [T, Q]}`, or `{mean [T, Q, d_y]}` for regression, with `scale`
-      beside it where the learner gives one. x is what `learner.preprocess` gives
-      (float32), labels are int32.
+    - `serving_default` learns and predicts in one request: `{support_x [T, S, ...],
+      support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` -> `{probabilities [T, Q,
+      N], classes [T, Q]}`, or `{mean [T, Q, d_y]}` for regression, with `scale` if the
+      learner predicts one. x is what `learner.preprocess` returns (float32); labels are
+      int32.
     - `serving_images`, if the learner has a `preprocess`: the same from uint8 images
-      `[T, S or Q, H, W, 1 or 3]` of any size, which `preprocess.pair` prepares.
+      `[T, S or Q, H, W, 1 or 3]` of any size, prepared by `preprocess.pair`.
     - `serving_bytes`, likewise: the same from PNG and JPEG images, strings `[T, S or
-      Q]`; each image may have a size of its own.
-    - `serving_points`, if the learner has `point_units`: the same from points in units
-      of their own, float64; mean and scale are in these units.
-    - `adapt`, `{support_x, support_y}` -> the state, a tensor for each leaf, and
-      `infer`, `{state..., query_x}` -> as above: adapt once and ask many times.
+      Q]`; each image may have its own size.
+    - `serving_points`, if the learner has `point_units`: the same from float64 points
+      in their own units; mean and scale are in these units.
+    - `adapt`, `{support_x, support_y}` -> the state, with one tensor per leaf, and
+      `infer`, `{state..., query_x}` -> as above: adapt once, predict many times.
       `adapt_points` and `infer_points`, if the learner has `point_units`: the same for
-      points in units of their own, whose state holds the units too.
+      points in their own units; their state includes the units.
 
-    T leads because a server joins requests along the first axis: each task in a batch
-    keeps to its own support set. A request with labels out of range or with a gap, of
-    unequal lengths, with values that are not finite or without examples gets an
+    T leads because a server concatenates requests along the first axis; each task of a
+    batch uses its own support set only. A request with labels out of range or with a
+    gap, unequal lengths, values that are not finite or no examples gets an
     InvalidArgument error of one sentence. `assets.extra` has warmup requests for the
-    server. Beside the versions go the `.keras` file of the newest and a page on how to
-    query it.
+    server. `base` also gets the `.keras` file of the newest version, and a page on how
+    to query it.
 
-    A model that `finetune` made is exported as an ordinary one, with `serving_default`
-    alone: `{x [B, ...]}` -> `{probabilities [B, n], classes [B]}`, or `{mean}`.
+    A model that `finetune` returned is exported as an ordinary Keras model, with
+    `serving_default` alone: `{x [B, ...]}` -> `{probabilities [B, n], classes [B]}`, or
+    `{mean}`.
 
     Args:
-        model: a `Learner`, or what `finetune` gave.
-        base: folder of the model's versions, made if need be; its name is the model's.
-        version: an integer >= 1; the next free one by default.
+        model: a `Learner`, or a model that `finetune` returned.
+        base: folder of the model's versions, created if needed; its name is the
+            model's.
+        version: an integer >= 1; by default the next free one.
 
     Returns:
-        The `pathlib.Path` of the version's directory; it appears whole or not at all.
+        The `pathlib.Path` of the version's directory. It appears complete or not at
+        all.
 
     Raises:
-        ValueError: not a learner or a fine-tuned one, or a version that is no positive
-            integer.
-        FileExistsError: the version is there already; it is left as it is.
-        OSError: it cannot be written, on a full disk say; what was in `base` is as
-            before.
+        ValueError: another model, or a version that is not a positive integer.
+        FileExistsError: the version exists; it is left unchanged.
+        OSError: the files cannot be written, for example because the disk is full;
+            `base` is left unchanged.
     """
     base = pathlib.Path(base)
     version = versions.choose(base, version)
@@ -219,7 +221,10 @@ def _points(learner, specs):
 
 
 def _prepare(model):
-    """What makes x of images; None where x is not an image, but a place in one, say."""
+    """Returns the `preprocess` that converts images to x, or None if x is not an image.
+
+    Image completion has a `preprocess`, but its x are positions of pixels.
+    """
     prepare = getattr(model, "preprocess", None)
     if prepare is not None and tuple(model.example_shape) == prepare.shape:
         return prepare
@@ -227,7 +232,7 @@ def _prepare(model):
 
 
 def _requests(learner, signatures):
-    """`{signature: {input: array}}`: one small task, to warm a server up."""
+    """Returns `{signature: {input: array}}`: one small task, to warm up a server."""
     random = np.random.RandomState(0)
     classes = learner.output_size or WARMUP_CLASSES
     count = max(learner.least_support, classes if learner.gapless else 1)
@@ -298,7 +303,7 @@ def _write_warmup(directory, name, requests):
 
 
 def _page(name, version, model, signatures):
-    """What `base/README.md` says: the signatures, and how to ask."""
+    """Returns the text of `base/README.md`: the signatures, and how to query them."""
     lines = []
     for signature, function in signatures.items():
         inputs = _inputs(function)
@@ -333,7 +338,7 @@ def _page(name, version, model, signatures):
 
 
 def _meaning(model, signatures):
-    """What the inputs are, a line each."""
+    """Describes the inputs, one line each."""
     prepare = _prepare(model)
     if prepare is not None:
         ink = "1 is black and 0 white" if prepare.invert else "0 is black and 1 white"

@@ -1,10 +1,12 @@
-"""Settings of learners: validated when set, and known to whatever was traced."""
+"""Settings of learners: validated when set, and part of the key of every trace."""
 
 import difflib
 import functools
 import inspect
 import math
 import numbers
+
+import keras
 
 from keras_meta import steps
 
@@ -17,8 +19,8 @@ class Setting:
     """An attribute that a trace reads; a new value causes a new trace.
 
     Args:
-        check: `(learner, name, value) -> value`, which validates and may convert; it
-            raises a ValueError of one sentence. None takes any value.
+        check: `(learner, name, value) -> value`, which validates and may convert. It
+            raises a ValueError of one sentence. None accepts any value.
     """
 
     def __init__(self, check=None):
@@ -41,7 +43,11 @@ class Setting:
 
 
 class Fixed(Setting):
-    """An attribute that decides which variables a learner has: it cannot change."""
+    """A setting that determines the variables of a learner and therefore cannot change.
+
+    Args:
+        check: as for `Setting`.
+    """
 
     def __set__(self, learner, value):
         if self.name in learner.__dict__:
@@ -54,14 +60,25 @@ class Fixed(Setting):
         super().__set__(learner, value)
 
 
-class Spelled:
-    """What has settings and refuses misspelled ones.
+class Signature:
+    """A class attribute: the constructor's arguments, for `help` and documentation."""
 
-    A public attribute that neither the class nor the instance has, whose name is close
-    to that of a setting, raises an AttributeError. All others pass, and so do those
-    that a subclass sets in its `__init__`.
+    def __get__(self, instance, owner):
+        # The signature of an instance is that of its call.
+        if instance is not None or not issubclass(owner, keras.Model):
+            raise AttributeError("__signature__")
+        return signature(owner)
+
+
+class Spelled:
+    """A Keras model that has settings and refuses misspelled ones.
+
+    Setting a public attribute that neither the class nor the instance has raises an
+    AttributeError if its name is close to that of a setting. All other attributes can
+    be set, as can those that a subclass sets in its `__init__`.
     """
 
+    __signature__ = Signature()
     _made = False
 
     def __init_subclass__(cls, **kwargs):
@@ -83,7 +100,7 @@ class Spelled:
 
 
 def _marking(init):
-    """An `__init__` that marks what it has made, unless a subclass goes on."""
+    """Wraps an `__init__` to set `_made` at its end, unless a subclass continues."""
 
     @functools.wraps(init)
     def marking(self, *args, **kwargs):
@@ -96,8 +113,39 @@ def _marking(init):
     return marking
 
 
+def signature(kind):
+    """The signature of a model's constructor, with the arguments that it passes on.
+
+    An `__init__` with `**kwargs` passes them to the next class. A required argument of
+    that class, which the first does not have, is one that the first supplies itself.
+
+    Args:
+        kind: a subclass of `keras.Model`.
+
+    Returns:
+        An `inspect.Signature` without `self`.
+    """
+    known, rest = {}, None
+    for base in kind.__mro__[: kind.__mro__.index(keras.Model)]:
+        if "__init__" not in vars(base):
+            continue
+        _, *arguments = inspect.signature(base.__init__).parameters.values()
+        first, rest = not known, None
+        for argument in arguments:
+            if argument.kind is argument.VAR_KEYWORD:
+                rest = argument
+            elif first:
+                known[argument.name] = argument
+            elif argument.default is not argument.empty:
+                argument = argument.replace(kind=argument.KEYWORD_ONLY)
+                known.setdefault(argument.name, argument)
+        if rest is None:
+            break
+    return inspect.Signature([*known.values(), *([rest] if rest else [])])
+
+
 def names(kind):
-    """The names of all settings of a class, sorted."""
+    """Returns the names of all settings of a class, sorted."""
     return sorted(
         {
             name
@@ -109,7 +157,7 @@ def names(kind):
 
 
 def current(learner):
-    """`((name, value), ...)` of all settings of a learner, hashable."""
+    """Returns `((name, value), ...)` of all settings of a learner, hashable."""
     values = vars(learner)
     return tuple(
         (name, _hashable(values[name]))
@@ -129,7 +177,7 @@ def _hashable(value):
 
 
 def integer(least, optional=False):
-    """The check that a value is an integer of at least `least`, or None if optional."""
+    """Returns a check: an integer >= `least`, or also None if `optional`."""
 
     def check(learner, name, value):
         if value is None and optional:
@@ -145,7 +193,7 @@ def integer(least, optional=False):
 
 
 def number(least):
-    """The check that a value is a finite number of at least `least`."""
+    """Returns a check: a finite number >= `least`."""
 
     def check(learner, name, value):
         if not isinstance(value, numbers.Real) or not least <= value < math.inf:
@@ -158,7 +206,7 @@ def number(least):
 
 
 def between(low, high):
-    """The check that a value is a number between two, these left out."""
+    """Returns a check: a number in the open interval from `low` to `high`."""
 
     def check(learner, name, value):
         if not isinstance(value, numbers.Real) or not low < value < high:
@@ -171,7 +219,7 @@ def between(low, high):
 
 
 def choice(*known):
-    """The check that a value is one of those known."""
+    """Returns a check: one of the `known` values."""
 
     def check(learner, name, value):
         if value not in known:
@@ -184,6 +232,6 @@ def choice(*known):
 
 
 def positive(learner, name, value):
-    """The check that a value is a finite number above 0."""
+    """Checks that a value is a finite number above 0."""
     steps.check_positive(name, value)
     return value

@@ -1,4 +1,4 @@
-"""TaskModel: a learner held fixed, and the state of one task, which trains."""
+"""TaskModel: a frozen learner with the state of one task, which is trained."""
 
 import math
 
@@ -13,15 +13,53 @@ from keras_meta.network import assign
 class OneTask(keras.Model):
     """A Keras model of one task whose `fit` reports that it has diverged."""
 
-    def fit(self, *args, **kwargs):
-        """Keras' `fit`.
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Trains the model: `keras.Model.fit`, with the same arguments.
+
+        Returns:
+            A `keras.callbacks.History`.
 
         Raises:
-            ValueError: the loss of an epoch is NaN or infinite. The losses are read
-                once all epochs are over, which costs a step nothing;
-                `keras.callbacks.TerminateOnNaN` ends the epochs at the first.
+            ValueError: the loss of an epoch is NaN or infinite. The losses are checked
+                after the last epoch, at no cost per step;
+                `keras.callbacks.TerminateOnNaN` stops at the first one.
         """
-        history = super().fit(*args, **kwargs)
+        history = super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+        )
         for epoch, loss in zip(history.epoch, history.history["loss"], strict=True):
             if not math.isfinite(loss):
                 raise ValueError(
@@ -33,12 +71,13 @@ class OneTask(keras.Model):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class TaskModel(OneTask):
-    """One task's model: a learner held fixed, and the task's state, which trains.
+    """The model of one task: a frozen learner, and the task's trained state.
 
     Args:
         learner: a `Learner`.
-        state: what its `adapt` gave for the task, without T. The tensors of it that
-            answers have a gradient to are trained.
+        state: the state that `adapt` returned for the task, without T. Tensors that
+            predictions have a gradient with respect to are trained.
+        **kwargs: for `keras.Model`.
 
     Call arguments:
         x: `[B, ...]`.

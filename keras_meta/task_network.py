@@ -1,4 +1,4 @@
-"""The network of one task: what fine-tuning a gradient learner trains."""
+"""The model of one task that fine-tuning a gradient learner trains."""
 
 import keras
 import tensorflow as tf
@@ -8,17 +8,17 @@ from keras_meta.network import assign, values
 
 
 def build(learner, x, y, optimizer=None):
-    """A Keras model that starts at the adapted weights of a gradient learner.
+    """Returns a Keras model that starts at a gradient learner's adapted weights.
 
     Args:
         learner: a `GradientLearner`.
         x: support examples `[S, ...]`.
         y: their labels `[S]` or targets `[S, d_y]`.
-        optimizer: in place of the learner's inner step.
+        optimizer: a Keras optimizer; by default the learner's inner step.
 
     Returns:
-        `(model, optimizer)`: a plain copy of the learner's network; where the learner
-        has a prior, a `TaskNetwork` around it.
+        `(model, optimizer)`: a copy of the learner's network, wrapped in a
+        `TaskNetwork` if the learner has a prior.
     """
     x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     state = learner.adapt(x[None], y[None])
@@ -72,18 +72,18 @@ def build(learner, x, y, optimizer=None):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class TaskNetwork(task_model.OneTask):
-    """A network whose weights have a prior around their meta-learned start.
+    """A network with a prior of its weights around their meta-learned values.
 
         loss = mean loss of the data - (log p(theta) - log p(phi)) / S
 
-    The prior is part of the model: it is saved with it, and holds whatever optimizer
-    the model is compiled with. A `priors.ProximalSGD` applies it in its step; for any
-    other it is a term of the loss.
+    The prior is part of the model and saved with it. It applies with every optimizer: a
+    `priors.ProximalSGD` applies it in its step, for any other it is a term of the loss.
 
     Args:
         network: a built Keras model.
-        prior: the family of the prior, see `priors.joint`.
-        examples: S.
+        prior: the family of the prior: "normal", "laplace" or a registered function
+            `(phi, scale) -> distribution`.
+        examples: S, the support examples of the task.
         **kwargs: for `keras.Model`.
 
     Call arguments:
@@ -116,12 +116,12 @@ class TaskNetwork(task_model.OneTask):
         self.built = True
 
     def set_prior(self, centres, scales):
-        """Gives each trainable variable of the network its phi and its sigma."""
+        """Sets phi (an array) and sigma (a scalar) for each trainable variable."""
         assign(self.centres, centres)
         assign(self.scales, scales)
 
     def prior(self):
-        """The prior, a `priors.joint` of the weights that train, each a module."""
+        """Returns the prior, a `priors.joint` with one module per trained weight."""
         paths = [variable.path for variable in self.trainable_variables]
         scales = dict(zip(paths, values(self.scales), strict=True))
         centres = values(self.centres)
@@ -130,8 +130,29 @@ class TaskNetwork(task_model.OneTask):
     def call(self, x, training=False):
         return self.network(x, training=training)
 
-    def compile(self, optimizer="adam", **kwargs):
-        super().compile(optimizer=optimizer, **kwargs)
+    def compile(
+        self,
+        optimizer="adam",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+    ):
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
         if isinstance(self.optimizer, priors.ProximalSGD):
             self.optimizer.set_prior(
                 self.trainable_variables,
@@ -146,14 +167,16 @@ class TaskNetwork(task_model.OneTask):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def compute_loss(self, *args, **kwargs):
-        loss = super().compute_loss(*args, **kwargs)
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if isinstance(self.optimizer, priors.ProximalSGD):
             return loss
         return loss + tf.cast(self.prior_penalty(), loss.dtype)
 
     def prior_penalty(self):
-        """`-(log p(theta) - log p(phi)) / S`, zero at phi, a scalar."""
+        """Returns `-(log p(theta) - log p(phi)) / S`, a scalar that is zero at phi."""
         variables = self.trainable_variables
         paths = [variable.path for variable in variables]
         distributions = priors.by_weight(self.prior(), paths)

@@ -1,4 +1,4 @@
-"""Trainer: Keras' `fit`, `evaluate`, `predict` and `compile` on batches of episodes."""
+"""Trainer: Keras' `fit`, `evaluate`, `predict` and `compile` for episodes."""
 
 import warnings
 
@@ -10,10 +10,10 @@ from keras_meta import checks, keras_private, losses, metrics
 
 
 class Trainer(keras_private.WorkersModel):
-    """The Keras side of a `Learner`, which gives `meta_gradient` and `trace_key`.
+    """The Keras side of a `Learner`, which implements `meta_gradient` and `trace_key`.
 
     Args:
-        trainable: whether `fit` changes anything.
+        trainable: if False, `fit` changes no weight.
         **kwargs: for `keras.Model`.
     """
 
@@ -26,7 +26,7 @@ class Trainer(keras_private.WorkersModel):
 
     @property
     def trainable(self):
-        """Whether `fit` changes anything; the layers have flags of their own."""
+        """Whether `fit` changes weights; the layers have flags of their own."""
         return self._meta_trains
 
     @trainable.setter
@@ -52,22 +52,45 @@ class Trainer(keras_private.WorkersModel):
         validation_batch_size=None,
         validation_freq=1,
     ):
-        """Meta-trains: Keras' `fit` on batches of episodes.
+        """Meta-trains the learner: `keras.Model.fit` on batches of episodes.
 
-        Arguments are those of `keras.Model.fit`; x is a dataset of batches of episodes,
-        `({"support_x", "support_y", "query_x"}, query_y)` or with `sample_weight` as a
-        third, of tasks `[T]` or of queries `[T, Q]`. Weights apply to the outer loss
-        and, as in Keras, to `weighted_metrics`, which the default metrics are.
+        `sample_weight` applies to the outer loss and to `weighted_metrics`, which
+        include the default metrics.
 
-        An optimizer with `use_ema=True` leaves averaged weights beside the moving
-        statistics of batch normalization that belong to the raw ones:
-        `km.batch_norm.estimate(learner, episodes.take(100))` computes theirs, which
-        `fit` does not do.
+        With an optimizer that has `use_ema=True`, the final weights are averages, while
+        the moving statistics of batch normalization belong to the weights before
+        averaging. `km.batch_norm.estimate(learner, episodes.take(100))` recomputes the
+        statistics.
+
+        Args:
+            x: a `tf.data.Dataset` of batches `({"support_x", "support_y", "query_x"},
+                query_y)`, optionally with `sample_weight` as third element; or a batch
+                of episodes as arrays, `{"support_x": [T, S, ...], ...}`.
+            y: query labels `[T, Q]` or targets `[T, Q, d_y]`, if x is a dict of arrays.
+            batch_size: tasks per batch, if x is a dict of arrays.
+            epochs: index of the last epoch.
+            verbose: "auto", 0, 1 or 2.
+            callbacks: a list of `keras.callbacks.Callback`.
+            validation_split: share of the tasks kept for validation, if x is a dict of
+                arrays.
+            validation_data: episodes for validation, a dataset or `(x, y)`.
+            shuffle: whether to shuffle tasks, if x is a dict of arrays.
+            class_weight: not supported, because labels are permuted from task to task.
+            sample_weight: weights of tasks `[T]` or of queries `[T, Q]`, if x is a dict
+                of arrays.
+            initial_epoch: index of the first epoch.
+            steps_per_epoch: batches per epoch; required for endless datasets.
+            validation_steps: batches per validation; required for endless datasets.
+            validation_batch_size: tasks per batch of validation.
+            validation_freq: epochs from one validation to the next.
+
+        Returns:
+            A `keras.callbacks.History`.
 
         Raises:
-            ValueError: not batches of episodes, endless ones without
-                `steps_per_epoch`, `class_weight` (labels are permuted from task to
-                task), or layers that became trainable after `compile`.
+            ValueError: data that are not batches of episodes, endless data without
+                `steps_per_epoch`, `class_weight`, or layers made trainable after
+                `compile`.
         """
         if class_weight is not None:
             raise ValueError(
@@ -126,10 +149,25 @@ class Trainer(keras_private.WorkersModel):
         return_dict=False,
         **kwargs,
     ):
-        """Keras' `evaluate` on batches of episodes; see `fit` for weights.
+        """Evaluates the learner: `keras.Model.evaluate` on batches of episodes.
+
+        Args:
+            x: batches of episodes, as for `fit`.
+            y: query labels or targets, if x is a dict of arrays.
+            batch_size: tasks per batch, if x is a dict of arrays.
+            verbose: "auto", 0, 1 or 2.
+            sample_weight: weights of tasks `[T]` or of queries `[T, Q]`.
+            steps: number of batches; required for endless datasets.
+            callbacks: a list of `keras.callbacks.Callback`.
+            return_dict: if True, returns a dict from metric names to values.
+            **kwargs: as for `keras.Model.evaluate`.
+
+        Returns:
+            The loss and the metrics: a list of numbers, or a dict.
 
         Raises:
-            ValueError: not batches of episodes, or endless ones without `steps`.
+            ValueError: data that are not batches of episodes, or endless data without
+                `steps`.
         """
         checks.check_episodes(self, x)
         checks.check_end(x, steps, "steps")
@@ -148,10 +186,22 @@ class Trainer(keras_private.WorkersModel):
             )
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        """Keras' `predict` on batches of episodes: the answers to their queries.
+        """Predicts the queries: `keras.Model.predict` on batches of episodes.
+
+        Args:
+            x: batches of episodes, as for `fit`; targets are ignored.
+            batch_size: tasks per batch, if x is a dict of arrays.
+            verbose: "auto", 0, 1 or 2.
+            steps: number of batches; required for endless datasets.
+            callbacks: a list of `keras.callbacks.Callback`.
+
+        Returns:
+            Logits `[T, Q, N]` or predictions `[T, Q, d_y]` of all tasks, an array. Mean
+            and scale are stacked, `[T, Q, d_y, 2]`.
 
         Raises:
-            ValueError: not batches of episodes, or endless ones without `steps`.
+            ValueError: data that are not batches of episodes, or endless data without
+                `steps`.
         """
         checks.check_episodes(self, x)
         checks.check_end(x, steps, "steps")
@@ -168,30 +218,38 @@ class Trainer(keras_private.WorkersModel):
         self,
         optimizer="adam",
         loss=None,
+        loss_weights=None,
         metrics=None,
         weighted_metrics=None,
-        loss_weights=None,
+        run_eagerly=False,
+        steps_per_execution=1,
         jit_compile="auto",
-        **kwargs,
+        auto_scale_loss=True,
     ):
-        """Keras' `compile`, with this learner's loss and metrics as the defaults.
+        """Configures meta-training: `keras.Model.compile` with this learner's defaults.
 
         Args:
-            optimizer: of the meta-parameters.
-            loss: of the queries; as for the constructor.
-            metrics: Keras' metrics, which ignore `sample_weight`.
-            weighted_metrics: Keras' metrics that follow `sample_weight`; by default,
-                where neither is given, the accuracy (or squared error) of an episode
-                and the half-width of its 95% interval over tasks.
-            loss_weights: refused, because a learner has one loss.
-            jit_compile: True for XLA, which checks no values of a batch (labels, NaN);
-                Keras warns and goes without for gradient learners, whose second
-                derivatives XLA has wrong. "auto" goes without: on two cores XLA is
-                slower for most learners (docs/benchmarks.md).
-            **kwargs: for `keras.Model.compile`.
+            optimizer: optimizer of the meta-learned weights, a name or a Keras
+                optimizer.
+            loss: query loss, a name or a `keras.losses.Loss` as for the constructor; by
+                default the constructor's.
+            loss_weights: not supported, because a learner has one loss.
+            metrics: Keras metrics, which ignore `sample_weight`.
+            weighted_metrics: Keras metrics that use `sample_weight`. If neither list is
+                given: the accuracy (or squared error) of an episode, and the half-width
+                of its 95% interval over tasks.
+            run_eagerly: if True, steps run without `tf.function`, for debugging.
+            steps_per_execution: batches per call of the compiled function.
+            jit_compile: True compiles steps with XLA, which does not check values of a
+                batch (labels, NaN). "auto" does not use XLA, which is slower for most
+                learners on two cores (docs/benchmarks.md). Gradient learners do not
+                support XLA, whose second derivatives are wrong; Keras warns and
+                compiles without it.
+            auto_scale_loss: if True, and the dtype policy is mixed_float16, Keras
+                scales the loss.
 
         Raises:
-            ValueError: a loss that does not suit the learner, or `loss_weights`.
+            ValueError: a loss that does not fit the learner, or `loss_weights`.
         """
         if loss_weights is not None:
             raise ValueError(
@@ -219,8 +277,10 @@ class Trainer(keras_private.WorkersModel):
             loss=self.query_loss,
             metrics=metrics,
             weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
             jit_compile=jit_compile,
-            **kwargs,
+            auto_scale_loss=auto_scale_loss,
         )
         self._functions = Functions()  # traced with layers as they are now
         self._compiled_variables = frozenset(map(id, self.trainable_variables))

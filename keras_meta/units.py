@@ -1,4 +1,4 @@
-"""From points in the units of a user to those that a learner was trained in."""
+"""StandardUnits: converts points of any units to those of meta-training, and back."""
 
 import keras
 import numpy as np
@@ -11,28 +11,34 @@ from keras_meta import checks
 class StandardUnits:
     """Scales each task by its own support points, in float64.
 
-    A learner of curves is trained on x of one range and on y of one spread. As its
-    `point_units`, this object brings the points of a task there and the predictions
+    A regression learner is meta-trained on x of one range and y of one spread. As its
+    `point_units`, this object scales the points of a task to them, and the predictions
     back:
 
         x' = clip((x - centre) / unit, -end, end),   y' = (y - middle) / spread
 
-    Known x then fill `[-known, known]`, and known y have mean 0 and standard deviation
-    1. The units depend on the support points alone and a query beyond the range gets
-    the prediction at its end, so no prediction depends on the other queries. Points are
-    centred before they become float32: time stamps keep their differences.
+    The x' of the support points cover `[-known, known]`; their y' have mean 0 and
+    standard deviation 1. The units depend on the support points alone, and a query
+    beyond the range gets the prediction at its end, so that no prediction depends on
+    the other queries. Points are centred before the conversion to float32, which
+    preserves the differences of time stamps.
 
     Args:
-        end: the largest absolute x that the learner was trained with.
+        end: the largest absolute x in meta-training.
         known: the absolute x of the outermost support points, at most `end`.
 
     Raises:
         ValueError: not `0 < known <= end`, or an infinity.
 
     Example:
-        >>> learner = CNP(encoder, decoder, point_units=StandardUnits())
-        >>> state = learner.point_units.adapt(learner, x, y)  # x of any range
-        >>> mean, scale = learner.point_units.infer(learner, state, query_x)
+        >>> encoder = km.networks.mlp((2,), 8, (16,))
+        >>> decoder = km.networks.mlp((9,), 2, (16,))
+        >>> learner = km.CNP(encoder, decoder, point_units=km.StandardUnits())
+        >>> x, y = np.array([[[2000.0], [2010.0]]]), np.array([[[5.0], [7.0]]])
+        >>> state = learner.point_units.adapt(learner, x, y)
+        >>> mean, scale = learner.point_units.infer(learner, state, [[[2005.0]]])
+        >>> mean.shape
+        TensorShape([1, 1, 1])
     """
 
     def __init__(self, end=2.0, known=1.6):
@@ -44,15 +50,15 @@ class StandardUnits:
         self.known = known
 
     def fit(self, support_x, support_y):
-        """The units of T tasks.
+        """Computes the units of T tasks.
 
         Args:
             support_x: float64 `[T, S, d_x]`.
             support_y: float64 `[T, S, d_y]`.
 
         Returns:
-            A dict of float64 tensors, centre and unit `[T, 1, d_x]`, middle and spread
-            `[T, 1, d_y]`. Points that all are equal, or none, leave the scale as it is.
+            A dict of float64 tensors: centre and unit `[T, 1, d_x]`, middle and spread
+            `[T, 1, d_y]`. Without points, or if all are equal, unit and spread are 1.
         """
         count = tf.cast(tf.maximum(tf.shape(support_x)[1], 1), tf.float64)
         least, most = _ends(support_x)
@@ -67,11 +73,11 @@ class StandardUnits:
         }
 
     def adapt(self, learner, support_x, support_y, traced=False):
-        """Learns T tasks from points in units of their own.
+        """Learns T tasks from points in their own units.
 
         Args:
-            learner: whose `adapt` gets the scaled points.
-            support_x: `[T, S, d_x]`, taken in float64.
+            learner: the learner whose `adapt` gets the scaled points.
+            support_x: `[T, S, d_x]`, read in float64.
             support_y: `[T, S, d_y]`, likewise.
             traced: as for `Learner.adapt`.
 
@@ -79,7 +85,7 @@ class StandardUnits:
             `{"state": the learner's, **units}`, see `fit`.
 
         Raises:
-            ValueError: as `Learner.adapt`; points so large that their units are
+            ValueError: as `Learner.adapt`, or points so large that their units are
                 infinite.
         """
         x = _checked(learner, "support_x", support_x, checks.check_x)
@@ -93,12 +99,12 @@ class StandardUnits:
         return {"state": learner.adapt(x, y, traced=traced), **units}
 
     def infer(self, learner, state, query_x, traced=False):
-        """Predicts Q queries of each task, all in the units of its support points.
+        """Predicts Q queries of each task, in the units of its support points.
 
         Args:
-            learner: that the state is of.
-            state: what `adapt` gave for T tasks.
-            query_x: `[T, Q, d_x]`, taken in float64.
+            learner: the learner that computed the state.
+            state: the state that `adapt` returned for T tasks.
+            query_x: `[T, Q, d_x]`, read in float64.
             traced: as for `Learner.infer`.
 
         Returns:

@@ -10,6 +10,9 @@ from keras_meta import runtime
 
 runtime.configure()
 
+# A script, which `--doctest-modules` would import.
+collect_ignore = ["serving/session.py"]
+
 
 class ByRow(loadscope.LoadScopeScheduling):
     """Gives all tests of a row of the contract to one worker, which trains it once.

@@ -8,20 +8,38 @@ from keras_meta.learners import gradient
 
 @keras.saving.register_keras_serializable("keras_meta")
 class ANIL(gradient.GradientLearner):
-    """MAML whose inner loop adapts the head alone (Raghu et al., 2020).
+    """MAML whose inner loop adapts only the head of the network (Raghu et al., 2020).
 
-    The body's features are shared by all tasks and learned by the outer loop; adapting
-    costs the head's gradient only.
+    All tasks share the body, which the outer loop trains. An inner step computes the
+    gradient of the head alone:
 
         theta_head <- theta_head - a grad_head L_support(phi_body, theta_head)
 
     Args:
-        network: see `GradientLearner`, as for all other arguments.
-        layers: names of the layers that adapt; by default the last with weights.
-        **kwargs: see `GradientLearner`.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        layers: names of the layers that adapt; by default the last layer with weights.
+        inner_rate: step size of the inner loop, a, for the mean loss of the support
+            set.
+        inner_steps: number of inner steps during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Raises:
-        ValueError: a layer that the network does not have, or that has no weights.
+        ValueError: a layer that the network does not have or that has no weights, or an
+            argument out of range.
 
     Reference:
         Raghu, Raghu, Bengio and Vinyals, "Rapid Learning or Feature Reuse? Towards

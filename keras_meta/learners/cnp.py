@@ -22,54 +22,63 @@ def _least_scale(learner, name, value):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class CNP(learner.Learner):
-    """Encodes examples, averages, decodes with the query (Garnelo et al., 2018).
+    """Conditional neural process (Garnelo et al., 2018).
 
-    Regression: one representation of the whole support set, and a Gaussian answer:
+    Encodes the support examples, averages their representations, and decodes the
+    average together with a query. For regression, one representation of the support set
+    and a Gaussian prediction:
 
         r = mean_s h(x_s, y_s)
         mu, raw = g(r, x);  sigma = min_scale + (1 - min_scale) softplus(raw)
 
-    Classification: a representation of each class, and a score for each by the same g,
-    so that names of classes are interchangeable:
+    For classification, a representation of each class, and a score for each class by
+    the same g, so that class labels are interchangeable:
 
         r_n = mean of h(x_s) over the support examples of class n
         p(y = n | x) = softmax_n g(r_n, h(x))
 
-    Meta-training asks the support examples too. With `aggregate="attention"` a query
-    has a representation of its own, from the examples whose x are near (Kim et al.,
-    2019): multi-head attention of x over x_s with values h(x_s, y_s), and one learned
-    value beside them, which is what there is without examples. Meta-training then asks
-    the queries alone: an example would find itself, and copies say nothing of others.
+    Meta-training predicts the support examples in addition to the queries. With
+    `aggregate="attention"` each query has its own representation (Kim et al., 2019):
+    multi-head attention of x over x_s with values h(x_s, y_s) and one learned value,
+    which is the representation without examples. Meta-training then predicts the
+    queries alone, because attention would copy a support example's own label.
 
     Args:
-        encoder: h, a built Keras model: from `[B, d_x + d_y]` (regression) or from
-            `[B, ...]` (classification) to `[B, D]`. Its batch normalization works as
-            Keras' does.
+        encoder: h, a built Keras model: from `[B, d_x + d_y]` (regression) or from `[B,
+            ...]` (classification) to `[B, D]`. Its batch normalization works as in
+            Keras.
         decoder: g, a built Keras model: from `[B, D + d_x]` to `[B, 2 d_y]`
             (regression), or from `[B, 2 D]` to `[B, 1]` (classification).
         loss: "gaussian" or "sparse_categorical_crossentropy".
-        outputs: d_y, 1 by default; or the number of logits, by default as many as the
-            task has classes (see `ProtoNet`).
-        aggregate: "mean", as published, or "attention", for regression.
-        min_scale: the least sigma; 0.1 as published.
-        preprocess: an `ImagePreprocess` that the data came through, if any.
-        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
+        outputs: d_y, 1 by default; for classification the number of logits, by default
+            the number of classes of the task. With a number, tasks may have fewer
+            classes.
+        aggregate: "mean", as published, or "attention" (regression only).
+        min_scale: the smallest sigma, between 0 and 1; 0.1 as published.
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     State:
-        Regression: `{"representation": [T, 1, D]}`, or `{"keys": [T, S + 1, D],
-        "values": [T, S + 1, D]}` with attention; S may be zero. Classification:
+        Regression: `{"representation": [T, 1, D]}`, or with attention `{"keys": [T, S +
+        1, D], "values": [T, S + 1, D]}`; S may be zero. Classification:
         `{"representation": [T, N, D], "ways": [T]}`.
 
     Example:
-        >>> encoder = networks.mlp((2,), 128, (128, 128, 128))  # of x and y to D
-        >>> decoder = networks.mlp((129,), 2, (128, 128))  # of r and x to mu and sigma
-        >>> learner = CNP(encoder, decoder)
-        >>> learner.compile("adam")
-        >>> family = tasks.gaussian_process()
-        >>> learner.fit(family.episodes(9, 9).batch(64), steps_per_epoch=1000)
+        >>> encoder = km.networks.mlp((2,), 8, (16,))  # x and y to D = 8
+        >>> decoder = km.networks.mlp((9,), 2, (16,))  # r and x to mu and sigma
+        >>> learner = km.CNP(encoder, decoder)
+        >>> curves = tasks.sinusoid().episodes(shots=9, queries=4).batch(2)
+        >>> episode, query_y = next(iter(curves))
+        >>> state = learner.adapt(episode["support_x"], episode["support_y"])
+        >>> mean, scale = learner.infer(state, episode["query_x"])
+        >>> mean.shape
+        TensorShape([2, 4, 1])
 
     Raises:
-        ValueError: networks whose sizes do not fit together, an argument out of range.
+        ValueError: networks whose sizes do not fit together, or an argument out of
+            range.
 
     Reference:
         Garnelo et al., "Conditional Neural Processes", ICML 2018, arXiv 1807.01613,
@@ -211,10 +220,18 @@ class CNP(learner.Learner):
         return self.masked(scores, state["ways"])
 
     def distribution(self, state, query_x):
-        """The answers as a TFP distribution: independent Gaussians `[T, Q, d_y]`.
+        """Returns the predictions as a distribution of TensorFlow Probability.
+
+        Args:
+            state: the state that `adapt` returned for T tasks.
+            query_x: `[T, Q, d_x]`.
+
+        Returns:
+            A `tfp.distributions.Normal` of batch shape `[T, Q, d_y]`: independent
+            Gaussians.
 
         Raises:
-            ValueError: a classifier, or as `infer`.
+            ValueError: the learner is a classifier, or as `infer`.
         """
         if self.classification:
             raise ValueError(

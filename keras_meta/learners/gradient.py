@@ -39,44 +39,52 @@ def _normalization(learner, name, value):
 
 
 class GradientLearner(ordered.OrderedLearner):
-    """Takes gradient steps on the support loss, from a meta-learned start.
+    """Base class of learners that take gradient steps on the support loss.
 
-    The inner loop and the meta-gradient of the MAML family. The state of a task is its
-    adapted weights, the normalization statistics of its support set under them, and
-    how many classes it has. The meta-gradient of each task is taken inside the map over
-    tasks, so that memory does not grow with the number of tasks.
+    It implements the inner loop and the meta-gradient of the MAML family. The state of
+    a task holds its adapted weights, the normalization statistics of its support set,
+    and its number of classes. The meta-gradient of each task is computed inside the map
+    over tasks, so that memory does not grow with the number of tasks.
 
-    A subclass says what it learns (`meta_variables`), which weights adapt (`adapted`),
-    the scales of its prior (`prior_scales`), the inner step (`update`) and what the
-    derivative of the adapted weights is (`solve`); the defaults are MAML.
+    A subclass may override what is meta-trained (`meta_variables`), which weights adapt
+    (`adapted`), the scales of the prior (`prior_scales`), the inner step (`update`) and
+    the derivative of the adapted weights (`solve`). The defaults are MAML's.
 
     Args:
-        network: a built Keras model from `[B, ...]` to logits or predictions `[B, N]`.
-            Layers with `trainable=False` keep their weights. BatchNormalization may
-            have any momentum: batch statistics are read, never averages. Dropout is
-            active in the inner loop only; outside meta-training it draws alike for
-            every task, so that answers repeat, after loading too.
-        loss: see `Learner`.
-        inner_rate: step size of the inner loop, on the mean loss of the support set.
-        inner_steps: inner steps while meta-training.
-        evaluation_steps: inner steps at all other times; `inner_steps` by default.
-        inner_batch: support examples of one inner step, taken in turn in the order that
-            `support_order` names, beginning again at the end; all of them by default.
-        normalization: "inductive": queries are normalized with the statistics of the
-            support set, so that no answer depends on other queries; "transductive":
-            with those of all queries of the task, as MAML was published.
-        preprocess: see `Learner`.
-        vectorize: run tasks as one batch rather than side by side; by default for
-            networks of dense layers, which it makes several times faster.
-        support_order: the order in which inner batches take the support examples
-            outside of meta-training: "shuffled", in a fixed order that depends on S
-            alone (`ordered.permutation`), or "given", as they come. Meta-training
-            takes them as given. Without `inner_batch` every step takes all of them,
-            and the order makes no difference.
-        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`. Layers with `trainable=False` keep their weights.
+            BatchNormalization always uses batch statistics, so that any momentum works.
+            Dropout is active in the inner loop only; outside meta-training all tasks
+            share one mask, so that predictions are reproducible, also after loading.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy" (labels), "mse" (targets), or a
+            `keras.losses.Loss`.
+        inner_rate: step size of the inner loop, for the mean loss of the support set.
+        inner_steps: number of inner steps during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step, taken in turn in the order of
+            `support_order` and from the beginning again at the end; all by default.
+        normalization: batch normalization of the queries. "inductive" uses the
+            statistics of the support set, so that no prediction depends on other
+            queries; "transductive" uses those of all queries of the task, as published
+            for MAML.
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; if False, side by side. By default
+            True for networks of dense layers, where it is several times faster.
+        support_order: order in which inner batches take the support examples outside
+            meta-training: "shuffled", a fixed order that depends on S alone
+            (`ordered.permutation`), or "given". Meta-training takes them as given. The
+            order has no effect without `inner_batch`.
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Raises:
         ValueError: an argument out of range, or a network that is not built.
+
+    Reference:
+        Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of
+        Deep Networks", ICML 2017, algorithm 1.
     """
 
     # Whether meta-training differentiates the inner loop, and so writes it out.
@@ -138,39 +146,42 @@ class GradientLearner(ordered.OrderedLearner):
         self.vectorize = bound.vectorizes() if vectorize is None else vectorize
         self.built = True
 
-    # What a subclass may change.
+    # Overridden by subclasses.
 
     def adapted(self):
-        """The trainable variables of the network that adapt, in its order."""
+        """Returns the network variables that adapt, in the network's order."""
         return self.bound.trainable
 
     def meta_variables(self):
-        """The variables that meta-training learns, a nest with "weights" in it."""
+        """Returns the meta-trained variables, a nest with the key "weights"."""
         return {"weights": self.bound.trainable}
 
     def prior_scales(self, meta, examples):
-        """The scale of each adapted weight's prior, scalars; None if priors are flat.
+        """Returns the scale of each adapted weight's prior, or None for a flat prior.
 
         Args:
             meta: values of `meta_variables()`.
             examples: S, an integer tensor.
+
+        Returns:
+            A list of scalars, in units of the weights, in the order of `adapted()`.
         """
         return None
 
     def modules_of(self, variables):
-        """The names of the modules that variables of the network belong to, a list."""
+        """Returns the module names of the given network variables, a list."""
         return self.paths_of(variables)
 
     def prior_at(self, meta, start, examples):
-        """The prior of the adapted weights, None if it is flat.
+        """Returns the prior of the adapted weights, or None if it is flat.
 
         Args:
             meta: values of `meta_variables()`.
-            start: the adapted weights' meta-learned values, phi.
+            start: the meta-learned values of the adapted weights, phi.
             examples: S, an integer tensor.
 
         Returns:
-            A `priors.joint`.
+            A distribution as `priors.joint` returns it.
         """
         scales = self.prior_scales(meta, examples)
         if scales is None:
@@ -182,26 +193,26 @@ class GradientLearner(ordered.OrderedLearner):
         return priors.joint(self.prior_family, modules, paths, start, of_module)
 
     def weight_priors(self, meta, start, examples):
-        """`prior_at` by weight: a list of distributions in the order of `start`."""
+        """Returns `prior_at` as a list of distributions in the order of `start`."""
         prior = self.prior_at(meta, start, examples)
         if prior is None:
             return None
         return priors.by_weight(prior, self.paths_of(self.adapted()))
 
     def begin(self, start):
-        """What the inner optimizer remembers before its first step: a nest."""
+        """Returns the inner optimizer's initial memory, a nest of tensors."""
         return ()
 
     def update(self, meta, start, weights, gradients, examples, memory):
-        """One inner step, proximal where there is a prior.
+        """Computes one inner step; a proximal step if there is a prior.
 
         Args:
             meta: values of `meta_variables()`.
-            start: the adapted weights' meta-learned values, phi.
+            start: the meta-learned values of the adapted weights, phi.
             weights: the adapted weights, theta.
-            gradients: of the mean support loss.
+            gradients: gradients of the mean support loss, in the order of `weights`.
             examples: S, an integer tensor.
-            memory: what the step before returned, or `begin`.
+            memory: the memory that the previous step, or `begin`, returned.
 
         Returns:
             `(weights, memory)` after the step.
@@ -220,19 +231,19 @@ class GradientLearner(ordered.OrderedLearner):
         return moved, memory
 
     def solve(self, meta, start, inputs, descend, support_loss, examples):
-        """The adapted weights, and what their derivative is.
+        """Computes the adapted weights, and defines their derivative.
 
         Args:
             meta: values of `meta_variables()`.
-            start: the adapted weights' meta-learned values.
-            inputs: all else that the support loss depends on, as
-                `objectives.SupportLoss.inputs` gives it.
+            start: the meta-learned values of the adapted weights.
+            inputs: all other inputs of the support loss, as
+                `objectives.SupportLoss.inputs` returns them.
             descend: `(start, inputs) -> weights`, the inner loop.
             support_loss: an `objectives.SupportLoss`.
             examples: S, an integer tensor.
 
         Returns:
-            The adapted weights; here, differentiated through every step.
+            The adapted weights; by default differentiated through every step.
         """
         return descend(start, inputs)
 
@@ -256,20 +267,22 @@ class GradientLearner(ordered.OrderedLearner):
     # One task.
 
     def steps_of(self, training):
-        """The number of inner steps, while meta-training or at all other times."""
+        """Returns the number of inner steps, for meta-training or otherwise."""
         if training or self.evaluation_steps is None:
             return self.inner_steps
         return self.evaluation_steps
 
     def inner_loop(self, meta, held, support_x, support_y, training):
-        """The adapted weights of one task, and the memory of its inner optimizer.
+        """Computes the adapted weights of one task, and the inner optimizer's memory.
 
         Args:
             meta: values of `meta_variables()`.
-            held: values of what does not learn, see `objectives.SupportLoss`.
+            held: values of the variables that are not trained, see
+                `objectives.SupportLoss`.
             support_x: `[S, ...]`.
             support_y: `[S]` or `[S, d_y]`.
-            training: whether to take `inner_steps`, on examples in the order given.
+            training: if True, takes `inner_steps` steps, on examples in the order
+                given.
 
         Returns:
             `(weights, memory)`; only the weights have a derivative.
@@ -321,7 +334,7 @@ class GradientLearner(ordered.OrderedLearner):
         return weights, memories[-1]
 
     def adapt_task(self, meta, held, support_x, support_y, training):
-        """The state of one task; arguments as for `inner_loop`."""
+        """Computes the state of one task; arguments as for `inner_loop`."""
         weights, _ = self.inner_loop(meta, held, support_x, support_y, training)
         statistics = []
         if self.normalization == "inductive":
@@ -331,10 +344,18 @@ class GradientLearner(ordered.OrderedLearner):
         return {"weights": weights, "statistics": statistics, "ways": ways}
 
     def infer_task(self, meta, held, state, query_x):
-        """The answers of one task, and the activity regularizers of the run.
+        """Predicts the queries of one task.
+
+        Args:
+            meta: values of `meta_variables()`.
+            held: values of the variables that are not trained, see
+                `objectives.SupportLoss`.
+            state: the state that `adapt_task` returned.
+            query_x: `[Q, ...]`.
 
         Returns:
-            `(outputs, penalty)`: logits `[Q, N]` or predictions `[Q, d_y]`, a scalar.
+            `(outputs, penalty)`: logits `[Q, N]` or predictions `[Q, d_y]`, and the sum
+            of the activity regularizers, a scalar.
         """
         pairs = self._pairs(meta, state["weights"], held)
         if self.normalization == "inductive":
@@ -346,18 +367,19 @@ class GradientLearner(ordered.OrderedLearner):
         return outputs, tf.cast(penalty, outputs.dtype)
 
     def task_gradient(self, meta, held, task, outer):
-        """Loss, answers and meta-gradient of one task.
+        """Computes the loss, the predictions and the meta-gradient of one task.
 
         Args:
             meta: values of `meta_variables()`.
-            held: values of what does not learn, see `objectives.SupportLoss`.
-            task: a dict of support_x, support_y, query_x, query_y and, if there are
-                any, weights: of the task, a scalar, or of its queries `[Q]`.
+            held: values of the variables that are not trained, see
+                `objectives.SupportLoss`.
+            task: a dict of support_x, support_y, query_x, query_y and optionally
+                weights, a scalar or `[Q]`.
             outer: an `objectives.OuterLoss`.
 
         Returns:
-            `(loss, outputs, gradients)`; gradients, a flat list in the order of
-            `meta`, are scaled by `outer.scale`.
+            `(loss, outputs, gradients)`. The gradients are a flat list in the order of
+            `meta`, scaled by `outer.scale`.
         """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tf.nest.flatten(meta))
@@ -375,11 +397,11 @@ class GradientLearner(ordered.OrderedLearner):
         return loss, outputs, network_module.dense(gradients)
 
     def paths_of(self, variables):
-        """The paths of variables of the network, see `network.Network.paths`."""
+        """Returns the paths of network variables, see `network.Network.paths`."""
         return self.each_of(variables, self.bound.paths())
 
     def each_of(self, variables, per_adaptable):
-        """What there is for each of some variables, of a list for `bound.adaptable`."""
+        """Selects from a list in the order of `bound.adaptable`, by variable."""
         sources = map(id, self.bound.adaptable)
         found = dict(zip(sources, per_adaptable, strict=True))
         return [found[id(variable)] for variable in variables]
@@ -391,7 +413,7 @@ class GradientLearner(ordered.OrderedLearner):
         return tf.reduce_max(support_y) + 1
 
     def _split(self, per_variable):
-        """What there is for each trainable variable: of adapted ones, of the others."""
+        """Splits a list by trainable variable: `(adapted ones, others)`."""
         adapted = {id(v) for v in self.adapted()}
         pairs = list(zip(map(id, self.bound.trainable), per_variable, strict=True))
         return (
@@ -526,7 +548,7 @@ class GradientLearner(ordered.OrderedLearner):
     # One task's Keras model.
 
     def task_layers(self):
-        """The leaf layers that have a variable that adapts."""
+        """Returns the leaf layers that have a variable that adapts."""
         adapted = {id(v) for v in self.adapted()}
         return [
             layer
@@ -536,7 +558,7 @@ class GradientLearner(ordered.OrderedLearner):
         ]
 
     def task_prior(self, sources, examples):
-        """The prior's scale of some of the network's variables, None if it is flat.
+        """Returns the prior scale of given network variables, None for a flat prior.
 
         Args:
             sources: variables of `self.network`.
@@ -552,11 +574,11 @@ class GradientLearner(ordered.OrderedLearner):
         return [tf.cast(of_variable.get(id(v), HELD), v.dtype) for v in sources]
 
     def task_optimizer(self, variables, x, y):
-        """A Keras optimizer whose next step on all of x is one more inner step.
+        """Returns a Keras optimizer whose next step on all of x is an inner step.
 
         Args:
-            variables: those of the task's network that train, each with the variable of
-                `self.network` that it is a copy of: a list of pairs.
+            variables: pairs `(copy, source)`: a trained variable of the task's network
+                and the variable of `self.network` that it is a copy of.
             x: support examples `[S, ...]`.
             y: their labels `[S]` or targets `[S, d_y]`.
         """

@@ -13,14 +13,14 @@ LOG_PRECISION_RANGE = (-40.0, 40.0)
 def implicit_direction(
     weights, inputs, support_loss, log_precisions, right, count, damping
 ):
-    """v of `(H + P + damping) v = g`, by conjugate gradient.
+    """Solves `(H + P + damping) v = g` for v by conjugate gradient.
 
-    H is the Hessian of the mean support loss at theta; its products come from
-    gradients, and nothing of the inner loop is kept for them.
+    H is the Hessian of the mean support loss at theta. Hessian-vector products are
+    gradients of gradients, and nothing of the inner loop is stored for them.
 
     Args:
         weights: theta, a list of tensors.
-        inputs: as `objectives.SupportLoss.inputs` gives it.
+        inputs: as `objectives.SupportLoss.inputs` returns it.
         support_loss: an `objectives.SupportLoss`.
         log_precisions: log P for each weight, scalars.
         right: g, a list of tensors.
@@ -28,7 +28,7 @@ def implicit_direction(
         damping: a number.
 
     Returns:
-        `(v, P)`, lists of tensors; P within `LOG_PRECISION_RANGE`.
+        `(v, P)`, lists of tensors; P is clipped to `exp(LOG_PRECISION_RANGE)`.
 
     Reference:
         Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients",
@@ -86,30 +86,31 @@ def pulled_moves(direction, precisions, start, weights):
 def solve_implicitly(
     start, inputs, descend, support_loss, log_precisions, count, damping, shares
 ):
-    """Adapted weights whose derivative is that of the inner optimum.
+    """Returns adapted weights that have the derivative of the inner optimum.
 
     At theta = argmin L(theta, psi) + sum_m P_m/2 |theta_m - phi_m|^2, with H the
-    Hessian of the mean support loss L in theta, psi all else that L depends on, and g
-    the gradient that comes from the queries:
+    Hessian of the mean support loss L in theta, psi all other inputs of L, and g the
+    gradient from the queries:
 
         (H + P) v = g,  dL/dphi = P v,  dL/dlog P_m = -P_m v_m . (theta_m - phi_m)
         dL/dpsi = -d(v . grad_theta L)/dpsi
 
     Args:
         start: phi, a list of tensors.
-        inputs: psi, as `objectives.SupportLoss.inputs` gives it.
+        inputs: psi, as `objectives.SupportLoss.inputs` returns it.
         descend: `(start, inputs) -> theta`, the inner loop.
         support_loss: an `objectives.SupportLoss`.
         log_precisions: log P for each weight, scalars.
         count: steps of conjugate gradient.
         damping: added to P in the equation for v.
-        shares: whether psi has anything that learns.
+        shares: whether any part of psi is meta-trained.
 
     Returns:
         theta, a list of tensors.
 
     Reference:
-        See `implicit_direction`.
+        Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients",
+        NeurIPS 2019, equation 6 and algorithm 2.
     """
     structure = (start, list(log_precisions), inputs)
 
@@ -147,14 +148,37 @@ def solve_implicitly(
 class Implicit(gradient.GradientLearner):
     """A `GradientLearner` that differentiates the inner optimum, not the path to it.
 
-    Memory does not grow with the inner steps. A subclass gives `prior_scales`.
+    Memory does not grow with the inner steps. A subclass implements `prior_scales`.
 
     Args:
-        network: see `GradientLearner`, as for all other arguments.
-        inner_steps: proximal gradient steps, enough to come near the optimum.
-        conjugate_steps: of conjugate gradient.
-        damping: added to P in the equation that conjugate gradient solves.
-        **kwargs: see `GradientLearner`.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        inner_steps: number of proximal gradient steps during meta-training, enough to
+            come near the inner optimum.
+        conjugate_steps: steps of conjugate gradient per task.
+        damping: added to P in the equation that conjugate gradient solves; >= 0.
+        inner_rate: step size of the inner loop, for the mean loss of the support set.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
+
+    Raises:
+        ValueError: an argument out of range, or a network that is not built.
+
+    Reference:
+        Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients",
+        NeurIPS 2019, equation 6.
     """
 
     unrolled = False
@@ -198,16 +222,38 @@ class Implicit(gradient.GradientLearner):
 class IMAML(Implicit):
     """Implicit MAML (Rajeswaran, Finn, Kakade and Levine, 2019).
 
-    Adapts to the optimum of a loss that holds the weights near their start, and
-    differentiates that optimum:
+    Adapts to the optimum of a support loss with a penalty on the distance from the
+    initial weights, and differentiates that optimum:
 
         theta_hat = argmin L_support(theta) + lambda/2 |theta - phi|^2
         dL_query/dphi = (I + H/lambda)^-1 grad L_query(theta_hat)
 
     Args:
-        network: see `Implicit`, as for all other arguments.
-        regularization: lambda.
-        **kwargs: see `Implicit`.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        regularization: lambda, above 0.
+        inner_steps: number of proximal gradient steps during meta-training, enough to
+            come near the inner optimum.
+        conjugate_steps: steps of conjugate gradient per task.
+        damping: added to P in the equation that conjugate gradient solves; >= 0.
+        inner_rate: step size of the inner loop, for the mean loss of the support set.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
+
+    Raises:
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
         "Meta-Learning with Implicit Gradients", NeurIPS 2019, equations 3 and 6.

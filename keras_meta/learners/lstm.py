@@ -7,25 +7,53 @@ from keras_meta.learners import sequence
 
 @keras.saving.register_keras_serializable("keras_meta")
 class LSTMLearner(sequence.SequenceLearner):
-    """An LSTM that is a learning algorithm (Hochreiter, Younger and Conwell, 2001).
+    """An LSTM that implements a learning algorithm (Hochreiter et al., 2001).
 
         h_t, c_t = LSTM([x_t, y_{t-1}], h_{t-1}, c_{t-1}),  answer_t = g([x_t, h_t])
 
-    Gradient descent shapes the weights, which stay as they are when a task is learned:
-    that happens in the state.
+    Meta-training trains the weights by gradient descent. A task is learned in the state
+    alone; the weights stay fixed.
 
     Args:
-        network: see `SequenceLearner`, as for all other arguments.
-        units: of each LSTM layer, an integer or one for each layer.
-        **kwargs: see `SequenceLearner`.
+        network: f, a built Keras model from `[B, ...]` to features `[B, D]`; None
+            flattens x. Its batch normalization works as in Keras.
+        units: size of the LSTM layer, or a list with a size for each layer.
+        example_shape: shape of one x without the batch axis; by default the input shape
+            of `network`.
+        loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        outputs: the number of classes N, or of target dimensions d_y.
+        labels: "onehot", or "strings" of five symbols out of five, integers `[T, S, 5]`
+            in [0, 5): then `outputs` is 5 and the logits are `[T, Q, 5, 5]`.
+        skip: if True, g gets f(x_t) in addition to h_t.
+        unroll: if True, unrolls the time steps in the graph, which requires a static S:
+            faster steps, slower tracing.
+        target_mean: mean of the targets, for regression.
+        target_scale: scale of the targets, above 0. Targets enter as `(y - mean) /
+            scale`, predictions leave as `mean + scale g`, and meta-training uses the
+            scaled loss.
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        support_order: order in which `adapt` reads the support examples outside
+            meta-training: "shuffled", a fixed order that depends on S alone
+            (`ordered.permutation`), or "given", for streams. Meta-training and
+            `sequence` read them as given.
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Example:
-        >>> learner = LSTMLearner(example_shape=[2], outputs=2, units=32)
-        >>> learner.compile("adam")
-        >>> learner.fit(tasks.boolean().episodes(15, 1).batch(64), steps_per_epoch=1000)
+        >>> learner = km.LSTMLearner(example_shape=[2], outputs=2, units=8)
+        >>> functions = tasks.boolean().episodes(shots=6, queries=3).batch(4)
+        >>> episode, query_y = next(iter(functions))
+        >>> state = learner.adapt(episode["support_x"], episode["support_y"])
+        >>> learner.infer(state, episode["query_x"]).shape
+        TensorShape([4, 3, 2])
+
+    Raises:
+        ValueError: an argument out of range.
 
     Reference:
-        "Learning to Learn Using Gradient Descent", ICANN 2001.
+        Hochreiter, Younger and Conwell, "Learning to Learn Using Gradient Descent",
+        ICANN 2001.
     """
 
     def __init__(self, network=None, *, units=128, **kwargs):

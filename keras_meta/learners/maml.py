@@ -10,26 +10,43 @@ from keras_meta.learners import gradient
 class MAML(gradient.GradientLearner):
     """Model-agnostic meta-learning (Finn, Abbeel and Levine, 2017).
 
-    Learns initial weights from which a few gradient steps on a task's support set do
-    well on its queries, by differentiating through those steps:
+    Learns initial weights phi. A few gradient steps on a task's support set lead from
+    phi to weights that predict the task's queries well. The meta-gradient
+    differentiates through those steps:
 
         theta_0 = phi,  theta_k = theta_{k-1} - a grad L_support(theta_{k-1})
         phi <- phi - optimizer(grad_phi mean_t L_query(theta_K))
 
     Args:
-        network: see `GradientLearner`, as for all that follow.
-        loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        inner_rate: a, on the mean loss of the support set.
-        inner_steps: K while meta-training.
-        evaluation_steps: K at all other times; `inner_steps` by default.
-        normalization: "inductive" or "transductive".
-        preprocess: an `ImagePreprocess` that the data came through, if any.
-        **kwargs: for `keras.Model`.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        inner_rate: step size of the inner loop, a, for the mean loss of the support
+            set.
+        inner_steps: number of inner steps K during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Example:
-        >>> learner = MAML(networks.conv4(outputs=5), inner_rate=0.4)
-        >>> learner.compile(keras.optimizers.Adam(1e-3))
-        >>> learner.fit(episodes.batch(32), steps_per_epoch=1000, epochs=60)
+        >>> network = km.networks.mlp()  # of sine waves
+        >>> learner = km.MAML(network, loss="mse", inner_rate=0.01)
+        >>> learner.compile("adam")
+        >>> waves = tasks.sinusoid().episodes(shots=5).batch(2)
+        >>> history = learner.fit(waves, steps_per_epoch=1, verbose=0)
+
+    Raises:
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
         "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017,
@@ -39,14 +56,35 @@ class MAML(gradient.GradientLearner):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class FOMAML(MAML):
-    """First-order MAML: the meta-gradient is the query gradient where adaptation ends.
+    """First-order MAML: the meta-gradient is the query gradient at the adapted weights.
 
-    Takes the inner gradients for constants, so that d theta_K / d phi = 1:
+    The inner gradients are treated as constants, so that d theta_K / d phi = 1:
 
         phi <- phi - optimizer(mean_t grad_theta L_query(theta_K))
 
     Args:
-        network: see `MAML`, whose arguments it takes.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        inner_rate: step size of the inner loop, a, for the mean loss of the support
+            set.
+        inner_steps: number of inner steps K during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
+
+    Raises:
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
         Finn, Abbeel and Levine, 2017, section 5.2; Nichol, Achiam and Schulman, "On

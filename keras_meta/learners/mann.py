@@ -5,7 +5,7 @@ import keras
 from keras_meta import memory
 from keras_meta.learners import sequence
 
-# What of the cell is this learner's to set, by the names of `LRUACell`.
+# Arguments of the cell that are this learner's too.
 CELL = (
     "units",
     "rows",
@@ -21,39 +21,96 @@ CELL = (
 
 @keras.saving.register_keras_serializable("keras_meta")
 class MANN(sequence.SequenceLearner):
-    """A controller that keeps what it has seen in a memory (Santoro et al., 2016).
+    """Memory-augmented neural network (Santoro et al., 2016).
+
+    A recurrent controller stores examples in an external memory and reads them from
+    there:
 
         state_t, o_t = LRUA([x_t, y_{t-1}], state_{t-1}),  answer_t = g(o_t)
 
-    `memory.LRUACell` has the equations. A query is answered from a copy of the memory.
+    `memory.LRUACell` has the equations. A query reads a copy of the memory.
 
     Args:
-        network: see `SequenceLearner`, as for all arguments that are not `LRUACell`'s.
-        skip: whether g sees f(x_t) beside what the cell gives.
-        **kwargs: see `LRUACell` and `SequenceLearner`.
+        network: f, a built Keras model from `[B, ...]` to features `[B, D]`; None
+            flattens x. Its batch normalization works as in Keras.
+        units: size of the controller's output h_t.
+        rows: number of rows of the memory.
+        width: length of a memory row, and of a key.
+        heads: n, the number of heads; each has its own key, gate, read and write.
+        controller: "lstm", or "feedforward": one ReLU layer.
+        similarity: K, "dot" or "cosine".
+        decay: gamma, the decay of the usage, between 0 and 1.
+        feed_reads: if True, r_{t-1} is an input of the controller.
+        output_hidden: if True, h_t is part of the output. A controller that can solve
+            the task by itself may leave the memory untrained.
+        skip: if True, g gets f(x_t) in addition to the cell's output.
+        example_shape: shape of one x without the batch axis; by default the input shape
+            of `network`.
+        loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        outputs: the number of classes N, or of target dimensions d_y.
+        labels: "onehot", or "strings" of five symbols out of five, integers `[T, S, 5]`
+            in [0, 5): then `outputs` is 5 and the logits are `[T, Q, 5, 5]`.
+        unroll: if True, unrolls the time steps in the graph, which requires a static S:
+            faster steps, slower tracing.
+        target_mean: mean of the targets, for regression.
+        target_scale: scale of the targets, above 0. Targets enter as `(y - mean) /
+            scale`, predictions leave as `mean + scale g`, and meta-training uses the
+            scaled loss.
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        support_order: order in which `adapt` reads the support examples outside
+            meta-training: "shuffled", a fixed order that depends on S alone
+            (`ordered.permutation`), or "given", for streams. Meta-training and
+            `sequence` read them as given.
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Example:
-        >>> encoder = networks.conv4((28, 28, 1), outputs=64)  # of images to features
-        >>> learner = MANN(encoder, outputs=5)
-        >>> learner.compile("adam")
-        >>> learner.fit(pool.episodes(5, 10, 1).batch(16), steps_per_epoch=1000)
+        >>> encoder = km.networks.mlp((28, 28, 1), outputs=16)  # images to features
+        >>> learner = km.MANN(encoder, outputs=5, units=8, rows=8, width=4)
+        >>> episode, query_y = next(iter(episodes.batch(2)))
+        >>> state = learner.adapt(episode["support_x"], episode["support_y"])
+        >>> learner.infer(state, episode["query_x"]).shape
+        TensorShape([2, 10, 5])
 
-        With `MANN(..., labels="strings")` the episodes are those of
-        `pool.episodes(..., labels="strings")`.
+    Raises:
+        ValueError: an argument out of range.
 
     Reference:
-        "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016.
+        Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, "Meta-Learning with
+        Memory-Augmented Neural Networks", ICML 2016.
     """
 
-    def __init__(self, network=None, *, skip=False, **kwargs):
-        cell = {name: kwargs.pop(name) for name in CELL if name in kwargs}
-        policy = {"dtype": kwargs["dtype"]} if "dtype" in kwargs else {}
-        super().__init__(
-            memory.LRUACell(**cell, **policy, name="lrua"),
-            network,
-            skip=skip,
-            **kwargs,
+    def __init__(
+        self,
+        network=None,
+        *,
+        units=200,
+        rows=128,
+        width=40,
+        heads=4,
+        controller="lstm",
+        similarity="dot",
+        decay=0.95,
+        feed_reads=True,
+        output_hidden=False,
+        skip=False,
+        **kwargs,
+    ):
+        cell = memory.LRUACell(
+            units,
+            rows,
+            width,
+            heads,
+            controller,
+            similarity,
+            decay,
+            feed_reads,
+            output_hidden,
+            dtype=kwargs.get("dtype"),
+            name="lrua",
         )
+        super().__init__(cell, network, skip=skip, **kwargs)
 
     def get_config(self):
         cell = self.cell.get_config()

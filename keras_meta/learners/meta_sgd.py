@@ -8,18 +8,36 @@ from keras_meta.learners import gradient
 
 @keras.saving.register_keras_serializable("keras_meta")
 class MetaSGD(gradient.GradientLearner):
-    """Learns the inner rate of each single weight beside the weights (Li et al., 2017).
+    """Learns the weights and an inner rate for every weight (Li et al., 2017).
 
         theta_k = theta_{k-1} - alpha * grad L_support(theta_{k-1}),  elementwise
         (phi, alpha) <- (phi, alpha) - optimizer(grad mean_t L_query(theta_K))
 
-    Rates are free to turn negative, as published. While they are all equal it is MAML.
-    `inner_rate` is where they start; setting it later changes nothing, so it is fixed.
+    Rates may become negative, as in the paper. With equal rates it is MAML.
+    `inner_rate` is the initial value of the rates and cannot change afterwards.
 
     Args:
-        network: see `GradientLearner`, as for all other arguments.
-        inner_rate: that every weight's rate starts from.
-        **kwargs: see `GradientLearner`.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        inner_rate: initial value of every element of alpha.
+        inner_steps: number of inner steps K during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
+
+    Raises:
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
         Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot
@@ -47,7 +65,7 @@ class MetaSGD(gradient.GradientLearner):
         ]
 
     def rates_of(self, variables):
-        """The rate variables of some of the network's, in their order."""
+        """Returns the rates of the given network variables, in the same order."""
         sources = map(id, self.bound.adaptable)
         of_variable = dict(zip(sources, self.rates, strict=True))
         return [of_variable[id(variable)] for variable in variables]
@@ -72,14 +90,14 @@ class MetaSGD(gradient.GradientLearner):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class RatedSGD(keras.optimizers.Optimizer):
-    """Gradient descent with a rate of its own for each single weight.
+    """Gradient descent with a separate rate for every weight.
 
         theta <- theta - learning_rate * alpha * grad,  elementwise
 
     Args:
-        learning_rate: a factor of all rates alpha.
-        name: of the optimizer.
-        **kwargs: for `keras.optimizers.Optimizer`.
+        learning_rate: a factor of all rates alpha; a number or a schedule.
+        name: the optimizer's name.
+        **kwargs: for `keras.optimizers.Optimizer`, such as `clipnorm`.
     """
 
     def __init__(self, learning_rate=1.0, name="rated_sgd", **kwargs):
@@ -95,7 +113,12 @@ class RatedSGD(keras.optimizers.Optimizer):
         ]
 
     def set_rates(self, variables, rates):
-        """Gives each variable its alpha, an array of its shape."""
+        """Sets alpha for each variable.
+
+        Args:
+            variables: the variables that the optimizer will train.
+            rates: their alpha, arrays of the shapes of the variables.
+        """
         self.build(variables)
         network.assign(self.rates, rates)
 

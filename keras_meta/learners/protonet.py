@@ -14,29 +14,34 @@ class ProtoNet(learner.Learner):
         c_n = mean of f(x_s) over the support examples of class n
         p(y = n | x) = softmax_n(-|f(x) - c_n|^2)
 
-    The logits leave out `|f(x)|^2`, which is the same for all classes: they are linear
-    in f(x), `2 c_n . f(x) - |c_n|^2`.
+    The logits omit `|f(x)|^2`, which is the same for all classes. They are therefore
+    linear in f(x): `2 c_n . f(x) - |c_n|^2`.
 
     Args:
         network: f, a built Keras model from `[B, ...]` to features `[B, D]`. Its batch
-            normalization works as Keras' does: with the batch's statistics while
-            meta-training, with the moving averages at all other times.
-        outputs: the number of logits; None for as many as the task has classes. With a
-            number, tasks may have fewer classes, whose logits are out of reach.
-        preprocess: an `ImagePreprocess` that the data came through, if any.
-        **kwargs: for `keras.Model`.
+            normalization works as in Keras: batch statistics during meta-training,
+            moving averages otherwise.
+        outputs: the number of logits; by default the number of classes of the task.
+            With a number, tasks may have fewer classes; the other logits are masked.
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        point_units: None, because a classifier has no points.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     State:
         `{"prototypes": [T, N, D], "ways": [T]}`.
 
     Example:
-        >>> learner = ProtoNet(networks.conv4((28, 28, 1), outputs=64))
+        >>> learner = km.ProtoNet(km.networks.mlp((28, 28, 1), outputs=16))
         >>> learner.compile("adam")
-        >>> learner.fit(pool.episodes(ways=20).batch(4), steps_per_epoch=1000)
+        >>> history = learner.fit(episodes.batch(2), steps_per_epoch=1, verbose=0)
+
+    Raises:
+        ValueError: a network that is not built, or an argument out of range.
 
     Reference:
-        Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning",
-        NeurIPS 2017, arXiv 1703.05175, equations 1 and 2.
+        Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning", NeurIPS
+        2017, arXiv 1703.05175, equations 1 and 2.
     """
 
     def __init__(self, network, outputs=None, preprocess=None, **kwargs):

@@ -13,27 +13,48 @@ OPTIMIZERS = ("sgd", "adam")
 
 @keras.saving.register_keras_serializable("keras_meta")
 class Reptile(gradient.GradientLearner):
-    """Moves the start towards the adapted weights (Nichol, Achiam, Schulman, 2018).
+    """Moves the initial weights towards the adapted weights (Nichol et al., 2018).
 
         phi <- phi + eps mean_t (theta_hat_t - phi)
 
-    The meta-gradient is `phi - theta_hat`: compile with SGD at rate eps for the update
-    as published. Adapted weights are not differentiated, so memory does not grow with
-    the inner steps. The inner optimizer begins afresh with each task. Weight
-    regularizers add their gradient to that, and `sample_weight` `[T]` weighs the mean.
+    The meta-gradient is `phi - theta_hat`: compile with SGD at learning rate eps for
+    the published update. The inner loop is not differentiated, so that memory does not
+    grow with the inner steps. The inner optimizer restarts for each task. The gradients
+    of weight regularizers are added, and a `sample_weight` of shape `[T]` weights the
+    mean over tasks.
 
     Args:
-        network: see `GradientLearner`, as for all other arguments.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         inner_optimizer: "sgd", or "adam" with beta1 = 0 as published.
-        joint: adapt on support and query examples together while meta-training, as
-            published; otherwise on the support set alone.
-        reported_tasks: with `joint`, `fit` reports what `evaluate` would, for which it
-            adapts once more to the support set alone; on this many tasks of each batch,
-            all by default.
-        **kwargs: see `GradientLearner`.
+        joint: if True, meta-training adapts to support and query examples together, as
+            published; if False, to the support set alone.
+        reported_tasks: with `joint`, `fit` adapts again to the support set alone to
+            report the figures that `evaluate` would; this is the number of tasks per
+            batch for which it does so, all by default.
+        inner_rate: step size of the inner loop, for the mean loss of the support set.
+        inner_steps: number of inner steps during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
+
+    Raises:
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
-        "On First-Order Meta-Learning Algorithms", 2018, arXiv 1803.02999, algorithm 2.
+        Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018,
+        arXiv 1803.02999, algorithm 2.
     """
 
     unrolled = False

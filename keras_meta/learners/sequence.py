@@ -1,4 +1,4 @@
-"""SequenceLearner: a recurrent network that reads a data set, labels a step late."""
+"""SequenceLearner: a recurrent network that reads the support set step by step."""
 
 import itertools
 import math
@@ -14,49 +14,58 @@ SYMBOLS = 5
 
 
 class SequenceLearner(ordered.OrderedLearner):
-    """Learns a task by reading its support set as a sequence.
+    """Base class of learners that read the support set as a sequence.
 
-    The recurrent network gets each example with the label of the one before, and so
-    must keep what it has seen until it is told what it was:
+    At each step the recurrent network gets an example together with the label of the
+    previous example. It therefore has to memorise an example until its label arrives:
 
         state_t, h_t = cell([f(x_t), y_{t-1}], state_{t-1}),  y_0 = 0
         answer_t = g([f(x_t), h_t])
 
-    Meta-training takes the loss on every time step, the queries counting as one more. A
-    query enters with y_n, the last support label, and is answered from a copy of the
-    state after the support set, so that queries tell each other nothing.
+    Meta-training averages the loss over time steps; the queries count as one step.
+    A query enters together with y_n, the last support label, and reads a copy of the
+    state after the support set, so that predictions do not depend on other queries.
 
-    The state depends on the order of the support set, which is random in episodes. A
-    set that comes class by class is unlike any of them; `adapt` therefore shuffles it
-    (`support_order`). `sequence` always reads the order given.
+    The state depends on the order of the support set, which is random in episodes.
+    `adapt` shuffles the support set (`support_order`), because a set sorted by class is
+    unlike any meta-training episode. `sequence` always reads the order given.
 
     Args:
         cell: a Keras RNN cell.
-        network: f, a built Keras model from `[B, ...]` to `[B, D]`; None to flatten x.
-            Its batch normalization works as Keras' does.
-        example_shape: shape of one x; by default what `network` takes.
-        loss: "sparse_categorical_crossentropy" or "mse", or a `keras.losses.Loss`.
-        outputs: the number of classes N, or d_y.
-        labels: "onehot", or "strings" of five symbols out of five, `[T, S, 5]` in
-            [0, 5): then `outputs` is 5 and logits are `[T, Q, 5, 5]`.
-        skip: whether g sees f(x_t) beside what the cell gives.
-        unroll: write the time steps out in the graph, which needs their number to be
-            known when traced. Steps are faster, and tracing takes longer.
-        target_mean, target_scale: of the family's targets, for regression: they enter
-            as `(y - mean) / scale`, the loss of meta-training is of such, and answers
-            leave as `mean + scale g`. So targets that hardly vary are seen beside x.
-        preprocess: an `ImagePreprocess` that the data came through, if any.
-        support_order: the order in which `adapt` reads the support examples outside of
+        network: f, a built Keras model from `[B, ...]` to features `[B, D]`; None
+            flattens x. Its batch normalization works as in Keras.
+        example_shape: shape of one x without the batch axis; by default the input shape
+            of `network`.
+        loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        outputs: the number of classes N, or of target dimensions d_y.
+        labels: "onehot", or "strings" of five symbols out of five, integers `[T, S, 5]`
+            in [0, 5): then `outputs` is 5 and the logits are `[T, Q, 5, 5]`.
+        skip: if True, g gets f(x_t) in addition to the cell's output.
+        unroll: if True, unrolls the time steps in the graph, which requires a static S:
+            faster steps, slower tracing.
+        target_mean: mean of the targets, for regression.
+        target_scale: scale of the targets, above 0. Targets enter as `(y - mean) /
+            scale`, predictions leave as `mean + scale g`, and meta-training uses the
+            scaled loss.
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        support_order: order in which `adapt` reads the support examples outside
             meta-training: "shuffled", a fixed order that depends on S alone
-            (`ordered.permutation`), or "given", as they come, for a stream.
-            Meta-training and `sequence` read them as given.
-        **kwargs: `point_units`, see `Learner`; others are for `keras.Model`.
+            (`ordered.permutation`), or "given", for streams. Meta-training and
+            `sequence` read them as given.
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     State:
-        `{"cell": [...], "label": [T, L]}`: the cell's state and y_n as it enters.
+        `{"cell": [...], "label": [T, L]}`: the cell's state, and y_n as the cell reads
+        it.
 
     Raises:
         ValueError: an argument out of range.
+
+    Reference:
+        Hochreiter, Younger and Conwell, "Learning to Learn Using Gradient Descent",
+        ICANN 2001, section 2.
     """
 
     gapless = False
@@ -155,7 +164,7 @@ class SequenceLearner(ordered.OrderedLearner):
         return tf.reshape(x, [shape[0], shape[1], self.feature_size])
 
     def _standard(self, y):
-        """Targets, or answers, in the units of learning."""
+        """Scales targets or predictions to the units of meta-training."""
         if self.classification:
             return y
         return (y - self.target_mean) / self.target_scale
@@ -182,7 +191,7 @@ class SequenceLearner(ordered.OrderedLearner):
         return tf.reshape(answers, [shape[0], shape[1], SYMBOLS, SYMBOLS])
 
     def _read(self, support_x, support_y, training):
-        """The state after a support set, and the answer at each of its steps."""
+        """Returns the state after a support set, and the prediction at each step."""
         features = self._features(support_x, training)
         labels = self._entered(support_y)
         late = tf.concat([tf.zeros_like(labels[:, :1]), labels[:, :-1]], axis=1)
@@ -200,7 +209,7 @@ class SequenceLearner(ordered.OrderedLearner):
         return {"cell": state, "label": labels[:, -1]}, self._answers(features, outputs)
 
     def _run(self, inputs, training):
-        """What the cell gives at each step, and its last state."""
+        """Returns the cell's output at each step, and its last state."""
         start = self.cell.get_initial_state(batch_size=tf.shape(inputs)[0])
         if lstm_scan.supports(self.cell):
             return lstm_scan.run(self.cell, inputs, start, self.unroll)
@@ -233,14 +242,19 @@ class SequenceLearner(ordered.OrderedLearner):
         return self._answers(features, outputs)
 
     def sequence(self, support_x, support_y):
-        """The answer to each support example, from those before it in the order given.
+        """Predicts each support example from those before it, in the order given.
 
         Args:
-            support_x: as for `adapt`.
-            support_y: as for `adapt`; label t is seen from step t + 1 on.
+            support_x: `[T, S, ...]`, as for `adapt`.
+            support_y: `[T, S]`, `[T, S, 5]` or `[T, S, d_y]`, as for `adapt`; label t
+                is visible from step t + 1 on.
 
         Returns:
-            Logits `[T, S, N]`, or predictions `[T, S, d_y]`.
+            Logits `[T, S, N]` (`[T, S, 5, 5]` for strings), or predictions `[T, S,
+            d_y]`.
+
+        Raises:
+            ValueError: as `adapt`.
         """
         support_x, support_y = checks.checked_support(self, support_x, support_y)
         run = self.traced(
@@ -251,9 +265,10 @@ class SequenceLearner(ordered.OrderedLearner):
         return run(support_x, support_y)
 
     def call(self, episode, training=False, reading=False):
-        """As every learner's call; with `reading`, also the answers of `sequence`.
+        """Runs `adapt` and `infer`; with `reading`, `sequence` too.
 
-        Then both read the order given, as in meta-training.
+        With `reading`, it returns `(outputs, answers of sequence)`, both for the order
+        given, as in meta-training.
         """
         if not reading:
             return super().call(episode, training)

@@ -1,4 +1,4 @@
-"""Modular meta-learning with shrinkage: sigma-MAML, sigma-iMAML, sigma-Reptile."""
+"""Modular meta-learning with shrinkage: its base class, sigma-MAML, sigma-iMAML."""
 
 import math
 
@@ -33,39 +33,56 @@ def _prior_family(learner, name, value):
 class Shrinkage(gradient.GradientLearner):
     """Learns which modules of a network adapt, and how far (Chen et al., 2020).
 
-    A task's weights have a Gaussian prior around the start, with one learned scale a
-    module; adapting is inference of their mode. A module whose scale goes to zero is
-    shared by all tasks:
+    The weights of a task have a Gaussian prior around the initial weights, with one
+    learned scale per module. Adaptation computes the mode of the posterior. All tasks
+    share a module whose scale is zero:
 
         theta_m ~ Normal(phi_m, sigma_m^2)
         theta_hat = argmin 1/S [-sum_s log p(y_s | x_s, theta) - log p(theta | phi)]
 
-    by proximal steps `theta <- phi + w_m (theta - a grad - phi)` with
-    `w_m = S sigma_m^2 / (S sigma_m^2 + a)`. Both phi and sigma minimise the loss of the
-    queries. The subclasses differ in how they are differentiated.
+    The inner loop takes proximal steps `theta <- phi + w_m (theta - a grad - phi)` with
+    `w_m = S sigma_m^2 / (S sigma_m^2 + a)`. Meta-training minimises the query loss over
+    both phi and sigma. The subclasses differ in the meta-gradient.
 
     Args:
-        network: see `GradientLearner`, as for all other arguments.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         modules: "layer", "weight", a function from a variable's path (see
-            `network.Network.paths`) to the name of its module, or a name for each
-            trainable variable.
-        initial_scale: sigma of every module to begin with.
+            `network.Network.paths`) to the name of its module, or a list with a name
+            for each trainable variable.
+        initial_scale: initial sigma of every module, in units of the weights.
         scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
-            What is trained is `log sigma^2 / scale_rate`.
+            The trained variable is `log sigma^2 / scale_rate`.
         frozen: names of modules that do not adapt, whatever their scale; they learn
-            from the outer loss alone. Set it later to freeze and to thaw.
-        prior: the family of the prior (`SigmaMAML` alone takes another than "normal"):
-            "normal"; "laplace", under which a step soft-thresholds what has moved, so
-            that weights stay exactly at their start; or a function `(phi, scale) ->
-            distribution` of TensorFlow Probability that is registered with
-            `keras.saving.register_keras_serializable`, whose step is solved
-            numerically. A Laplace prior has a dead zone: where `|grad| < 1 / (S b)`
-            nothing moves, b has no gradient and cannot recover. Start b well above
-            `1 / (S |grad|)`.
-        **kwargs: see `GradientLearner`.
+            from the outer loss alone. Assign the attribute later to freeze or unfreeze
+            modules.
+        prior: the family of the prior: "normal"; "laplace", whose proximal step
+            soft-thresholds, so that many weights stay exactly at phi; or a function
+            `(phi, scale) -> distribution` of TensorFlow Probability that is registered
+            with `keras.saving.register_keras_serializable`, whose step is solved
+            numerically. Only `SigmaMAML` accepts others than "normal". A Laplace prior
+            has a dead zone: where `|grad| < 1 / (S b)` nothing moves, and b has no
+            gradient and cannot recover. Start with b well above `1 / (S |grad|)`.
+        inner_rate: step size of the inner loop, a, for the mean loss of the support
+            set.
+        inner_steps: number of inner steps during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
         Chen, Friesen, Behbahani, Doucet, Budden, Hoffman and de Freitas, "Modular
@@ -109,7 +126,7 @@ class Shrinkage(gradient.GradientLearner):
         )
 
     def scales(self):
-        """`{module: sigma}`: how far, in units of the weights, each module adapts."""
+        """Returns `{module: sigma}`, each in units of the weights."""
         scales = self._sigmas(self.scaled_log_variances.value)
         return dict(zip(self.modules, map(float, scales), strict=True))
 
@@ -118,13 +135,16 @@ class Shrinkage(gradient.GradientLearner):
         return tf.exp(self.scale_rate * scaled_log_variances / 2)
 
     def freeze_below(self, scale):
-        """Freezes the modules whose sigma is below `scale` too: they cost nothing.
+        """Freezes modules whose sigma is below `scale`; they cost no adaptation time.
+
+        Args:
+            scale: a number above 0, in units of the weights.
 
         Returns:
-            The names of all frozen modules.
+            The names of all frozen modules, a list.
 
         Raises:
-            ValueError: `scale` is no number above 0.
+            ValueError: `scale` is not a number above 0.
         """
         steps.check_positive("scale", scale)
         scales, frozen = self.scales(), self.frozen
@@ -149,30 +169,35 @@ class Shrinkage(gradient.GradientLearner):
         return [of_module[name] for name in self.modules_of(self.adapted())]
 
     def prior(self):
-        """The prior of a task's weights at the learned phi and sigma.
+        """Returns the prior of a task's weights at the learned phi and sigma.
+
+        `adapt` computes the mode of the posterior under this prior. `prior().sample()`
+        draws the weights of a task without support examples, `{module: {path:
+        tensor}}`.
 
         Returns:
-            A `tfp.distributions.JointDistributionNamed` over the modules that adapt;
-            each is one over its weights, by path. `adapt` finds the mode of the
-            posterior under it, and `prior().sample()` is a network's weights before
-            anything is known of the task, `{module: {path: tensor}}`.
+            A `tfp.distributions.JointDistributionNamed` over the modules that adapt.
+            Each module is such a distribution over its weights, by path.
 
         Example:
-            >>> learner.prior().model["head"].model["head/kernel"].distribution.scale
+            >>> learner = km.SigmaMAML(km.networks.mlp(), loss="mse", initial_scale=0.5)
+            >>> head = learner.prior().model["head"].model["head/bias"].distribution
+            >>> float(head.scale)
+            0.5
         """
         meta = self._meta_values()
         start, _ = self._split(meta["weights"])
         return self.prior_at(meta, start, tf.constant(1))
 
     def shares(self, examples):
-        """`{module: w}`: the part of an inner step that each module keeps.
+        """Returns `{module: w}`: the share of an inner step that each module keeps.
 
-        `w_m = S sigma_m^2 / (S sigma_m^2 + a)`, a the inner rate: 0 for a module that
-        does not adapt, 1 for one without a prior. Scales of different modules are in
-        different units, these are not.
+        `w_m = S sigma_m^2 / (S sigma_m^2 + a)` with inner rate a. It is 0 for a module
+        that does not adapt and 1 without a prior. Unlike scales, these shares have no
+        unit and can be compared between modules.
 
         Args:
-            examples: S, the examples of a task.
+            examples: S, the support examples of a task.
 
         Raises:
             ValueError: the prior is not normal, or S is not above 0.
@@ -206,21 +231,57 @@ class Shrinkage(gradient.GradientLearner):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class SigmaMAML(Shrinkage):
-    """Shrinkage differentiated through every inner step, as MAML is.
+    """Shrinkage with MAML's meta-gradient: differentiates through every inner step.
 
-    As sigma goes to infinity it is MAML; at zero, nothing adapts.
+    As sigma goes to infinity it becomes MAML. At sigma = 0 nothing adapts.
 
     Args:
-        network: see `Shrinkage`, as for all other arguments.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        modules: "layer", "weight", a function from a variable's path (see
+            `network.Network.paths`) to the name of its module, or a list with a name
+            for each trainable variable.
+        initial_scale: initial sigma of every module, in units of the weights.
+        scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
+        frozen: names of modules that do not adapt; they learn from the outer loss
+            alone.
+        prior: "normal", "laplace", or a registered function `(phi, scale) ->
+            distribution` of TensorFlow Probability; see `Shrinkage` for their
+            properties.
+        inner_rate: step size of the inner loop, a, for the mean loss of the support
+            set.
+        inner_steps: number of inner steps during meta-training.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
+
+    Example:
+        >>> learner = km.SigmaMAML(km.networks.mlp(), loss="mse", inner_rate=0.01)
+        >>> learner.scales()
+        {'dense1': 1.0, 'dense2': 1.0, 'head': 1.0}
+
+    Raises:
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
-        Chen et al., 2020; Finn, Abbeel and Levine, 2017.
+        Chen et al., 2020, arXiv 1909.05557; Finn, Abbeel and Levine, 2017.
     """
 
 
 @keras.saving.register_keras_serializable("keras_meta")
 class SigmaIMAML(Shrinkage, imaml.Implicit):
-    """Shrinkage differentiated at the inner optimum, as iMAML is.
+    """Shrinkage with iMAML's meta-gradient: differentiates the inner optimum.
 
         (H + P) v = grad L_query,  P = 1 / (S sigma^2)
         dL/dphi = P v,  dL/dlog sigma_m^2 = P_m v_m . (theta_m - phi_m)
@@ -228,115 +289,42 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
     With all scales equal and fixed it is iMAML with lambda = 1 / (S sigma^2).
 
     Args:
-        network: see `Shrinkage` and `imaml.Implicit`, as for all other arguments.
-
-    Reference:
-        Chen et al., 2020; Rajeswaran et al., 2019, equation 6.
-    """
-
-    normal_only = True
-
-
-@keras.saving.register_keras_serializable("keras_meta")
-class SigmaReptile(Shrinkage):
-    """Shrinkage whose start moves towards the adapted weights, as Reptile's does.
-
-        phi <- phi + eps mean_t (theta_hat_t - phi)
-        dL/dlog sigma_m^2 ~ (theta_m - phi_m) . grad_theta_m L_query
-
-    The first is the gradient of the joint posterior, preconditioned by sigma^2; the
-    scales follow the queries, because learning them by joint MAP collapses to zero. The
-    second is the implicit gradient (`SigmaIMAML`) with a Hessian of zero; where it was
-    compared with it, it was 2.5 to 5 times too large. With `scale_rule="implicit"` the
-    scales follow the implicit gradient itself, `P_m v_m . (theta_m - phi_m)` with
-    `(H + P) v = grad L_query`, and phi still follows Reptile's rule. As sigma goes to
-    infinity the learner is Reptile on the support set with plain SGD inside.
-
-    Args:
-        network: see `Shrinkage`, as for all other arguments.
-        scale_rule: "reptile", the implicit gradient with H = 0, or "implicit".
-        conjugate_steps: of conjugate gradient, for the implicit rule.
-        damping: added to P in the equation that conjugate gradient solves, for the
-            implicit rule.
-        **kwargs: see `Shrinkage`.
+        network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
+            `[B, d_y]`; layers with `trainable=False` keep their weights.
+        loss: the support loss, and the query loss unless `compile` sets another:
+            "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
+        modules: "layer", "weight", a function from a variable's path (see
+            `network.Network.paths`) to the name of its module, or a list with a name
+            for each trainable variable.
+        initial_scale: initial sigma of every module, in units of the weights.
+        scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
+        frozen: names of modules that do not adapt; they learn from the outer loss
+            alone.
+        prior: "normal", the only family that this meta-gradient supports.
+        inner_steps: number of proximal gradient steps during meta-training, enough to
+            come near the inner optimum.
+        conjugate_steps: steps of conjugate gradient per task.
+        damping: added to P in the equation that conjugate gradient solves; >= 0.
+        inner_rate: step size of the inner loop, a, for the mean loss of the support
+            set.
+        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_batch: support examples per inner step; all of them by default.
+        normalization: batch normalization of the queries: "inductive" (statistics of
+            the support set) or "transductive" (statistics of the task's queries).
+        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        vectorize: if True, tasks run as one batch; by default for networks of dense
+            layers.
+        support_order: order in which `inner_batch` takes the support examples outside
+            meta-training: "shuffled" (fixed, depends on S alone) or "given".
+        point_units: for regression, a `StandardUnits` that scales points of any units.
+        trainable: if False, `fit` changes no weight.
+        **kwargs: `name` and `dtype` of `keras.Model`.
 
     Raises:
-        ValueError: another rule, or an argument out of range.
+        ValueError: an argument out of range, or a network that is not built.
 
     Reference:
-        Chen et al., 2020; Nichol, Achiam and Schulman, 2018; for the implicit rule
-        Rajeswaran et al., 2019, equation 6.
+        Chen et al., 2020, arXiv 1909.05557; Rajeswaran et al., 2019, equation 6.
     """
 
     normal_only = True
-    unrolled = False
-    outer_loss = False
-
-    scale_rule = settings.Setting(settings.choice("reptile", "implicit"))
-    conjugate_steps = settings.Setting(settings.integer(1))
-    damping = settings.Setting(settings.number(0))
-
-    def __init__(
-        self,
-        network,
-        loss="sparse_categorical_crossentropy",
-        *,
-        scale_rule="reptile",
-        conjugate_steps=5,
-        damping=0.0,
-        **kwargs,
-    ):
-        super().__init__(network, loss, **kwargs)
-        self.scale_rule = scale_rule
-        self.conjugate_steps = conjugate_steps
-        self.damping = damping
-
-    def solve(self, meta, start, inputs, descend, support_loss, examples):
-        count = len(start)
-
-        @tf.custom_gradient
-        def solved(*flat):
-            start, log_precisions = list(flat[:count]), flat[count:]
-            weights = descend(start, inputs)
-
-            def grad(*upstream):
-                # With H = 0, v is P^-1 times the gradient: P v is the gradient.
-                direction, precisions = upstream, [1.0] * count
-                if self.scale_rule == "implicit":
-                    direction, precisions = imaml.implicit_direction(
-                        weights,
-                        inputs,
-                        support_loss,
-                        log_precisions,
-                        upstream,
-                        self.conjugate_steps,
-                        self.damping,
-                    )
-                _, scales = imaml.pulled_moves(direction, precisions, start, weights)
-                moves = [phi - w for w, phi in zip(weights, start, strict=True)]
-                return [*moves, *scales]
-
-            return weights, grad
-
-        normals = self.weight_priors(meta, start, examples)
-        return list(solved(*start, *priors.log_precisions(normals, examples)))
-
-    def task_gradient(self, meta, held, task, outer):
-        loss, outputs, gradients = super().task_gradient(meta, held, task, outer)
-        # The rule for phi is no gradient of the loss, whose factors it has not seen.
-        adapted = {id(variable) for variable in self.adapted()}
-        variables = tf.nest.flatten(self.meta_variables())
-        gradients = [
-            gradient * outer.factor(task) if id(variable) in adapted else gradient
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
-        return loss, outputs, gradients
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            scale_rule=self.scale_rule,
-            conjugate_steps=self.conjugate_steps,
-            damping=self.damping,
-        )
-        return config

@@ -7,13 +7,14 @@ from keras_meta.tasks.family import TaskFamily, check_pairs
 
 
 def boolean(functions=16):
-    """Boolean functions of two inputs; a task is one of them, each as likely.
+    """Returns the family of Boolean functions of two inputs, with equal probabilities.
 
-    The paper does not say how inputs are coded: here x is uniform over {-1, 1}^2, -1
-    for false and 1 for true, and so a point may come more than once. y is its label.
+    The paper does not specify the coding of inputs. Here x is uniform over {-1, 1}^2,
+    with -1 for false and 1 for true, so that points may repeat. y is the label.
 
     Args:
-        functions: 16, or 14: without XOR and its complement, which no line separates.
+        functions: 16, or 14 to exclude XOR and its complement, which are not linearly
+            separable.
 
     Returns:
         A `TaskFamily` with d_x = 2 and int32 labels in {0, 1}.
@@ -22,8 +23,8 @@ def boolean(functions=16):
         ValueError: another number of functions.
 
     Reference:
-        Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent,
-        ICANN 2001.
+        Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent, ICANN
+        2001.
     """
     table = tf.constant(_truth_table(functions))
 
@@ -48,23 +49,27 @@ def _truth_table(functions):
 
 
 def boolean_bayes(functions, support_x, support_y, query_x):
-    """What can be known of a Boolean function from examples: the Bayes predictor.
+    """Computes the Bayes predictor of a Boolean function from support examples.
 
-    All functions of the family that agree with the examples are as likely, and the
-    chance of label 1 is the share of those that have it.
+    All functions of the family that agree with the examples are equally probable. The
+    probability of label 1 is the share of them that have it.
 
     Args:
         functions: 14 or 16, as for `boolean`.
-        support_x: `[T, S, 2]`, or `[S, 2]` for one task; false is below 0.
+        support_x: `[T, S, 2]`, or `[S, 2]` for one task; values below 0 are false.
         support_y: labels `[T, S]`.
         query_x: `[T, Q, 2]`.
 
     Returns:
-        Chances of label 1, `[T, Q]`, float64.
+        Probabilities of label 1, `[T, Q]`, float64.
 
     Raises:
-        ValueError: another number of functions, examples that none agrees with, or
-            not as many labels as examples.
+        ValueError: another number of functions, examples that no function agrees with,
+            or different numbers of labels and examples.
+
+    Example:
+        >>> tasks.boolean_bayes(16, [[-1, 1]], [1], [[-1, 1], [1, 1]]).tolist()
+        [1.0, 0.5]
     """
     check_pairs(support_x, support_y, 0)
     table = _truth_table(functions)

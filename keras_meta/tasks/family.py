@@ -1,4 +1,4 @@
-"""A distribution over tasks, and the checks that all families share."""
+"""TaskFamily: a distribution over tasks, and the checks that all families share."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,15 +11,18 @@ class TaskFamily:
 
     Args:
         sample: function `(seed [2], n) -> (x [n, d_x], y)` that draws one task and n
-            points of it with stateless random ops; y is float32 `[n, d_y]`, or int32
-            labels `[n]` if tasks are classifications. The task must depend on the seed
-            alone and not on n, so that `sample(episodes.fold_seed(seed, i), n)` gives
-            any number of points of the task of episode i, to draw its curve.
-        points: how many points a task has, if not endlessly many.
+            points of it with stateless random ops. y is float32 `[n, d_y]`, or int32
+            labels `[n]` for classification. The task must depend on the seed alone and
+            not on n, so that `sample(episodes.fold_seed(seed, i), n)` returns any
+            number of points of the task of episode i, for example to draw its curve.
+        points: number of points of a task; None if unlimited.
 
     Example:
         >>> family = tasks.sinusoid()
-        >>> learner.fit(family.episodes(shots=10).batch(25), steps_per_epoch=1000)
+        >>> episodes = family.episodes(shots=10, queries=5)
+        >>> episode, query_y = next(iter(episodes.batch(25)))
+        >>> query_y.shape
+        TensorShape([25, 5, 1])
     """
 
     def __init__(self, sample, points=None):
@@ -27,7 +30,14 @@ class TaskFamily:
         self._points = points
 
     def sample(self, seed, n):
-        """n points of the task of a seed `[2]`, `(x [n, d_x], y [n, d_y] or [n])`.
+        """Draws n points of the task of a seed.
+
+        Args:
+            seed: `[2]`, as `episodes.fold_seed` returns it.
+            n: number of points.
+
+        Returns:
+            `(x [n, d_x], y [n, d_y] or [n])`.
 
         Raises:
             ValueError: more points than a task has.
@@ -43,25 +53,27 @@ class TaskFamily:
             )
 
     def episodes(self, shots=10, queries=10, seed=0, start=0, block=1):
-        """An endless dataset of episodes; episode i depends on (seed, i).
+        """Returns an endless dataset of episodes; episode i depends on (seed, i).
 
         Args:
-            shots: support points, S; or `(low, high)`, S is then uniform in low..high.
-            queries: query points, Q.
-            seed: of the stream.
+            shots: number of support points, S; or `(low, high)`, S is then uniform in
+                low..high.
+            queries: number of query points, Q.
+            seed: seed of the stream.
             start: index of the first episode.
-            block: this many episodes in a row share an S drawn from `(low, high)`: S
-                depends on (seed, i // block). Then `.batch(block)` has one S a batch.
+            block: number of consecutive episodes that share an S drawn from `(low,
+                high)`: S depends on (seed, i // block). `.batch(block)` then has one S
+                per batch.
 
         Returns:
-            A `tf.data.Dataset` of pairs: `({"support_x": [S, d_x], "support_y":
-            [S, d_y], "query_x": [Q, d_x]}, query_y [Q, d_y])`, all float32; if tasks
-            are classifications, y is int32 labels, `[S]` and `[Q]`.
+            A `tf.data.Dataset` of pairs: `({"support_x": [S, d_x], "support_y": [S,
+            d_y], "query_x": [Q, d_x]}, query_y [Q, d_y])`, all float32; for
+            classification, y is int32 labels, `[S]` and `[Q]`.
 
         Raises:
-            ValueError: shots or start below 0, queries or block below 1, or no
+            ValueError: shots or start below 0, queries or block below 1, or not
                 integers; low above high; more points than a task has; with `(low,
-                high)`, a start that is no multiple of block.
+                high)`, a start that is not a multiple of block.
         """
         drawn = isinstance(shots, tuple | list)
         if drawn:

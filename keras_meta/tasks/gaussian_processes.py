@@ -16,31 +16,32 @@ JITTER = 1e-8
 
 
 def gaussian_process(kernel="rbf", length=0.4, scale=1.0, noise=0.02, x=(-2.0, 2.0)):
-    """Functions drawn from a Gaussian process, observed with noise.
+    """Returns the family of draws from a Gaussian process, observed with noise.
 
         y = f(x) + noise e,  f ~ GP(0, scale^2 k(d / length)),  e ~ Normal(0, 1)
 
     d is the distance of two points and k(d / l) is
+
     - "rbf": `exp(-d^2 / (2 l^2))`;
     - "matern32": `(1 + sqrt(3) d / l) exp(-sqrt(3) d / l)`;
     - "periodic": `exp(-2 sin^2(pi d) / l^2)`, of period 1.
 
-    Fewer points of a task are the first of more, up to rounding.
+    The first n points of a task do not depend on the number of points, up to rounding.
 
     Args:
         kernel: "rbf", "matern32" or "periodic".
-        length: of the kernel, in units of x; or `(low, high)`, a task's length is then
-            uniform between them.
-        scale: standard deviation of f; or `(low, high)`, likewise.
-        noise: standard deviation of an observation.
-        x: `(low, high)`; a point's x is uniform between them.
+        length: length of the kernel, in units of x; or `(low, high)`, the length of a
+            task is then uniform between them.
+        scale: standard deviation of f, in units of y; or `(low, high)`, likewise.
+        noise: standard deviation of an observation, in units of y.
+        x: `(low, high)`; the x of a point is uniform between them.
 
     Returns:
         A `GaussianProcess`, a `TaskFamily` with d_x = d_y = 1.
 
     Raises:
-        ValueError: another kernel, a length or scale that is not above 0, a noise
-            below 0, or low not below high.
+        ValueError: another kernel, a length or scale that is not above 0, a noise below
+            0, or low not below high.
 
     Reference:
         Garnelo et al., Conditional Neural Processes, ICML 2018, section 4.1; the
@@ -62,9 +63,16 @@ def gaussian_process(kernel="rbf", length=0.4, scale=1.0, noise=0.02, x=(-2.0, 2
 
 
 class GaussianProcess(TaskFamily):
-    """A family of Gaussian process draws that knows its posterior.
+    """A family of Gaussian process draws with an exact posterior.
 
-    Made by `gaussian_process`, which checks and documents the arguments.
+    `gaussian_process` validates the arguments and creates it.
+
+    Args:
+        kernel: "rbf", "matern32" or "periodic".
+        length: length of the kernel, in units of x; or `(low, high)`.
+        scale: standard deviation of f, in units of y; or `(low, high)`.
+        noise: standard deviation of an observation, in units of y.
+        x: `(low, high)`, the range of x.
     """
 
     def __init__(self, kernel, length, scale, noise, x):
@@ -79,7 +87,7 @@ class GaussianProcess(TaskFamily):
         self._x = x
 
     def parameters(self, seed):
-        """Length and scale of the task of a seed `[2]`, float64 scalars."""
+        """Returns length and scale of the task of a seed `[2]`, float64 scalars."""
         seeds = tf.unstack(tf.random.split(seed, 5)[3:])
         return tuple(
             tf.random.stateless_uniform([], seed, *value, dtype=tf.float64)
@@ -105,21 +113,21 @@ class GaussianProcess(TaskFamily):
         return self._noise**2 + JITTER * scale**2
 
     def posterior(self, support_x, support_y, query_x, length=None, scale=None):
-        """The exact posterior of each query's y, its noise included, in float64.
+        """Computes the exact posterior of each query's y with its noise, in float64.
 
         Args:
             support_x: `[T, S, 1]`, or `[S, 1]` for one task; S = 0 gives the prior.
             support_y: `[T, S, 1]`.
             query_x: `[T, Q, 1]`.
-            length: of the tasks, a number or `[T]`; by default the family's.
-            scale: likewise.
+            length: length of the tasks, a number or `[T]`; by default the family's.
+            scale: scale of the tasks, likewise.
 
         Returns:
             Mean and standard deviation, tensors `[T, Q, 1]`.
 
         Raises:
-            ValueError: no length or scale, and the family draws it for each task; or
-                not as many targets as examples.
+            ValueError: no length or scale, if the family draws it for each task; or
+                different numbers of targets and examples.
         """
         check_pairs(support_x, support_y, 1)
         length = self._known("length", length, self._length)

@@ -9,26 +9,30 @@ CLASSES_AT_ONCE = 50
 
 
 def glyphs(classes=1200, drawings=20, seed=0, prepare=None):
-    """Characters of an invented alphabet, drawn by an unsteady hand.
+    """Draws a pool of characters of an invented alphabet, as by an unsteady hand.
 
-    A class is a plan of one to four pen strokes, each of straight pieces, arcs, loops
-    and hooks, that start from, cross or stand beside one another. A drawing follows
-    the plan with the lengths, turns and joints a little off, under a mild affine map.
-    The look and the spread are Omniglot's: 105x105, black ink (0) on white (255). A
-    class depends on (seed, id) and a drawing on (seed, id, its number) alone.
+    A class is a plan of one to four pen strokes. Strokes consist of straight pieces,
+    arcs, loops and hooks, and start from, cross or stand beside one another. A drawing
+    follows the plan with small random changes of lengths, turns and joints, under a
+    mild affine map. Look and spread are Omniglot's: 105x105, black ink (0) on white
+    (255). A class depends on (seed, id) and a drawing on (seed, id, its number) alone.
 
     Args:
         classes: number of classes, with ids 0, 1, ..., or a sequence of ids >= 0.
-        drawings: drawings of each class.
-        seed: of the alphabet.
+        drawings: drawings per class.
+        seed: seed of the alphabet.
         prepare: an `ImagePreprocess`; images are resized as they are drawn, so that a
-            large pool is never held at full size.
+            large pool is never stored at full size.
 
     Returns:
-        A `ClassPool` of uint8 images: 105x105x1, or of the size `prepare` gives.
+        A `ClassPool` of uint8 images: 105x105x1, or of the size of `prepare`.
 
     Raises:
-        ValueError: no class, no drawing, or a number that is no integer >= 0.
+        ValueError: no class, no drawing, or a number that is not an integer >= 0.
+
+    Example:
+        >>> tasks.glyphs(classes=3, drawings=2)
+        ClassPool(3 classes, 6 images, (105, 105, 1))
     """
     ids = np.arange(classes) if np.ndim(classes) == 0 else np.unique(classes)
     if not len(ids) or not np.issubdtype(ids.dtype, np.integer) or ids[0] < 0:

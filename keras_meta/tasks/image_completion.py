@@ -1,4 +1,4 @@
-"""Images as functions from a pixel's place to its colour."""
+"""Images as functions from the position of a pixel to its intensity."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,15 +7,15 @@ from keras_meta.tasks.family import TaskFamily
 
 
 def completion(images):
-    """Image completion: a task is an image, and its pixels are the points.
+    """Returns the family of image completion: the pixels of an image are its points.
 
     x is a pixel's (row, column), each scaled to [0, 1], and y its intensities. Pixels
-    come in uniformly random order and none comes twice, so that all of them are the
-    image; fewer pixels of a task are the first of more.
+    come in uniformly random order without repetition. The first n pixels of a task do
+    not depend on the number of pixels.
 
     Args:
-        images: `[n, H, W, C]`, uint8 or floats in [0, 1], each image as likely; held
-            once, as they came.
+        images: `[n, H, W, C]`, uint8 or floats in [0, 1], with equal probabilities;
+            stored once, unchanged.
 
     Returns:
         A `TaskFamily` with d_x = 2 and d_y = C, y in [0, 1].

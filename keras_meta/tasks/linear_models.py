@@ -11,33 +11,34 @@ LEAST_VARIATION = 1e-6
 
 
 def semilinear():
-    """Squashed planes, `y = (1 + tanh(w1 x1 + w2 x2 + w3)) / 2`, without noise.
+    """Returns the family of squashed planes, `y = (1 + tanh(w1 x1 + w2 x2 + w3)) / 2`.
 
-    The weights w are uniform in [-1, 1] and x in [-1, 1]^2.
+    The weights w are uniform in [-1, 1] and x in [-1, 1]^2. There is no noise.
 
     Returns:
         A `TaskFamily` with d_x = 2 and d_y = 1.
 
     Reference:
-        Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent,
-        ICANN 2001.
+        Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent, ICANN
+        2001.
     """
     return _weighted(semilinear_features, 3, lambda z: (1 + tf.tanh(z)) / 2)
 
 
 def quadratic():
-    """Quadratic functions of two inputs, scaled to [0.2, 0.8], without noise.
+    """Returns the family of quadratic functions of two inputs, scaled to [0.2, 0.8].
 
         y = 0.5 + 0.05 (a x1^2 + b x2^2 + c x1 x2 + d x1 + e x2 + f)
 
-    The coefficients a to f are uniform in [-1, 1] and x in [-1, 1]^2.
+    The coefficients a to f are uniform in [-1, 1] and x in [-1, 1]^2. There is no
+    noise.
 
     Returns:
         A `TaskFamily` with d_x = 2 and d_y = 1.
 
     Reference:
-        Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent,
-        ICANN 2001.
+        Hochreiter, Younger and Conwell, Learning to Learn Using Gradient Descent, ICANN
+        2001.
     """
     return _weighted(quadratic_features, 6, lambda z: 0.5 + 0.05 * z)
 
@@ -55,28 +56,28 @@ def _weighted(features, count, output):
 
 
 def semilinear_features(x):
-    """x1, x2 and 1: `[..., 2] -> [..., 3]`."""
+    """Returns the features x1, x2 and 1: `[..., 2] -> [..., 3]`."""
     x1, x2 = tf.unstack(x, axis=-1)
     return tf.stack([x1, x2, tf.ones_like(x1)], axis=-1)
 
 
 def quadratic_features(x):
-    """x1^2, x2^2, x1 x2, x1, x2 and 1: `[..., 2] -> [..., 6]`."""
+    """Returns x1^2, x2^2, x1 x2, x1, x2 and 1: `[..., 2] -> [..., 6]`."""
     x1, x2 = tf.unstack(x, axis=-1)
     return tf.stack([x1**2, x2**2, x1 * x2, x1, x2, tf.ones_like(x1)], axis=-1)
 
 
 def least_squares(features, support_x, support_y, query_x, squashed=False):
-    """What least squares on the right features make of examples, in float64.
+    """Predicts queries by least squares on the true features, in float64.
 
-    Fits `y = 0.5 + features(x) . w` (quadratic tasks), or if squashed `y = (1 +
+    Fits `y = 0.5 + features(x) . w` (quadratic tasks), or with `squashed` `y = (1 +
     tanh(features(x) . w)) / 2` through arctanh (semi-linear tasks). Among equally good
-    w it takes the shortest, so that no example gives 0.5, the mean of both families.
-    As many examples as features, in general position, give the task itself.
+    w it selects the shortest, so that without examples it predicts 0.5, the mean of
+    both families. With as many examples as features, in general position, it is exact.
 
     Args:
-        features: `semilinear_features`, `quadratic_features` or another function
-            `x [..., d_x] -> [..., features]`.
+        features: `semilinear_features`, `quadratic_features` or another function `x
+            [..., d_x] -> [..., features]`.
         support_x: `[T, S, d_x]`, or `[S, d_x]` for one task.
         support_y: `[T, S, d_y]`.
         query_x: `[T, Q, d_x]`.
@@ -86,8 +87,8 @@ def least_squares(features, support_x, support_y, query_x, squashed=False):
         Predictions `[T, Q, d_y]`.
 
     Raises:
-        ValueError: squashed, with a target outside (0, 1); or not as many targets as
-            examples.
+        ValueError: with `squashed`, a target outside (0, 1); or different numbers of
+            targets and examples.
     """
     check_pairs(support_x, support_y, 1)
     basis, wanted = (

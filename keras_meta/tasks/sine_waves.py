@@ -8,12 +8,14 @@ from keras_meta.tasks.family import TaskFamily, check_range
 
 
 def sinusoid(amplitude=(0.1, 5.0), phase=(0.0, math.pi), x=(-5.0, 5.0)):
-    """Sine waves, `y = amplitude * sin(x - phase)`, without noise.
+    """Returns the family of sine waves, `y = amplitude * sin(x - phase)`.
+
+    There is no noise.
 
     Args:
-        amplitude: `(low, high)`; a task's amplitude is uniform between them.
+        amplitude: `(low, high)`; the amplitude of a task is uniform between them.
         phase: `(low, high)` in radians, likewise.
-        x: `(low, high)`; a point's x is uniform between them.
+        x: `(low, high)`; the x of a point is uniform between them.
 
     Returns:
         A `TaskFamily` with d_x = d_y = 1.
