@@ -237,7 +237,7 @@ def freeze(run, data, out):
     Modules are frozen in the order of w, which at one inner rate is that of sigma.
     """
     record = folder_of(run, out) / "frozen.json"
-    rows = json.loads(record.read_text()) if record.exists() else []
+    rows = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
     learner = trained(run, out)
     scales = learner.scales()
     order = sorted(scales, key=scales.get)
@@ -282,7 +282,9 @@ class Clock:
     def __init__(self, methods, data, out):
         self.out = out
         path = out / "pace.json"
-        self.paces = json.loads(path.read_text()) if path.exists() else {}
+        self.paces = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        )
         for method in methods:
             if method not in self.paces:
                 self.paces[method] = self._measure(method, data)
