@@ -44,7 +44,6 @@ setuptools.setup(
     install_requires=[
         "absl-py>=2.1",
         "h5py>=3.11",  # what Keras saves weights with
-        "h5py>=3.11",
         "importlib_resources>=6.0",  # tensorflow-datasets needs it, undeclared
         "keras>=3.15",
         "matplotlib>=3.9",
