@@ -17,7 +17,16 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, cluster, facts, precision, recipes, runs, training
+from keras_meta.zoo import (
+    cards,
+    cluster,
+    facts,
+    named,
+    precision,
+    recipes,
+    runs,
+    training,
+)
 
 # The part of its 95% interval that a validation score may move by in float16.
 KEPT = 0.1
@@ -39,12 +48,7 @@ def warm_start(learner, recipe, origin):
     Returns:
         The paths of the variables that begin anew.
     """
-    trained = (
-        keras.models.load_model(origin)
-        if origin.endswith(".keras")
-        else zoo.load(origin)
-    )
-    new = training.transfer(trained, learner)
+    new = training.transfer(named.model(origin), learner)
     if recipe.adjust and origin == recipe.warm_start:
         recipe.adjust(learner)
     return new
@@ -197,18 +201,17 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
     if training.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, begin(recipe, seed, origin)
         training.transfer(trained, learner)
+    folders = [path for _, path, *_ in stages(recipe, directory, (None, None), origin)]
     logs = []
-    for _, folder, *_ in stages(recipe, directory, (None, None), origin):
-        with (folder / "log.csv").open(encoding="utf-8") as file:
+    for path in folders:
+        with (path / "log.csv").open(encoding="utf-8") as file:
             logs.append(list(csv.DictReader(file)))
     hours = sum(float(rows[-1]["seconds"]) for rows in logs) / 3600
     rows = logs[-1]
     steps = int(rows[-1]["step"])
     metric = recipe.task.metric
     best = training.best_of(rows, metric)
-    _, first, *_ = next(stages(recipe, directory, (None, None), origin))
-    begun = json.loads((first / "run.json").read_text(encoding="utf-8"))
-    source = recipe.task.source
+    begun = json.loads((folders[0] / "run.json").read_text(encoding="utf-8"))
     folder = cards.MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
     if float16:
@@ -220,16 +223,8 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         folder / "log.csv", lambda draft: shutil.copy(directory / "log.csv", draft)
     )
     cards.Card(
-        name=name,
-        learner=type(learner).__name__,
-        paper=recipe.paper,
-        source=source.id,
-        family=source.family,
-        data=source.title,
-        procedural=source.procedural,
-        licence=source.licence,
+        **described(name, recipe, learner),
         protocol=recipe.protocol,
-        normalization=learner.normalization,
         seed=seed,
         command=facts.command(name),
         initial_weights=begun.get("initial_weights", origin or cards.RANDOM),
@@ -238,12 +233,6 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         kept=int(best["step"]),
         hours=round(hours, 2),
         sha256=cards.sha256(folder / "model.keras"),
-        test_classes=source.test_classes(learner.preprocess),
-        inputs=recipe.task.inputs,
-        any_units=learner.point_units is not None,
-        ways=recipe.task.ways,
-        shots=recipe.task.shots,
-        network=network_of(learner),
         external=None,
         validation={
             "metric": metric,
@@ -257,6 +246,28 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         "for those by which `keras-meta learn` chooses, and with --initial for the "
         "score of the weights that it began from, if they were another's"
     )
+
+
+def described(name, recipe, learner):
+    """The fields of a card that a recipe and its learner decide, a dict."""
+    source, task = recipe.task.source, recipe.task
+    return {
+        "name": name,
+        "learner": type(learner).__name__,
+        "paper": recipe.paper,
+        "source": source.id,
+        "family": source.family,
+        "data": source.title,
+        "procedural": source.procedural,
+        "licence": source.licence,
+        "normalization": learner.normalization,
+        "test_classes": source.test_classes(learner.preprocess),
+        "inputs": task.inputs,
+        "any_units": learner.point_units is not None,
+        "ways": task.ways,
+        "shots": task.shots,
+        "network": network_of(learner),
+    }
 
 
 def network_of(learner):
@@ -274,19 +285,10 @@ def publish_external(name):
     """
     recipe = recipes.recipe(name)
     learner, task = recipe.learner(), recipe.task
-    source = task.source
     cards.Card(
-        name=name,
-        learner=type(learner).__name__,
-        paper=recipe.paper,
-        source=source.id,
-        family=source.family,
-        data=source.title,
-        procedural=source.procedural,
-        licence=source.licence,
+        **described(name, recipe, learner),
         protocol=f"no training on tasks; {task.ways}-way {task.shots}-shot, "
         f"{task.test_queries} queries in tests",
-        normalization=learner.normalization,
         seed=recipe.seed,
         command=f"{facts.command(name)} --publish",
         initial_weights=cards.EXTERNAL,
@@ -294,12 +296,6 @@ def publish_external(name):
         kept=0,
         hours=0.0,
         sha256="",
-        test_classes=source.test_classes(learner.preprocess),
-        inputs=task.inputs,
-        any_units=False,
-        ways=task.ways,
-        shots=task.shots,
-        network=network_of(learner),
         external={
             **dataclasses.asdict(recipe.external),
             "bytes": 4 * learner.count_params(),

@@ -80,9 +80,8 @@ def learner(name):
         raise ValueError(
             f"expected a keras-meta learner in {name}, got a {type(loaded).__name__}."
         )
-    if not is_file(name):
-        return loaded
-    loaded.compile()
+    if is_file(name):
+        loaded.compile()
     return loaded
 
 

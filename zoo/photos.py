@@ -26,14 +26,8 @@ def _caltech(preprocess):
             "class, it is not set."
         )
     pool = km.ClassPool.from_directory(directory, preprocess)
-    ids = {name: label_id for label_id, name in pool.names.items()}
-    missing = [name for name in splits.CALTECH101 if name not in ids]
-    if missing:
-        raise ValueError(
-            f"expected the classes of Caltech-101 in {directory} ({CALTECH_DIR}), "
-            f"found none called {', '.join(missing[:5])}."
-        )
-    return pool.select([ids[name] for name in splits.CALTECH101])
+    where = f"Caltech-101 in {directory} ({CALTECH_DIR})"
+    return sources.called(pool, splits.CALTECH101, where)
 
 
 def _photos(preprocess, ids):

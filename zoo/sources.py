@@ -107,17 +107,31 @@ class Named(Source):
 
     def pools(self, preprocess):
         pool = self.load(preprocess, None)
-        ids = {name: label_id for label_id, name in pool.names.items()}
-        missing = sorted(set().union(*self.names) - ids.keys())
-        if missing:
-            raise ValueError(
-                f"expected the classes of {self.family}, found none called "
-                f"{', '.join(missing[:5])}."
-            )
         return {
-            part: pool.select([ids[name] for name in names])
+            part: called(pool, names, self.family)
             for part, names in zip(PART_SEEDS, self.names, strict=True)
         }
+
+
+def called(pool, names, data):
+    """The classes of a pool that have these names.
+
+    Args:
+        pool: a `ClassPool`.
+        names: of the classes.
+        data: what the pool is of, for the sentence.
+
+    Raises:
+        ValueError: a name that no class has.
+    """
+    ids = {name: label_id for label_id, name in pool.names.items()}
+    missing = sorted(set(names) - ids.keys())
+    if missing:
+        raise ValueError(
+            f"expected the classes of {data}, found none called "
+            f"{', '.join(missing[:5])}."
+        )
+    return pool.select([ids[name] for name in names])
 
 
 def tfds(name, split="train+test"):

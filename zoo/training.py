@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta import batch_norm, checks
-from keras_meta.zoo import cards, cluster, recipes, runs
+from keras_meta.zoo import cards, cluster, named, recipes, runs
 
 # Training batches that the statistics of averaged weights are computed on.
 CALIBRATION_BATCHES = 100
@@ -156,7 +156,7 @@ def sha256_of(origin):
     Raises:
         ValueError: no such entry or file.
     """
-    if not origin.endswith(".keras"):
+    if not named.is_file(origin):
         return cards.card(origin).sha256
     if not pathlib.Path(origin).is_file():
         raise ValueError(f"expected a model to start from, found none at {origin}.")
