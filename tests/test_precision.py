@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import keras_meta as km
-from keras_meta.zoo import cli, entries, precision, protocols, sources
+from keras_meta.zoo import cli, entries, precision
+from keras_meta.zoo.recipes import protocols, schema, sources
 
 
 def saved(path, scale=1.0):
@@ -70,7 +71,7 @@ def recipe():
         *"xxxx", (2, 2, 2), lambda preprocess, ids: pool, rotations=False
     )
     task = protocols.Classification(source, 2, 1, 1, test_queries=2)
-    return protocols.Recipe(None, task, "x", steps=1, tasks=2)
+    return schema.Recipe(None, task, "x", steps=1, tasks=2)
 
 
 def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):

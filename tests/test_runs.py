@@ -1,6 +1,7 @@
 """Runs: exact meta-steps, settings that are compared, and one process a folder."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import re
@@ -14,6 +15,7 @@ import pytest
 
 import keras_meta as km
 from keras_meta.zoo import cluster, recipes, runs, training
+from keras_meta.zoo.recipes import characters, gradient, sources
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -150,7 +152,7 @@ def test_what_is_recorded_of_a_recipe():
     def changed(**fields):
         kept = recipes.RECIPES["maml.omniglot_5w1s"]
         with pytest.MonkeyPatch.context() as patch:
-            other = recipes.dataclasses.replace(kept, **fields)
+            other = dataclasses.replace(kept, **fields)
             patch.setitem(recipes.RECIPES, "maml.omniglot_5w1s", other)
             return [name for name, *_ in runs.differences(base, recorded())]
 
@@ -162,13 +164,13 @@ def test_what_is_recorded_of_a_recipe():
     assert changed(clip=1.0) == ["clip"]
     assert changed(optimizer="sgd") == ["optimizer"]
     assert changed(paper="another") == []
-    task = recipes.OMNIGLOT_5W1S
-    curriculum = recipes.dataclasses.replace(task, queries=3)
+    task = characters.OMNIGLOT_5W1S
+    curriculum = dataclasses.replace(task, queries=3)
     assert changed(task=curriculum) == ["task.queries"]
-    source = recipes.dataclasses.replace(task.source, load=recipes._tfds("other"))
-    other = recipes.dataclasses.replace(task, source=source)
+    source = dataclasses.replace(task.source, load=sources.tfds("other"))
+    other = dataclasses.replace(task, source=source)
     assert changed(task=other) == ["task.source.load.captured.name"]
-    slower = recipes._drawn("MAML", inner_rate=0.1)
+    slower = gradient._drawn("MAML", inner_rate=0.1)
     assert changed(learner=slower) == ["learner.inner_rate"]
 
     warm = recorded(origin="maml.glyphs_5w1s-inductive")
@@ -251,8 +253,8 @@ import sys
 from unittest import mock
 sys.path.insert(0, "tools")
 import train
-from keras_meta.zoo import recipes
-loaded = mock.patch.object(recipes.Functions, "episodes", side_effect=SystemError)
+from keras_meta.zoo.recipes import protocols
+loaded = mock.patch.object(protocols.Functions, "episodes", side_effect=SystemError)
 with loaded:
     sys.exit(train.main(sys.argv[1:]))
 """

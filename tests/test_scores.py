@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_meta import zoo
 from keras_meta.zoo import cards, recipes, scores
+from keras_meta.zoo.recipes import functions
 
 QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # 1.96
 
@@ -34,7 +35,7 @@ def test_a_summary_is_the_mean_and_its_interval():
 
 def test_the_interval_of_a_score_is_that_of_its_tasks():
     learner = zoo.load("maml.sinusoid")
-    task = recipes.SINUSOID
+    task = functions.SINUSOID
     data = task.test_episodes(None, None, None, 10, 20, 3)
     score = scores.measure(learner, "maml.sinusoid", data, 12, "mse")
     errors = []

@@ -14,12 +14,11 @@ from keras_meta import zoo
 from keras_meta.zoo import (
     cards,
     entries,
-    protocols,
     recipes,
-    sources,
     supervised,
     training,
 )
+from keras_meta.zoo.recipes import protocols, schema, sources
 
 
 def load(preprocess, ids):
@@ -45,7 +44,7 @@ SOURCE = sources.Source("colours", "x", "x", "x", (4, 2, 2), load, rotations=Fal
 TASK = protocols.Classification(
     SOURCE, ways=2, queries=2, test_queries=3, augment={"flip": {}}
 )
-FIRST = protocols.Recipe(
+FIRST = schema.Recipe(
     lambda: supervised.Supervised(encoder(), 4, preprocess=prepared()),
     protocols.Supervised(TASK, batch=6),
     "x",
@@ -56,7 +55,7 @@ FIRST = protocols.Recipe(
     optimizer_settings={"momentum": 0.9, "weight_decay": 1e-3},
     average=0.9,
 )
-RECIPE = protocols.Recipe(
+RECIPE = schema.Recipe(
     lambda: km.ProtoNet(encoder(), 2, preprocess=prepared()),
     TASK,
     "x",

@@ -46,6 +46,7 @@ from keras_meta.zoo import (
     runs,
     scores,
 )
+from keras_meta.zoo.recipes import sources as sources_module
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer(
@@ -166,7 +167,7 @@ def score(name):
                 normalization=normalization,
                 temperature=temperature,
             )
-        if isinstance(task.source, recipes.Alphabets) and task.ways == lake.WAYS:
+        if isinstance(task.source, sources_module.Alphabets) and task.ways == lake.WAYS:
             found = lake.evaluate(name, episodes, FLAGS.seed)
             yield {**found, "protocol": "lake"}
 

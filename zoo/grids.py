@@ -2,6 +2,7 @@
 
 from keras_meta import zoo
 from keras_meta.zoo import recipes, scores
+from keras_meta.zoo.recipes import sources
 
 WAYS = 2, 5, 10, 20
 SHOTS = 1, 2, 5, 10, 15
@@ -63,7 +64,7 @@ def score(learner, name, pool, ways, shots, tasks=TASKS, seed=0):
         A dict, as of `scores.measure`.
     """
     data = pool.episodes(
-        ways, max(_shots(pool)), QUERIES, seed + recipes.PART_SEEDS["validation"]
+        ways, max(_shots(pool)), QUERIES, seed + sources.PART_SEEDS["validation"]
     ).map(lambda episode, query_y: (first(episode, ways, shots), query_y))
     asked = {"ways": ways, "shots": shots, "queries": QUERIES, "seed": seed}
     return scores.measure(learner, name, data, tasks, "accuracy", **asked)

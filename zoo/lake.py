@@ -11,7 +11,8 @@ import pathlib
 import numpy as np
 
 from keras_meta import zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import scores
+from keras_meta.zoo.recipes import sources
 
 WAYS = 20
 DRAWERS = 20
@@ -28,7 +29,7 @@ def checked_card(name):
     card = zoo.card(name)
     if card.inputs != "images" or card.ways < WAYS:
         raise ValueError(f"expected a model of {WAYS} classes of images, got {name}.")
-    if not set(recipes.EVALUATION) <= set(card.test_classes):
+    if not set(sources.EVALUATION) <= set(card.test_classes):
         raise ValueError(
             f"expected a model that has seen nothing of the evaluation alphabets; "
             f"{name} has trained on some of their characters."

@@ -18,6 +18,7 @@ from keras_meta.zoo import (
     scores,
     training,
 )
+from keras_meta.zoo.recipes import sources
 
 SEED = 0
 TASKS = 100  # of a curve
@@ -235,7 +236,7 @@ def _episode(learner, card):
 
 def _fit(learner, card):
     task = recipes.recipe(card.name).task
-    seed = episodes.fold_seed(SEED + recipes.PART_SEEDS["test"], 0)
+    seed = episodes.fold_seed(SEED + sources.PART_SEEDS["test"], 0)
     x, y = (v.numpy() for v in task.family(None).sample(seed, 300))
     known, order = slice(card.shots), np.argsort(x[:, 0])
     state = learner.adapt(x[None, known], y[None, known])
@@ -251,7 +252,7 @@ def _completions(learner, card):
     height, width, _ = learner.preprocess.shape
     rows = []
     for place in range(DRAWN_IMAGES):
-        seed = episodes.fold_seed(SEED + recipes.PART_SEEDS["test"], place)
+        seed = episodes.fold_seed(SEED + sources.PART_SEEDS["test"], place)
         x, y = (v.numpy() for v in family.sample(seed, height * width))
         for known in KNOWN_PIXELS:
             state = learner.adapt(x[None, :known], y[None, :known])

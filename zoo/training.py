@@ -100,7 +100,7 @@ def check(recipe, workers, numbers):
     """Checks what a command was given, before any data is loaded.
 
     Args:
-        recipe: the `recipes.Recipe` to train.
+        recipe: the `recipes.schema.Recipe` to train.
         workers: processes that share the tasks of a meta-step.
         numbers: `{name: value}` of the command's numbers; None is the recipe's own.
 

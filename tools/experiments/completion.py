@@ -23,6 +23,7 @@ from absl import app, flags
 import keras_meta as km
 from keras_meta import plots, tasks, zoo
 from keras_meta.zoo import recipes, scores
+from keras_meta.zoo.recipes import sources
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/completion", "Folder of the table and the picture.")
@@ -95,7 +96,7 @@ def best(settings, make, batches, column):
 
 def predictors(learner, validation, known):
     """`{name: predict}`, tuned for this many known pixels."""
-    seed = FLAGS.seed + recipes.PART_SEEDS["validation"]
+    seed = FLAGS.seed + sources.PART_SEEDS["validation"]
     batches = drawn(validation, known, seed, FLAGS.tuning_tasks)
     (k,) = best([(k,) for k in NEIGHBOURS], nearest, batches, 0)
     setting = best(
@@ -158,7 +159,7 @@ def main(_):
         sys.exit(f"completion: error: {error}")
     assert set(card.test_classes) == set(pools["test"].class_ids)
     validation, test = task.family(pools["validation"]), task.family(pools["test"])
-    seed = FLAGS.seed + recipes.PART_SEEDS["test"]
+    seed = FLAGS.seed + sources.PART_SEEDS["test"]
     models = {known: predictors(learner, validation, known) for known in KNOWN}
     tests = {known: drawn(test, known, seed, FLAGS.tasks) for known in KNOWN}
     found = {

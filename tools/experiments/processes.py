@@ -23,7 +23,8 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import episodes, zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import scores
+from keras_meta.zoo.recipes import functions, sources
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/processes", "Folder of the table and the picture.")
@@ -73,7 +74,7 @@ def scored(family, models):
     """`{name: {context points: [tasks, 1 + levels]}}` on the same tasks."""
     found = {name: {} for name in models}
     for points in CONTEXTS:
-        seed = FLAGS.seed + recipes.PART_SEEDS["test"]
+        seed = FLAGS.seed + sources.PART_SEEDS["test"]
         data = family.episodes(points, QUERIES, seed).take(FLAGS.tasks).batch(BATCH)
         parts = {name: [] for name in models}
         for episode, y in data.as_numpy_iterator():
@@ -130,7 +131,7 @@ def draw(family, models, path):
     )
     grid = np.linspace(-2, 2, 200, dtype=np.float32)[None, :, None]
     for row, panels in enumerate(figure.subplots(DRAWN, len(models), squeeze=False)):
-        seed = episodes.fold_seed(FLAGS.seed + recipes.PART_SEEDS["test"], row)
+        seed = episodes.fold_seed(FLAGS.seed + sources.PART_SEEDS["test"], row)
         x, y = (v.numpy() for v in family.sample(seed, 300))
         order = np.argsort(x[:, 0])
         context = x[None, :DRAWN_CONTEXT], y[None, :DRAWN_CONTEXT]
@@ -160,7 +161,7 @@ def draw(family, models, path):
 def main(_):
     out = pathlib.Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    family = recipes.GP_RBF.family(None)
+    family = functions.GP_RBF.family(None)
     try:
         models = predictors(family)
     except ValueError as error:
