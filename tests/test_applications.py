@@ -10,7 +10,7 @@ from keras.src.utils import file_utils
 
 import keras_meta as km
 from keras_meta import applications, zoo
-from keras_meta.zoo import cards, choice, cli, entries, facts, recipes
+from keras_meta.zoo import cards, choice, cli, facts, publishing, recipes
 
 SIZE = 32
 EXTERNAL = [name for name, recipe in recipes.RECIPES.items() if recipe.external]
@@ -198,7 +198,7 @@ def test_an_entry_loads_once_its_weights_are_there(random_weights):
     learner, card = zoo.load(name), zoo.card(name)
     assert type(learner).__name__ == card.learner and learner.compiled
     assert card.external["bytes"] == 4 * learner.count_params()
-    assert card.network == entries.network_of(learner)
+    assert card.network == publishing.network_name(learner)
     assert learner.preprocess.shape == (160, 160, 3) and not learner.preprocess.invert
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_meta as km
-from keras_meta.zoo import cli, entries, precision
+from keras_meta.zoo import cli, precision, publishing
 from keras_meta.zoo.recipes import protocols, schema, sources
 
 
@@ -77,7 +77,7 @@ def recipe():
 def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):
     learner = saved(tmp_path / "other.keras")
     path = tmp_path / "model.keras"
-    entries.store(learner, path, recipe, 0, 6)
+    publishing.store(learner, path, recipe, 0, 6)
     assert path.stat().st_size < (tmp_path / "other.keras").stat().st_size - 9000
 
     def spoil(draft):
@@ -87,8 +87,8 @@ def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):
 
     monkeypatch.setattr(precision, "halve", spoil)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="validation accuracy, it moves by .* with"):
-        entries.store(learner, path, recipe, 0, 6)
+    with pytest.raises(ValueError, match="validation accuracy, it changes by .* with"):
+        publishing.store(learner, path, recipe, 0, 6)
     assert path.read_bytes() == before
     assert not (tmp_path / "half.keras").exists()
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import signal
@@ -177,7 +178,7 @@ def test_what_is_recorded_of_a_recipe():
     names = [name for name, *_ in runs.differences(base, warm)]
     assert names == ["initial_weights", "initial_sha256"]
     assert len(warm["initial_sha256"]) == 64
-    with pytest.raises(ValueError, match="found none at missing.keras"):
+    with pytest.raises(ValueError, match="no file at missing.keras"):
         recorded(origin="missing.keras")
 
 
@@ -198,7 +199,7 @@ def test_one_process_trains_in_a_folder(tmp_path):
     )
     assert holder.stdout.readline() == "claimed\n"
     assert refused(directory, {"steps": 2}) == (
-        f"expected {directory} to be free, another process is training there."
+        f"expected {directory} to be free, another process is training in it."
     )
     assert not (directory / "run.json").exists()
     holder.kill()
@@ -275,7 +276,7 @@ def test_the_command_refuses_before_it_loads(tmp_path, options, config, stated):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**runs.os.environ, **environment},
+        env={**os.environ, **environment},
     )
     assert done.returncode == 2
     said = done.stderr.strip().splitlines()[-1]

@@ -524,15 +524,15 @@ def test_a_run_that_is_interrupted(monkeypatch, capsys):
 
 
 def test_the_commit_is_that_of_the_code_alone(tmp_path, monkeypatch):
-    from keras_meta.zoo import entries
+    from keras_meta.zoo import runs
 
     def git(*words):
         return subprocess.run(["git", *words], cwd=tmp_path, capture_output=True)
 
     git("init")
-    (tmp_path / "entries.py").touch()
-    monkeypatch.setattr(entries, "__file__", str(tmp_path / "entries.py"))
+    (tmp_path / "runs.py").touch()
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
     git("-c", "user.name=a", "-c", "user.email=a", "commit", "--allow-empty", "-m", "a")
-    assert entries.commit() is None  # an environment in another repository
+    assert runs.commit() is None  # an environment in another repository
     git("add", ".")
-    assert entries.commit() == git("rev-parse", "HEAD").stdout.decode().strip()
+    assert runs.commit() == git("rev-parse", "HEAD").stdout.decode().strip()

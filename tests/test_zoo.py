@@ -13,7 +13,15 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, entries, published, recipes, scores, training
+from keras_meta.zoo import (
+    cards,
+    published,
+    publishing,
+    recipes,
+    scores,
+    training,
+    transfer,
+)
 from keras_meta.zoo.recipes import protocols, sources
 
 NAMES = [card.name for card in cards.stored()]
@@ -23,7 +31,7 @@ NAMES = [card.name for card in cards.stored()]
 def test_committed_entry(name):
     card = zoo.card(name)
     assert card.weights.stat().st_size < 12e6
-    assert card.network == entries.network_of(zoo.load(name))
+    assert card.network == publishing.network_name(zoo.load(name))
     assert card.figures, "an entry is published with its figures"
     assert name in published.REASONS or not published.below(card)
     recipe = recipes.recipe(name)
@@ -215,7 +223,7 @@ def test_recipe_makes_a_learner_for_its_task(name):
     assert kind == type(learner).__name__.lower().removesuffix("learner")
     reads = name.startswith(("lstm.omniglot", "mann."))
     fixed = reads and recipe.warm_start is not None
-    assert training.has_fixed_encoder(learner) == fixed
+    assert transfer.has_fixed_encoder(learner) == fixed
     assert recipe.warm_start is None or recipe.warm_start in recipes.RECIPES
 
 
@@ -255,7 +263,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     process.wait()
     assert process.returncode != 0
     again = begin(killed)
-    assert f"going on from meta-step {reached}: to" in again.communicate()[0]
+    assert f"resuming at meta-step {reached}: to" in again.communicate()[0]
     uninterrupted.communicate()
     assert again.returncode == uninterrupted.returncode == 0
     assert (whole / "best.keras").stat().st_size > 0

@@ -34,16 +34,16 @@ from absl import app, flags
 import keras_meta as km
 from keras_meta import zoo
 from keras_meta.zoo import (
+    atomic,
     cards,
     choice,
-    entries,
     facts,
     grids,
+    initial,
     lake,
     pages,
     published,
     recipes,
-    runs,
     scores,
 )
 from keras_meta.zoo.recipes import sources as sources_module
@@ -183,7 +183,7 @@ def score(name):
                 if key not in ("model", "seconds")
             }
         )
-    runs.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))
+    atomic.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))
     dataclasses.replace(card, figures=figures).write()
 
 
@@ -221,7 +221,7 @@ def score_initial(name):
         name,
         FLAGS.episodes or 1000,
         seed=FLAGS.seed,
-        learner=entries.initial(name),
+        learner=initial.recreate(name),
     )
     print(f"{name}: from {card.initial_weights}: {scores.sentence(found)}", flush=True)
     kept = "metric", "mean", "interval", *scores.SHARED

@@ -6,6 +6,8 @@ import hashlib
 import json
 import pathlib
 
+from keras_meta.zoo import atomic
+
 # Of `card.json`: raised whenever a field is added, dropped or changes its meaning once
 # a release reads the schema.
 SCHEMA = 2
@@ -166,10 +168,8 @@ class Card:
         """Writes `card.json`; a reader never sees half of it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "card.json"
-        draft = path.with_suffix(".tmp")
         fields = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        draft.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
+        atomic.write_text(path, json.dumps(fields, indent=1) + "\n")
 
 
 def sha256(path):

@@ -19,7 +19,7 @@ import rich.measure
 import rich.table
 
 from keras_meta import zoo
-from keras_meta.zoo import recipes
+from keras_meta.zoo import atomic, recipes
 
 # What TensorFlow's native code says at each start, before it reads its log level, and
 # on every machine without a GPU.
@@ -111,7 +111,7 @@ class Output:
             elif self.file.exists() and not self.file.is_file():
                 self.file.write_bytes(text)  # a pipe or a device
             else:
-                write(self.file, text)
+                atomic.write_bytes(self.file, text)
         if self.data or (self.quiet and self.file):
             for part in parts:
                 if isinstance(part, str):
@@ -258,7 +258,7 @@ def _print_bytes(text):
 
 
 def _check_writable(path):
-    """Raises OSError unless `write(path, ...)` can write there."""
+    """Raises OSError unless `atomic` can replace or create the file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists():
@@ -267,31 +267,17 @@ def _check_writable(path):
         if not path.is_file():
             return
     try:
-        _draft(path).touch()
+        atomic.draft_of(path).touch()
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
-    _draft(path).unlink()
-
-
-def _draft(path):
-    return path.with_name(f".{os.getpid()}.draft")
-
-
-def write(path, data):
-    """Writes a file of these bytes; one that exists is replaced whole or not at all."""
-    draft = _draft(path)
-    try:
-        draft.write_bytes(data)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    atomic.draft_of(path).unlink()
 
 
 def save(figure, path):
     """Writes a figure; a file that is there is replaced whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:].lower())
-    write(path, picture.getvalue())
+    atomic.write_bytes(path, picture.getvalue())
 
 
 def start(*threads):

@@ -9,14 +9,14 @@ import tensorflow as tf
 from keras_meta import episodes, plots, zoo
 from keras_meta.checks import named_shape
 from keras_meta.zoo import (
+    atomic,
     console,
     facts,
     modularity,
     published,
     recipes,
-    runs,
     scores,
-    training,
+    transfer,
 )
 from keras_meta.zoo.recipes import sources
 
@@ -69,10 +69,7 @@ def write(name):
         if kept.name not in pictures.values():
             kept.unlink()
     text = page(learner, card, pictures)
-    runs.replace(
-        card.directory / "README.md",
-        lambda draft: draft.write_text(text, encoding="utf-8"),
-    )
+    atomic.write_text(card.directory / "README.md", text)
 
 
 def page(learner, card, pictures):
@@ -177,7 +174,7 @@ def encoder(learner):
     weights = f"{network.count_params():,} weights"
     trained = (
         "was not trained"
-        if training.has_fixed_encoder(learner)
+        if transfer.has_fixed_encoder(learner)
         else ("was trained with the rest of the learner")
     )
     yield f"- Encoder: {convolutions} convolutions, {weights}; it {trained}"
@@ -185,7 +182,7 @@ def encoder(learner):
 
 def as_it_was(learner):
     """Of what training began from, what it did not change."""
-    return ", its encoder as it was" if training.has_fixed_encoder(learner) else ""
+    return ", its encoder as it was" if transfer.has_fixed_encoder(learner) else ""
 
 
 def pictured(learner, card):

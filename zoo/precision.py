@@ -6,7 +6,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from keras_meta.zoo import runs
+from keras_meta.zoo import atomic
 
 WEIGHTS = "model.weights.h5"  # in a .keras file
 
@@ -32,7 +32,7 @@ def halve(path):
                     content = _halved(content)
                 new.writestr(entry, content)
 
-    runs.replace(path, write)
+    atomic.replace(path, write)
 
 
 def _halved(content):

@@ -32,7 +32,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import plots
-from keras_meta.zoo import runs, scores, training
+from keras_meta.zoo import atomic, runs, scores, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/long", "Folder of the runs.")
@@ -170,7 +170,7 @@ def train(run, data, out):
 
         settings = {**run._asdict(), "settings": METHODS[run.method][2][run.candidate]}
         training.fit(load, folder, settings, FLAGS.tasks, FLAGS.every, "accuracy")
-        best = training.best_of(log(run, out), "accuracy")
+        best = training.best_row(log(run, out), "accuracy")
         write_json(record, {"accuracy": float(best["val_accuracy"]), **settings})
     return json.loads(record.read_text(encoding="utf-8"))
 
@@ -183,7 +183,7 @@ def log(run, out):
 
 def write_json(path, value):
     text = json.dumps(value)
-    runs.replace(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    atomic.write_text(path, text)
 
 
 def trained(run, out):
@@ -226,7 +226,7 @@ def score(run, data, out):
             with path.open("wb") as file:
                 np.savez(file, **found)
 
-        runs.replace(record, draft)
+        atomic.replace(record, draft)
     with np.load(record) as found:
         return dict(found)
 
@@ -357,7 +357,7 @@ def write_csv(path, rows):
             writer.writerows(rows)
 
     if rows:
-        runs.replace(path, draft)
+        atomic.replace(path, draft)
         print(f"wrote {path}")
 
 
@@ -445,7 +445,7 @@ def draw(results, path):
     figure.legend(
         *left.get_legend_handles_labels(), loc="outside lower center", ncols=4
     )
-    runs.replace(path, lambda draft: figure.savefig(draft, dpi=120, format="png"))
+    atomic.replace(path, lambda draft: figure.savefig(draft, dpi=120, format="png"))
     print(f"wrote {path}")
 
 

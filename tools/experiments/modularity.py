@@ -22,7 +22,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import entries, modularity, pages, recipes, runs, scores
+from keras_meta.zoo import atomic, entries, modularity, pages, recipes, runs, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The entry.", required=True)
@@ -103,7 +103,7 @@ def write(rows, path):
             writer.writeheader()
             writer.writerows(map(dataclasses.asdict, rows))
 
-    runs.replace(path, draft)
+    atomic.replace(path, draft)
 
 
 def main(_):

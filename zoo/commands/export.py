@@ -5,7 +5,7 @@ import sys
 import warnings
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, console, facts, named
+from keras_meta.zoo import atomic, cards, console, facts, named
 
 HELP = "write an entry, or all, as SavedModels that adapt"
 DESCRIPTION = """\
@@ -152,7 +152,7 @@ def _repository(folder, failed, output):
         ("batching.config", BATCHING),
         ("docker-compose.yml", COMPOSE),
     ):
-        console.write(folder / name, text.encode())
+        atomic.write_text(folder / name, text)
     output.print(
         f"{len(served)} models; start a server with: cd {folder} && docker compose up"
     )
