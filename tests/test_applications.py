@@ -221,7 +221,7 @@ def test_the_commands_on_one_of_them(capsys):
     assert cli.main(["info", name]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "Keras downloads them on first use" in out and "Apache-2.0" in out
-    assert "began from Keras' weights" in out
+    assert "initial weights Keras' weights" in out
     assert cli.main(["train", name]) == 2
     assert "a recipe that trains, protonet.imagenet-eff" in capsys.readouterr().err
     assert cli.main(["list"]) == 0

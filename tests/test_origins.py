@@ -12,6 +12,7 @@ from keras_meta.zoo import (
     cards,
     entries,
     initial,
+    intervals,
     modularity,
     recipes,
     scores,
@@ -167,18 +168,18 @@ def test_a_page_follows_the_rule(tmp_path, monkeypatch):
         "Modular: freezing conv1 norm1 costs 0.10 ± 0.20 points, freezing head 10.10 ± "
         "1.00 points of accuracy on 1000 validation tasks."
     )
-    assert modularity.of(card).modular
+    assert modularity.measured(card).modular
     assert "order of its modules differs" in found(agrees=False)
     assert "costs 0.60 ± 0.20 points" in found(half=0.006)
-    assert "no more than that" in found(more=0.009)
-    assert not modularity.of(card).modular
+    assert "largest factor costs no more" in found(more=0.009)
+    assert not modularity.measured(card).modular
     # Of a file that was trained anew since.
     assert found(sha="other").startswith("Not shown to be modular")
 
 
 def test_a_verdict_needs_every_seed():
-    assert scores.over_seeds([(0.02, 0.01), (0.03, 0.02)]) == "better"
-    assert scores.over_seeds([(-0.02, 0.01), (-0.03, 0.02)]) == "worse"
-    assert scores.over_seeds([(0.02, 0.01), (0.01, 0.02)]) == "open"
-    assert scores.over_seeds([(0.02, 0.01), (-0.03, 0.01)]) == "open"
-    assert scores.over_seeds([]) == "open"
+    assert intervals.over_seeds([(0.02, 0.01), (0.03, 0.02)]) == "better"
+    assert intervals.over_seeds([(-0.02, 0.01), (-0.03, 0.02)]) == "worse"
+    assert intervals.over_seeds([(0.02, 0.01), (0.01, 0.02)]) == "open"
+    assert intervals.over_seeds([(0.02, 0.01), (-0.03, 0.01)]) == "open"
+    assert intervals.over_seeds([]) == "open"

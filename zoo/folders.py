@@ -76,11 +76,16 @@ def classes(support):
 
 def _classes(support):
     """The sub-folders, and what else is in the folder."""
-    if not support.is_dir():
-        raise ValueError(f"expected a folder of classes, got none at {support}.")
+    check_folder(support)
     folders, skipped = files.listed(support, folders=True)
     check_classes(len(folders), support)
     return folders, skipped
+
+
+def check_folder(directory):
+    """Raises ValueError if there is no folder at a path."""
+    if not directory.is_dir():
+        raise ValueError(f"expected a folder of classes, got none at {directory}.")
 
 
 def check_classes(count, directory):

@@ -4,7 +4,7 @@ import pathlib
 import zipfile
 
 from keras_meta import zoo
-from keras_meta.zoo import console
+from keras_meta.zoo import recipes
 
 SUFFIX = ".keras"
 
@@ -28,10 +28,16 @@ def check(name):
     Raises:
         ValueError: no such entry or file, or an entry without weights.
     """
-    if not is_file(name):
-        console.trained_card(name)
-    elif not pathlib.Path(name).is_file():
-        raise ValueError(f"expected a file, got none at {name}.")
+    if is_file(name):
+        if not pathlib.Path(name).is_file():
+            raise ValueError(f"expected a file, got none at {name}.")
+    elif name in recipes.RECIPES and name not in [c.name for c in zoo.list_models()]:
+        raise ValueError(
+            f"expected a trained model, {name} is a recipe without weights: "
+            "`keras-meta list` lists both."
+        )
+    else:
+        zoo.card(name)
 
 
 def model(name):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from keras_meta import files
-from keras_meta.zoo import console, scores
+from keras_meta.zoo import console, intervals
 
 # Queries of one call, which bounds the memory for folders of thousands of images.
 QUERIES_AT_ONCE = 500
@@ -84,7 +84,7 @@ def _score(guesses, labels, names):
     true = [labels[place] for place in known]
     counts = confused(true, guesses[known], len(names))
     right, count = int(np.trace(counts)), len(known)
-    low, high = scores.proportion(right, count)
+    low, high = intervals.proportion(right, count)
     score = {"accuracy": right / count, "interval": [low, high], "labelled": count}
     score["confusion"] = counts.tolist()
     sentence = (

@@ -22,7 +22,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import plots, tasks, zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import intervals, recipes
 from keras_meta.zoo.recipes import sources
 
 FLAGS = flags.FLAGS
@@ -121,7 +121,7 @@ def show(found):
     for name in found[KNOWN[0]]:
         cells = []
         for known in KNOWN:
-            parts = scores.summaries(found[known][name]).T
+            parts = intervals.summaries(found[known][name]).T
             cells.append("\n".join(f"{m:.4f} ± {w:.4f}" for m, w in parts))
         table.add_row(name, *cells, end_section=True)
     rich.console.Console(width=120).print(table)

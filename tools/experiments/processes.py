@@ -23,7 +23,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import episodes, zoo
-from keras_meta.zoo import scores
+from keras_meta.zoo import intervals
 from keras_meta.zoo.recipes import functions, sources
 
 FLAGS = flags.FLAGS
@@ -97,7 +97,7 @@ def show(found):
     for points in CONTEXTS:
         table.add_column(str(points), justify="right")
     for name, by_points in found.items():
-        cells = [scores.summary(by_points[points][:, 0]) for points in CONTEXTS]
+        cells = [intervals.summary(by_points[points][:, 0]) for points in CONTEXTS]
         table.add_row(name, *[f"{mean:.3f}\n±{width:.3f}" for mean, width in cells])
     console.print(table)
 
@@ -113,9 +113,9 @@ def show(found):
         for name, by_points in found.items()
     }
     for name, rows in pooled.items():
-        above = scores.difference(rows[:, 0], pooled[EXACT][:, 0])
-        cells = [scores.summary(rows[:, 0]), scores.summary(above)]
-        shares = [scores.summary(rows[:, 1 + i]) for i in range(len(LEVELS))]
+        above = intervals.difference(rows[:, 0], pooled[EXACT][:, 0])
+        cells = [intervals.summary(rows[:, 0]), statistics.summary(above)]
+        shares = [intervals.summary(rows[:, 1 + i]) for i in range(len(LEVELS))]
         table.add_row(
             name,
             *[f"{mean:.3f} ± {width:.3f}" for mean, width in cells],
@@ -176,7 +176,7 @@ def main(_):
         writer.writerow(["predictor", "context_points", *head])
         for name, by_points in found.items():
             for points, rows in by_points.items():
-                cells = [scores.summary(rows[:, i]) for i in range(len(names))]
+                cells = [intervals.summary(rows[:, i]) for i in range(len(names))]
                 writer.writerow([name, points, *np.ravel(cells)])
     print(f"wrote {out / 'processes.csv'} and {out / 'processes.png'}")
 

@@ -3,6 +3,8 @@
 import collections.abc
 import dataclasses
 
+from keras_meta.zoo import downloads
+
 # The episode streams of a recipe's parts do not overlap, for any seed of the recipe.
 PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 AUGMENTATION_SEED = 3_000_000
@@ -144,8 +146,9 @@ def tfds(name, split="train+test"):
     def load(preprocess, ids):
         import keras_meta as km
 
-        if ids is None:
-            return km.ClassPool.from_tfds(name, split, preprocess)
-        return km.ClassPool.from_tfds(name, "train+test", preprocess).select(ids)
+        with downloads.quiet(name):
+            if ids is None:
+                return km.ClassPool.from_tfds(name, split, preprocess)
+            return km.ClassPool.from_tfds(name, "train+test", preprocess).select(ids)
 
     return load
