@@ -14,20 +14,20 @@ from tests import worker
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def addresses(count):
+def free_addresses(count):
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    found = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return found
+    addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
+    for server in sockets:
+        server.close()
+    return addresses
 
 
-def test_two_workers_are_as_good_as_one(tmp_path):
-    there = addresses(2)
+def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
+    addresses = free_addresses(2)
     command = [sys.executable, "-m", "tests.worker"]
-    running = [
+    processes = [
         subprocess.Popen(
-            [*command, tmp_path / f"{index}.npz", str(index), *there],
+            [*command, tmp_path / f"{index}.npz", str(index), *addresses],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -36,14 +36,22 @@ def test_two_workers_are_as_good_as_one(tmp_path):
         for index in range(2)
     ]
     worker.main(tmp_path / "one.npz")
-    said = [each.communicate(timeout=120)[0] for each in running]
-    expected = dict(np.load(tmp_path / "one.npz"))
+    printed = [process.communicate(timeout=120)[0] for process in processes]
     for index in range(2):
-        assert (tmp_path / f"{index}.npz").exists(), said[index]
-        found = dict(np.load(tmp_path / f"{index}.npz"))
-        assert found.keys() == expected.keys()
+        assert (tmp_path / f"{index}.npz").exists(), printed[index]
+    expected = dict(np.load(tmp_path / "one.npz"))
+    results = [dict(np.load(tmp_path / f"{index}.npz")) for index in range(2)]
+    for actual in results:
+        assert actual.keys() == expected.keys()
         for key, value in expected.items():
-            np.testing.assert_allclose(found[key], value, atol=1e-5, err_msg=key)
+            if not key.startswith("tasks/"):
+                np.testing.assert_allclose(actual[key], value, atol=1e-5, err_msg=key)
+    for key in (f"tasks/{name}" for name in worker.LEARNERS):
+        first, second = (set(actual[key]) for actual in results)
+        assert len(first) >= 40 and len(second) >= 40
+        assert not first & second  # no task is computed twice
+        # The training tasks, episodes 0 to 79, are all computed.
+        assert set(expected[key][:80]) <= first | second
 
 
 @pytest.mark.slow
