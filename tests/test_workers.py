@@ -1,10 +1,14 @@
 """Several workers on the same episodes do what one process does."""
 
 import csv
+import json
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -77,3 +81,53 @@ def test_a_command_for_local_workers(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "workers to divide the 64 tasks of a meta-step, got 3" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_continues_after_a_worker_is_killed(tmp_path):
+    """Two hosts on loopback addresses; one is killed, and both are started again."""
+    command = [sys.executable, "-m", "keras_meta", "train", "lstm.boolean"]
+    command += ["--steps=40", "--every=10", "--validation-tasks=64"]
+    (first_port, second_port) = (a.rpartition(":")[2] for a in free_addresses(2))
+    hosts = [f"127.0.0.1:{first_port}", f"127.0.0.2:{second_port}"]
+    log, checkpoint = (tmp_path / "two" / n for n in ("log.csv", "last.keras"))
+
+    def start(index):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": hosts}, "task": task})
+        return subprocess.Popen(
+            [*command, f"--out={tmp_path / 'two'}"],
+            env={**os.environ, "TF_CONFIG": config},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    survivor, killed = start(0), start(1)
+    while not checkpoint.exists():
+        assert survivor.poll() is None and killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    _, error = survivor.communicate(timeout=120)
+    killed.communicate()
+    assert survivor.returncode == 2
+    (sentence,) = [line for line in error.splitlines() if "keras-meta" in line]
+    assert "one of them stopped" in sentence and "start all workers again" in sentence
+    assert "the same command goes on from the last checkpoint" in sentence
+    with log.open() as file:
+        assert len(list(csv.DictReader(file))) < 4
+
+    again = [start(0), start(1)]
+    printed = [process.communicate(timeout=240) for process in again]
+    assert [process.returncode for process in again] == [0, 0], printed
+    assert "going on from meta-step" in printed[0][0]
+    one = subprocess.run([*command, f"--out={tmp_path / 'one'}"], capture_output=True)
+    assert one.returncode == 0
+    rows = []
+    for run in ("one", "two"):
+        with (tmp_path / run / "log.csv").open() as file:
+            rows.append(list(csv.DictReader(file)))
+    assert len(rows[0]) == len(rows[1]) == 4
+    for expected, actual in zip(*rows, strict=True):
+        for key in expected.keys() - {"seconds"}:
+            assert float(actual[key]) == pytest.approx(float(expected[key]), abs=1e-4)
