@@ -26,6 +26,14 @@ def free_addresses(count):
     return addresses
 
 
+def check_equal(actual, expected):
+    """Checks weights and results, but not which tasks a process computed."""
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        if not key.startswith("tasks/"):
+            np.testing.assert_allclose(actual[key], value, atol=1e-5, err_msg=key)
+
+
 def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
     addresses = free_addresses(2)
     command = [sys.executable, "-m", "tests.worker"]
@@ -46,16 +54,29 @@ def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
     expected = dict(np.load(tmp_path / "one.npz"))
     results = [dict(np.load(tmp_path / f"{index}.npz")) for index in range(2)]
     for actual in results:
-        assert actual.keys() == expected.keys()
-        for key, value in expected.items():
-            if not key.startswith("tasks/"):
-                np.testing.assert_allclose(actual[key], value, atol=1e-5, err_msg=key)
+        check_equal(actual, expected)
     for key in (f"tasks/{name}" for name in worker.LEARNERS):
         first, second = (set(actual[key]) for actual in results)
         assert len(first) >= 40 and len(second) >= 40
         assert not first & second  # no task is computed twice
         # The training tasks, episodes 0 to 79, are all computed.
         assert set(expected[key][:80]) <= first | second
+
+
+@pytest.mark.slow
+def test_two_devices_of_one_process_give_the_weights_of_one(tmp_path):
+    command = [sys.executable, "-m", "tests.worker", tmp_path / "two.npz", "mirrored"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    worker.main(tmp_path / "one.npz")
+    actual, expected = (dict(np.load(tmp_path / f"{n}.npz")) for n in ("two", "one"))
+    check_equal(actual, expected)
+    for key in (f"tasks/{name}" for name in worker.LEARNERS):
+        computed = actual[key].tolist()
+        assert set(expected[key][:80]) <= set(computed)
+        # Training, validation (16 tasks) and evaluation (20) read the stream anew, and
+        # some batches ahead.
+        assert max(map(computed.count, computed)) <= 3
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Ten meta-steps of SGD, in one process or as one of several workers.
 
-    python -m tests.worker OUT [INDEX ADDRESS ...]
+    python -m tests.worker OUT [INDEX ADDRESS ... | mirrored]
 
-The addresses are those of all workers. Writes the weights, the results of `fit` and
+The addresses are those of all workers; "mirrored" trains on two logical devices. Writes the weights, the results of `fit` and
 `evaluate`, and the tasks that this process computed (the sums of their images).
 """
 
@@ -38,7 +38,7 @@ def recorded(sums):
         zero = tf.numpy_function(append, [total], query_y.dtype)
         return episode, query_y + tf.ensure_shape(zero, [])
 
-    return contract.blobs().map(record, deterministic=True)
+    return contract.blobs().map(record)
 
 
 def train(name):
@@ -70,8 +70,13 @@ def main(out, index=None, *addresses):
         cluster = {"cluster": {"worker": list(addresses)}, "task": task}
         os.environ["TF_CONFIG"] = json.dumps(cluster)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    elif index == "mirrored":
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        devices = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, devices)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     arrays = {}
-    with strategy.scope() if addresses else contextlib.nullcontext():
+    with strategy.scope() if index else contextlib.nullcontext():
         for name in LEARNERS:
             weights, results, sums = train(name)
             arrays |= {f"{name}/{i}": value for i, value in enumerate(weights)}
