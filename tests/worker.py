@@ -2,8 +2,9 @@
 
     python -m tests.worker OUT [INDEX ADDRESS ... | mirrored]
 
-The addresses are those of all workers; "mirrored" trains on two logical devices. Writes the weights, the results of `fit` and
-`evaluate`, and the tasks that this process computed (the sums of their images).
+The addresses are those of all workers; "mirrored" trains on two logical devices. Writes
+the weights, the results of `fit` and `evaluate`, and the tasks that this process
+computed (the sums of their images).
 """
 
 import contextlib
