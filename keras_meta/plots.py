@@ -365,8 +365,8 @@ def curves(found, xlabel, ylabel, log=False):
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(found) > 1:
-        axes.legend(fontsize=8)
+    if len(found) > 1:  # outside: inside it would cover a curve or its interval
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -223,6 +223,6 @@ def test_the_commands_on_one_of_them(capsys):
     assert "Keras downloads them on first use" in out and "Apache-2.0" in out
     assert "initial weights Keras' weights" in out
     assert cli.main(["train", name]) == 2
-    assert "a recipe that trains, protonet.imagenet-eff" in capsys.readouterr().err
+    assert "a recipe that trains, got protonet.imagenet-eff" in capsys.readouterr().err
     assert cli.main(["list"]) == 0
     assert name in capsys.readouterr().out
