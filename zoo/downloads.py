@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import pathlib
 import shutil
@@ -42,6 +43,8 @@ def quiet(name):
     if sys.stderr.isatty():
         print(f"{name} is not in {root} (TFDS_DATA_DIR): downloading", file=sys.stderr)
     before = _paths(root, name)
+    # Not restored: TFDS' other threads retry after the first one has failed.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces the size
