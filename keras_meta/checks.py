@@ -246,6 +246,31 @@ def checked_data(learner, data):
     return episode, *required((y, weights), *checks)
 
 
+def checked_weights(sample_weight, values, axes):
+    """Returns the sample weights of a metric in float64, after validation.
+
+    Args:
+        sample_weight: the weights as given.
+        values: the weighted values, which have the shape that weights must have.
+        axes: that shape in words.
+
+    Raises:
+        ValueError: weights of another shape, negative or not finite. Inside a graph,
+            conditions unknown at tracing raise an InvalidArgumentError.
+    """
+    weights = tf.cast(sample_weight, "float64")
+    expected = f"expected sample_weight of shape {axes}"
+    if not weights.shape.is_compatible_with(values.shape):
+        raise ValueError(f"{expected}, got {list(weights.shape)}.")
+    same = tf.reduce_all(tf.equal(tf.shape(weights), tf.shape(values)))
+    valid = tf.reduce_all((weights >= 0) & tf.math.is_finite(weights))
+    return required(
+        weights,
+        (same, f"{expected}, got another."),
+        (valid, "expected sample_weight to be finite and >= 0, got one that is not."),
+    )
+
+
 def _is_answer(learner, name, y, classes=None):
     """The check that all of a y are labels of a class, or finite numbers."""
     if not learner.classification:
