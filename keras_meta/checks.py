@@ -213,6 +213,14 @@ def checked_support(learner, support_x, support_y):
     return required((support_x, y), *checks)
 
 
+def checked_query(learner, state, query_x):
+    """Returns a state and its query_x, once they are known to fit."""
+    query_x = checked_x(learner, "query_x", query_x)
+    tasks = tf.shape(tf.nest.flatten(state)[0])[0]
+    same = tf.equal(tasks, tf.shape(query_x)[0])
+    return required((state, query_x), (same, UNEQUAL_TASKS))
+
+
 def checked_data(learner, data):
     """A batch as Keras gives it, once its query_y and weights are known to be right.
 
