@@ -170,7 +170,7 @@ def test_merging_another_kind_is_refused():
         ):
             first.merge_state([metrics.PresentationAccuracy(1), other])
     errors = metrics.CalibrationError(), metrics.CalibrationError(bins=10)
-    with pytest.raises(ValueError, match="^expected metrics of the kind and settings"):
+    with pytest.raises(ValueError, match="^expected metrics of the class and settings"):
         errors[0].merge_state(errors[1:])
 
 
