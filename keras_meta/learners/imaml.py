@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import network, priors, settings, solvers
+from keras_meta import network, priors, settings, solvers, steps
 from keras_meta.learners import gradient
 
 # Beyond these, float32 products of precisions and their inverses lose themselves.
@@ -46,7 +46,7 @@ def implicit_direction(
         return tape, slope
 
     # Written out, all products share one gradient; a loop has its own.
-    unroll = count <= gradient.UNROLLED_STEPS
+    unroll = count <= steps.UNROLLED_STEPS
     shared = taped_gradient() if unroll else None
 
     def product(direction):

@@ -143,7 +143,7 @@ class Reptile(gradient.GradientLearner):
         if count:  # it goes on with what the inner loop has seen
             run = tf.function(
                 lambda: self.inner_loop(
-                    self._meta_values(), self._held_values(), x, y, False
+                    self.meta_values(), self.held_values(), x, y, False
                 )
             )
             _, (_, squares) = run()
