@@ -213,8 +213,8 @@ class TaskNetwork(task_model.OneTask):
         paths = [variable.path for variable in variables]
         distributions = priors.by_weight(self.prior(), paths)
         ratios = [
-            priors.negative_log_ratio(*of_weight)
-            for of_weight in zip(
+            priors.negative_log_ratio(distribution, theta, phi)
+            for distribution, theta, phi in zip(
                 distributions, values(variables), values(self.centres), strict=True
             )
         ]

@@ -393,7 +393,7 @@ def test_eager_steps_trace_nothing(capfd):
     ("change", "advice"),
     [
         (lambda y: y + 3, "a learner of more outputs (with_classes) takes more."),
-        (lambda y: np.where(y == 1, 0, y), "[1] renumbers those of a task."),
+        (lambda y: np.where(y == 1, 0, y), "[1] renumbers the labels of a task."),
         (lambda y: np.eye(3)[y], "np.argmax(labels, axis=-1) turns one-hot labels"),
         (lambda y: np.eye(3, dtype="int32")[y], "np.argmax(labels, axis=-1) turns"),
         (lambda y: y.astype(str), "np.unique(labels, return_inverse=True)[1] renumb"),
