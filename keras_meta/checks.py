@@ -83,9 +83,14 @@ def named_shape(spec, *axes):
 
 
 def check_episodes(learner, episodes):
-    """Raises a ValueError unless these are batches of episodes; draws none."""
-    if isinstance(episodes, keras.utils.PyDataset) or hasattr(episodes, "__next__"):
-        return  # their elements are unknown before they are drawn
+    """Raises a ValueError unless these are batches of episodes; draws none.
+
+    A Python data set, an iterator or a distributed data set states no shapes. Each
+    batch is checked then.
+    """
+    unknown = keras.utils.PyDataset, tf.distribute.DistributedDataset
+    if isinstance(episodes, unknown) or hasattr(episodes, "__next__"):
+        return
     spec = getattr(episodes, "element_spec", episodes)
     episode = spec[0] if isinstance(spec, tuple) else spec
     if not isinstance(episode, dict) or not set(INPUTS) <= set(episode):

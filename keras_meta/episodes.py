@@ -1,55 +1,15 @@
-"""Endless, replayable streams of episodes: episode i is a function of (seed, i)."""
+"""N-way K-shot episodes: functions that draw one from a seed."""
 
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import checks
+from keras_meta.streams import fold_seed as fold_seed
+from keras_meta.streams import seeded_map as seeded_map
+from keras_meta.streams import stream as stream
 
 LABELS = ("onehot", "strings")
 # A string label has five symbols, each one of five (Santoro et al., 2016).
 SYMBOLS = 5
-
-
-def fold_seed(seed, index):
-    """Returns the seed of episode `index` of stream `seed`, int64 `[2]`."""
-    return tf.random.experimental.stateless_fold_in(
-        tf.constant([seed, 0], tf.int64), tf.cast(index, tf.int64)
-    )
-
-
-def stream(draw, seed, start):
-    """Returns the endless dataset of `draw(fold_seed(seed, i))` for i >= start."""
-    checks.check_integer("seed", seed, 0)
-    checks.check_integer("start", start, 0)
-    indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
-    return indices.map(
-        lambda index: draw(fold_seed(seed, index)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-
-
-def seeded_map(dataset, function, seed, start):
-    """Maps `function(fold_seed(seed, i), *element)` over a dataset from i = start on.
-
-    For example, a random augmentation of the episodes of a stream that begins at
-    `start`.
-
-    Args:
-        dataset: a `tf.data.Dataset` of tuples.
-        function: `(seed [2], *element) -> element`.
-        seed: an integer.
-        start: index of the first element.
-
-    Returns:
-        A `tf.data.Dataset`.
-    """
-    indices = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
-    return tf.data.Dataset.zip(indices, dataset).map(
-        lambda index, element: function(fold_seed(seed, index), *element),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
 
 
 def sampler(sizes, groups, read, ways, shots, queries, labels):

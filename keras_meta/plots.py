@@ -322,8 +322,8 @@ def curves(scores, xlabel, ylabel, log=False):
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(scores) > 1:
-        axes.legend(fontsize=8)
+    if len(scores) > 1:  # outside: inside it would cover a curve or its interval
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

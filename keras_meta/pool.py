@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import checks, episodes, files, sources
+from keras_meta import checks, episodes, files, sources, streams
 
 
 class ClassPool:
@@ -349,7 +349,7 @@ class ClassPool:
         draw = episodes.sampler(
             self.sizes, members, self._reader(), ways, shots, queries, labels
         )
-        return episodes.stream(draw, seed, start)
+        return streams.stream(draw, seed, start)
 
     def _reader(self):
         """Returns `(classes [N], indices [N, n]) -> x [N, n, ...]`, as in episodes."""
@@ -397,4 +397,4 @@ class ClassPool:
             rows = places + tf.gather(shifts, y)
             return self._scaled(sources.gather(self._images, rows)), y
 
-        return episodes.stream(draw, seed, start)
+        return streams.stream(draw, seed, start)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import checks, keras_private, losses, metrics, traces
+from keras_meta import checks, keras_private, losses, metrics, streams, traces
 
 
 class Trainer(traces.Traced, keras_private.WorkersModel):
@@ -119,14 +119,16 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         self._weights_rank = _rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().fit(
-                x,
+                streams.divided(x, self.distribute_strategy),
                 y,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_split=validation_split,
-                validation_data=validation_data,
+                validation_data=streams.divided(
+                    validation_data, self.distribute_strategy
+                ),
                 # Keras warns if it has to shuffle a dataset.
                 shuffle=False if isinstance(x, tf.data.Dataset) else shuffle,
                 sample_weight=sample_weight,
@@ -174,7 +176,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         self._weights_rank = _rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().evaluate(
-                x,
+                streams.divided(x, self.distribute_strategy),
                 y,
                 batch_size=batch_size,
                 verbose=verbose,
@@ -207,7 +209,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         checks.check_end(x, steps, "steps")
         with checks.in_a_sentence():
             return super().predict(
-                x,
+                streams.divided(x, self.distribute_strategy),
                 batch_size=batch_size,
                 verbose=verbose,
                 steps=steps,
