@@ -10,7 +10,7 @@ from keras.src.utils import file_utils
 
 import keras_meta as km
 from keras_meta import applications, zoo
-from keras_meta.zoo import cards, choice, cli, entries, facts, recipes
+from keras_meta.zoo import cards, choice, cli, facts, publishing, recipes
 
 SIZE = 32
 EXTERNAL = [name for name, recipe in recipes.RECIPES.items() if recipe.external]
@@ -198,7 +198,7 @@ def test_an_entry_loads_once_its_weights_are_there(random_weights):
     learner, card = zoo.load(name), zoo.card(name)
     assert type(learner).__name__ == card.learner and learner.compiled
     assert card.external["bytes"] == 4 * learner.count_params()
-    assert card.network == entries.network_of(learner)
+    assert card.network == publishing.network_name(learner)
     assert learner.preprocess.shape == (160, 160, 3) and not learner.preprocess.invert
 
 
@@ -221,8 +221,8 @@ def test_the_commands_on_one_of_them(capsys):
     assert cli.main(["info", name]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "Keras downloads them on first use" in out and "Apache-2.0" in out
-    assert "began from Keras' weights" in out
+    assert "initial weights Keras' weights" in out
     assert cli.main(["train", name]) == 2
-    assert "a recipe that trains, protonet.imagenet-eff" in capsys.readouterr().err
+    assert "a recipe that trains, got protonet.imagenet-eff" in capsys.readouterr().err
     assert cli.main(["list"]) == 0
     assert name in capsys.readouterr().out

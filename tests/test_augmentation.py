@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import augmentation
-from keras_meta.zoo import protocols, recipes, sources
+from keras_meta.zoo.recipes import protocols, sources
 
 
 def pictures(count=200, size=9, seed=0, channels=3):
@@ -121,7 +121,9 @@ def test_colours_are_normalized_after_an_augmentation():
     normal = km.ImagePreprocess(
         8, 8, 3, False, mean=[0.5, 0.4, 0.3], deviation=[0.2, 0.3, 0.4]
     )
-    task = recipes.Classification(source(), 3, 1, 2, test_queries=1, augment=EVERYTHING)
+    task = protocols.Classification(
+        source(), 3, 1, 2, test_queries=1, augment=EVERYTHING
+    )
     tones, x = (
         next(task.episodes(prepare, 0)["train"]().as_numpy_iterator())[0]["query_x"]
         for prepare in (plain, normal)
@@ -135,7 +137,9 @@ def test_colours_are_normalized_after_an_augmentation():
 @pytest.mark.parametrize("supervised", [False, True])
 def test_a_stream_resumes_anywhere_with_the_same_augmentations(supervised):
     prepare = km.ImagePreprocess(8, 8, 3, False, mean=0.5, deviation=0.25)
-    task = recipes.Classification(source(), 2, 1, 2, test_queries=1, augment=EVERYTHING)
+    task = protocols.Classification(
+        source(), 2, 1, 2, test_queries=1, augment=EVERYTHING
+    )
     if supervised:
         task = protocols.Supervised(task, batch=7)
     train = task.episodes(prepare, seed=3)["train"]

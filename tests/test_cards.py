@@ -31,7 +31,7 @@ def fields_of(path, **changes):
     ("changes", "sentence"),
     [
         ({"schema": 3}, "schema 2 in .*, got schema 3: update keras-meta"),
-        ({"schema": 0}, "schema 2 in .*, got schema 0: publish the entry anew"),
+        ({"schema": 0}, "schema 2 in .*, got schema 0: publish the entry again"),
         ({"schema": "dropped"}, "schema 2 in .*, got schema 0: publish"),
         ({"schema": "one"}, "got schema one: publish"),
         ({"learner": "dropped", "paper": "dropped"}, "got no learner, paper"),
@@ -61,14 +61,14 @@ def test_a_damaged_card(path, content):
 def test_a_published_figure_hangs_on_fields():
     card = zoo.card("maml.omniglot_5w1s")
     renamed = dataclasses.replace(card, name="anything")
-    assert published.of(renamed, 1) == published.of(card, 1) == (98.7, 0.4)
+    assert published.figure(renamed, 1) == published.figure(card, 1) == (98.7, 0.4)
     assert published.sentence((98.7, 0.4)) == "98.7 ± 0.4"
     assert published.sentence((98.8, None)) == "98.8"
-    assert published.of(renamed, 2) is None and published.sentence(None) == ""
-    assert published.of(dataclasses.replace(card, learner="ANIL"), 1) is None
+    assert published.figure(renamed, 2) is None and published.sentence(None) == ""
+    assert published.figure(dataclasses.replace(card, learner="ANIL"), 1) is None
     for network, figure in (("conv4", (58.9, 1.9)), ("resnet12", None)):
         photos = dataclasses.replace(card, source="cifar_fs", network=network)
-        assert published.of(photos, 1) == figure
+        assert published.figure(photos, 1) == figure
     low = {"shots": 1, "normalization": card.normalization, "mean": 0.9869}
     high = {**low, "mean": 0.9871}
     found = published.below(dataclasses.replace(renamed, figures=[low, high]))

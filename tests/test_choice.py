@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, choice, grids, scores
+from keras_meta.zoo import cards, choice, grids, intervals
 
 
 def entry(name, ways, shots, figures=None, normalization="inductive", **fields):
@@ -226,8 +226,8 @@ def more_is_no_worse(ways, load, tasks):
         for name, shots in zip(names, grids.SHOTS, strict=True)
     ]
     for fewer, more in itertools.pairwise(found):
-        change = scores.difference(more["tasks"], fewer["tasks"])
-        mean, interval = scores.summary(change)
+        change = intervals.difference(more["tasks"], fewer["tasks"])
+        mean, interval = intervals.summary(change)
         assert mean + interval >= 0, (fewer["model"], more["model"], more["shots"])
     return names
 

@@ -65,7 +65,10 @@ def test_pools_and_evaluation_normalize_as_python_does(learner):
     pool = km.ClassPool.from_arrays(x, np.repeat(range(3), 4), learner.preprocess)
     expected = {v.tobytes() for v in learner.preprocess(x).numpy()}
     episodes = pool.episodes(3, 1, 2).take(3)
-    for data in (episodes, episodes.map(scores.as_users_have_them(learner.preprocess))):
+    for data in (
+        episodes,
+        episodes.map(scores.inverted_by_support(learner.preprocess)),
+    ):
         for episode, _ in data.as_numpy_iterator():
             drawn = [*episode["support_x"], *episode["query_x"]]
             assert all(image.tobytes() in expected for image in drawn)

@@ -41,7 +41,7 @@ def draw(folder, classes, images):
 
 def test_own_images(tmp_path, monkeypatch, capsys):
     said = run_own_images(tmp_path, monkeypatch, capsys)
-    assert "40 classes: 30 to train, 10 not" in said
+    assert "40 classes: 30 to train, 10 to test" in said
     assert sum(".png" in line for line in said.splitlines()) == 5
     # The stains: a pixel of paper is seldom white.
     files = sorted((tmp_path / "own_images" / "pictures").glob("*/0.png"))
@@ -52,7 +52,7 @@ def test_own_images(tmp_path, monkeypatch, capsys):
 def test_own_images_of_five_classes(tmp_path, monkeypatch, capsys):
     draw(tmp_path / "own_images" / "pictures", 5, 6)
     said = run_own_images(tmp_path, monkeypatch, capsys)
-    assert "5 classes: 3 to train, 2 not" in said
+    assert "5 classes: 3 to train, 2 to test" in said
     assert "learned from 2 pictures" in said
     # The answer of the export: a row for each query, named as its class.
     rows = [line.split() for line in said.splitlines() if ".png" in line]
@@ -63,8 +63,26 @@ def test_own_images_of_five_classes(tmp_path, monkeypatch, capsys):
 
 def test_own_images_of_too_few_classes(tmp_path, monkeypatch, capsys):
     draw(tmp_path / "own_images" / "pictures", 4, 6)
-    with pytest.raises(SystemExit, match="^expected 5 classes in .*, found 4$"):
+    with pytest.raises(SystemExit, match="^expected 5 classes in .*, got 4$"):
         run_own_images(tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "text"),
+    [
+        ("--help", 0, "usage: own_images.py"),
+        ("--x", 2, "unrecognized arguments: --x\n"),
+    ],
+)
+def test_options_of_the_script(option, code, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = EXAMPLES / "own_images.py"
+    monkeypatch.setattr(sys, "argv", [str(path), option])
+    program = compile(path.read_text(encoding="utf-8"), "own_images.py", "exec")
+    with pytest.raises(SystemExit) as end:
+        exec(program, {"__file__": str(path)})
+    assert end.value.code == code and text in "".join(capsys.readouterr())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -18,7 +18,7 @@ from hypothesis import strategies
 
 import keras_meta as km
 from keras_meta import files, zoo
-from keras_meta.zoo import cli, learn
+from keras_meta.zoo import cli, points
 
 CASES = int(os.environ.get("FUZZ_CASES", 150))
 CURVES = "maml.sinusoid"
@@ -213,7 +213,7 @@ def test_points(folder):
     def run(content):
         path = folder / "points.csv"
         path.write_bytes(content)
-        answered(learn.read_points, path)
+        answered(points.read, path)
 
     run()
 

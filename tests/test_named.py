@@ -83,7 +83,7 @@ def test_a_file_that_is_no_model(text, tmp_path):
 
 def test_files_that_are_refused(capsys):
     fails = test_cli.assert_fails
-    fails(capsys, "expected a file, found none", "export", "no.keras", "served")
+    fails(capsys, "expected a file, got none", "export", "no.keras", "served")
     keras.Sequential([keras.Input([2]), keras.layers.Dense(1)]).save("plain.keras")
     fails(capsys, "expected a keras-meta learner", "export", "plain.keras", "served")
     network = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])

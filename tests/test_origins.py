@@ -8,7 +8,16 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, entries, modularity, recipes, scores, training
+from keras_meta.zoo import (
+    cards,
+    entries,
+    initial,
+    intervals,
+    modularity,
+    recipes,
+    scores,
+    training,
+)
 
 # Of equal networks.
 GRADIENT = [
@@ -94,8 +103,8 @@ def test_training_without_a_warm_start_begins_at_meta_step_0():
     recipe = recipes.recipe("maml.omniglot_5w1s")
     keras.utils.set_random_seed(recipe.seed)
     expected = recipe.learner().get_weights()
-    learner = entries.begin(recipe, recipe.seed, recipe.warm_start)
-    learner = entries.ready(recipe, learner, recipe.steps)
+    learner = initial.begin(recipe, recipe.seed, recipe.warm_start)
+    learner = entries.compiled(recipe, learner, recipe.steps)
     assert int(learner.optimizer.iterations) == 0
     for found, weight in zip(learner.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(found, weight)
@@ -105,7 +114,7 @@ def test_training_without_a_warm_start_begins_at_meta_step_0():
 
 def test_initial_weights_are_put_into_the_entrys_learner():
     name = "sigma_maml.sinusoid"
-    learner, origin = entries.initial(name), zoo.load("maml.sinusoid")
+    learner, origin = initial.recreate(name), zoo.load("maml.sinusoid")
     assert isinstance(learner, km.SigmaMAML)
     pairs = zip(learner.network.weights, origin.network.weights, strict=True)
     for found, weight in pairs:
@@ -114,18 +123,18 @@ def test_initial_weights_are_put_into_the_entrys_learner():
     assert learner.inner_rate == entry.inner_rate
     assert set(learner.scales().values()) == {learner.initial_scale}
     # A scale of 1 keeps 0.999 of a step: they score as MAML's own.
-    initial = scores.evaluate(name, 20, learner=learner)
+    score = scores.evaluate(name, 20, learner=learner)
     figure = zoo.card("maml.sinusoid").figures[0]
-    assert abs(initial["mean"] - figure["mean"]) < 3 * initial["interval"]
-    assert initial["queries"] == figure["queries"]
+    assert abs(score["mean"] - figure["mean"]) < 3 * score["interval"]
+    assert score["queries"] == figure["queries"]
     with pytest.raises(ValueError, match="maml.sinusoid began from random ones"):
-        entries.initial("maml.sinusoid")
+        initial.recreate("maml.sinusoid")
 
 
 def test_initial_weights_that_are_gone(monkeypatch):
     monkeypatch.setattr(training, "sha256_of", lambda origin: "other")
     with pytest.raises(ValueError, match="of sha256 .*maml.sinusoid has other weights"):
-        entries.initial("sigma_maml.sinusoid")
+        initial.recreate("sigma_maml.sinusoid")
 
 
 def test_orders_of_modules_agree_up_to_ties():
@@ -159,18 +168,18 @@ def test_a_page_follows_the_rule(tmp_path, monkeypatch):
         "Modular: freezing conv1 norm1 costs 0.10 ± 0.20 points, freezing head 10.10 ± "
         "1.00 points of accuracy on 1000 validation tasks."
     )
-    assert modularity.of(card).modular
+    assert modularity.measured(card).modular
     assert "order of its modules differs" in found(agrees=False)
     assert "costs 0.60 ± 0.20 points" in found(half=0.006)
-    assert "no more than that" in found(more=0.009)
-    assert not modularity.of(card).modular
+    assert "largest factor costs no more" in found(more=0.009)
+    assert not modularity.measured(card).modular
     # Of a file that was trained anew since.
     assert found(sha="other").startswith("Not shown to be modular")
 
 
 def test_a_verdict_needs_every_seed():
-    assert scores.over_seeds([(0.02, 0.01), (0.03, 0.02)]) == "better"
-    assert scores.over_seeds([(-0.02, 0.01), (-0.03, 0.02)]) == "worse"
-    assert scores.over_seeds([(0.02, 0.01), (0.01, 0.02)]) == "open"
-    assert scores.over_seeds([(0.02, 0.01), (-0.03, 0.01)]) == "open"
-    assert scores.over_seeds([]) == "open"
+    assert intervals.over_seeds([(0.02, 0.01), (0.03, 0.02)]) == "better"
+    assert intervals.over_seeds([(-0.02, 0.01), (-0.03, 0.02)]) == "worse"
+    assert intervals.over_seeds([(0.02, 0.01), (0.01, 0.02)]) == "open"
+    assert intervals.over_seeds([(0.02, 0.01), (-0.03, 0.01)]) == "open"
+    assert intervals.over_seeds([]) == "open"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, pages, scores
+from keras_meta.zoo import cards, pages, pictures, scores
 
 
 def lines(figure):
@@ -16,10 +16,10 @@ def lines(figure):
 
 
 def test_the_curve_of_adaptation_is_what_evaluation_finds(monkeypatch):
-    monkeypatch.setattr(pages, "STEPS", (0, 1))
-    monkeypatch.setattr(pages, "TASKS", 20)
+    monkeypatch.setattr(pictures, "STEPS", (0, 1))
+    monkeypatch.setattr(pictures, "TASKS", 20)
     learner, card = zoo.load("maml.sinusoid"), zoo.card("maml.sinusoid")
-    found = {file: figure for file, _, figure in pages.pictured(learner, card)}
+    found = {file: figure for file, _, figure in pictures.pictured(learner, card)}
     assert list(found) == ["fit.png", "adaptation.png"]
     (drawn,) = lines(found["adaptation.png"])
     assert drawn[:, 0].tolist() == [0, 1, learner.evaluation_steps]
@@ -29,9 +29,9 @@ def test_the_curve_of_adaptation_is_what_evaluation_finds(monkeypatch):
 
 
 def test_a_sequence_learner_errs_less_and_less(monkeypatch):
-    monkeypatch.setattr(pages, "TASKS", 20)
+    monkeypatch.setattr(pictures, "TASKS", 20)
     learner, card = zoo.load("lstm.boolean"), zoo.card("lstm.boolean")
-    ((file, title, figure),) = pages.pictured(learner, card)
+    ((file, title, figure),) = pictures.pictured(learner, card)
     assert file == "examples.png"
     (drawn,) = lines(figure)
     assert title.endswith("mean of 200 test tasks")
@@ -44,16 +44,16 @@ def test_a_sequence_learner_errs_less_and_less(monkeypatch):
 def test_a_page_tells_what_its_card_does(name):
     card, learner = zoo.card(name), zoo.load(name)
     kept = (card.directory / "README.md").read_text(encoding="utf-8")
-    pictures = dict(re.findall(r"^!\[(.+)\]\((.+)\)$", kept, re.MULTILINE))
+    titles = dict(re.findall(r"^!\[(.+)\]\((.+)\)$", kept, re.MULTILINE))
     files = [file.name for file in card.directory.glob("*.png")]
-    assert files and sorted(pictures.values()) == sorted(files)
-    text = pages.page(learner, card, pictures)
+    assert files and sorted(titles.values()) == sorted(files)
+    text = pages.page(learner, card, titles)
     assert kept == text, "run tools/make_results.py"
     for part in (card.paper, card.data, card.licence, card.sha256):
         assert part in text
     random = card.initial_weights == cards.RANDOM
     origin = "random weights" if random else f"`{card.initial_weights}`"
-    assert f"- Began from: {origin}" in text
+    assert f"- Initial weights: {origin}" in text
     table = (cards.MODELS.parent / "README.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| `{re.escape(name)}` .*\|$", table, re.MULTILINE)[0]
     assert f"| {origin} |" in row
@@ -64,8 +64,8 @@ def test_a_page_tells_what_its_card_does(name):
 
 def test_an_episode_is_drawn_as_its_drawings_were(monkeypatch):
     name = "maml.glyphs_5w1s-inductive"
-    monkeypatch.setattr(pages, "DRAWN_QUERIES", 2)
-    _, _, figure = pages._episode(zoo.load(name), zoo.card(name))
+    monkeypatch.setattr(pictures, "DRAWN_QUERIES", 2)
+    _, _, figure = pictures._episode(zoo.load(name), zoo.card(name))
     assert isinstance(figure, matplotlib.figure.Figure)
     images = [image.get_array() for image in figure.axes[0].images]
     assert len(images) == 5 + 10

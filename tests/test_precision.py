@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import keras_meta as km
-from keras_meta.zoo import cli, entries, precision, protocols, sources
+from keras_meta.zoo import cli, precision, publishing
+from keras_meta.zoo.recipes import protocols, schema, sources
 
 
 def saved(path, scale=1.0):
@@ -70,13 +71,13 @@ def recipe():
         *"xxxx", (2, 2, 2), lambda preprocess, ids: pool, rotations=False
     )
     task = protocols.Classification(source, 2, 1, 1, test_queries=2)
-    return protocols.Recipe(None, task, "x", steps=1, tasks=2)
+    return schema.Recipe(None, task, "x", steps=1, tasks=2)
 
 
 def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):
     learner = saved(tmp_path / "other.keras")
     path = tmp_path / "model.keras"
-    entries.store(learner, path, recipe, 0, 6)
+    publishing.store(learner, path, recipe, 0, 6)
     assert path.stat().st_size < (tmp_path / "other.keras").stat().st_size - 9000
 
     def spoil(draft):
@@ -86,8 +87,8 @@ def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):
 
     monkeypatch.setattr(precision, "halve", spoil)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="validation accuracy, it moves by .* with"):
-        entries.store(learner, path, recipe, 0, 6)
+    with pytest.raises(ValueError, match="validation accuracy, it changes by .* with"):
+        publishing.store(learner, path, recipe, 0, 6)
     assert path.read_bytes() == before
     assert not (tmp_path / "half.keras").exists()
 

@@ -7,7 +7,7 @@ import keras
 import pytest
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, entries, recipes, training
+from keras_meta.zoo import cards, publishing, recipes, training
 
 NAME = "cnp.gp_rbf"
 
@@ -35,7 +35,7 @@ def test_a_card_says_what_the_run_began_from(tmp_path, monkeypatch):
     for number, (origin, begun) in enumerate(runs.items()):
         monkeypatch.setattr(cards, "MODELS", tmp_path / str(number))
         (tmp_path / "run.json").write_text(json.dumps(begun))
-        entries.publish(NAME, tmp_path, 3, 50, None)
+        publishing.publish(NAME, tmp_path, 3, 50, None)
         card = zoo.card(NAME)
         assert card.initial_weights == origin
         log = (tmp_path / "log.csv").read_text()

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta.zoo import cli, console, request
+from keras_meta.zoo import cli, console, request, serving_client
 
 PREPARE = km.ImagePreprocess(8, 8, 1)
 # No name says what a model takes.
@@ -68,22 +68,22 @@ def mark(path, place, side):
 
 
 def signatures(folder, model):
-    return request._local_signatures(request._newest(folder, model))
+    return serving_client._local_signatures(serving_client._newest(folder, model))
 
 
 def answer(folder, model, body):
-    """The outputs; a server says less than `request._local` of what is not there."""
+    """The outputs; a server states less of a missing signature than `_local` does."""
     if body["signature_name"] not in signatures(folder, model):
         raise ValueError("Serving signature key not found.")
-    return request._local(folder, model, body)
+    return serving_client._local(folder, model, body)
 
 
 class Rest(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         model = self.path.removeprefix("/v1/models/").removesuffix("/metadata")
         try:
-            path = request._newest(self.server.folder, model)
-            found = dict.fromkeys(request._local_signatures(path), {})
+            path = serving_client._newest(self.server.folder, model)
+            found = dict.fromkeys(serving_client._local_signatures(path), {})
             metadata = {"signature_def": {"signature_def": found}}
             self.reply(200, {"metadata": metadata})
         except ValueError as error:
@@ -134,8 +134,8 @@ def grpc_address(served):
         def GetModelMetadata(self, asked, context):
             assert asked.metadata_field == ["signature_def"]
             found = get_model_metadata_pb2.SignatureDefMap()
-            path = request._newest(served, asked.model_spec.name)
-            for name, value in request._local_signatures(path).items():
+            path = serving_client._newest(served, asked.model_spec.name)
+            for name, value in serving_client._local_signatures(path).items():
                 found.signature_def[name].CopyFrom(value)
             reply = get_model_metadata_pb2.GetModelMetadataResponse()
             reply.metadata["signature_def"].Pack(found)
@@ -176,7 +176,7 @@ def test_without_a_server(served, data, capsys):
     assert cli.main(points) == 0
     *_, row, note = capsys.readouterr().out.splitlines()
     assert row.split()[0] == "2" and np.isfinite(float(row.split()[1]))
-    assert note.startswith(f"For {CURVES}, points were taken as they are")
+    assert note.startswith(f"For {CURVES}, points were not scaled")
 
 
 def test_points_go_to_the_signature_that_the_model_states(served, data, capsys):
@@ -193,7 +193,7 @@ def test_points_go_to_the_signature_that_the_model_states(served, data, capsys):
     # Two digits of a width of 1e30, and as many places of the mean.
     assert 6e30 < float(row[1]) < 9e30 and row[2].endswith("e+29")
     _, note = asked(CURVES, "points.csv")
-    assert note.startswith(f"For {CURVES}, points were taken as they are")
+    assert note.startswith(f"For {CURVES}, points were not scaled")
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc_address"])
@@ -228,15 +228,15 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     tuned = km.finetune(km.MAML(km.networks.mlp(), "mse"), x, x)
     km.export(tuned, served / "tuned")
     assert "keras-meta request" not in (served / "tuned" / "README.md").read_text()
-    fails(capsys, "was fine-tuned has learned", "tuned", "--support=points.csv", *local)
+    fails(capsys, "a fine-tuned model needs", "tuned", "--support=points.csv", *local)
     fails(capsys, "--query DIR", IMAGES, "--support", "support", *local)
     fails(capsys, "no --query", CURVES, "--support", "points.csv", *local, "--query=q")
     fails(capsys, "folder of classes", IMAGES, *local, "--support=no", "--query=query")
-    fails(capsys, "found no folder", IMAGES, *local, "--support=support", "--query=no")
+    fails(capsys, "got no folder", IMAGES, *local, "--support=support", "--query=no")
     fails(capsys, "expected a server at", "localhost:1", IMAGES, *images)
     fails(capsys, "expected a server at", "grpc://localhost:1", IMAGES, *images)
     fails(capsys, "expected a server at", "localhost:1", CURVES, "--support=points.csv")
-    fails(capsys, "answered: expected exported", rest, "x", "--support=points.csv")
+    fails(capsys, "returned: expected exported", rest, "x", "--support=points.csv")
     for name in "abcdef":  # more classes than it has outputs
         folder = data / "support" / name
         folder.mkdir()
@@ -263,7 +263,7 @@ def test_exports_that_take_no_bytes(
     for way in ([rest], [grpc_address], ["--local", str(served)]):
         fails(capsys, "an older keras-meta exported it", *way, "old", *images)
         fails(capsys, "signature serving_bytes, it has adapt", *way, CURVES, *images)
-        fails(capsys, "for want of a learner with prep", *way, CURVES, *images)
+        fails(capsys, "its learner has no prep", *way, CURVES, *images)
 
 
 def test_photos_are_sent_as_they_are(data):
@@ -279,6 +279,5 @@ def test_photos_are_sent_as_they_are(data):
     for path in paths:
         assert (data / path).read_bytes() in sent
     # As numbers they would be 3.8 million each.
-    assert (
-        len(request._body("serving_bytes", inputs)) < 4 / 3 * sum(map(len, sent)) + 999
-    )
+    body = serving_client._body("serving_bytes", inputs)
+    assert len(body) < 4 / 3 * sum(map(len, sent)) + 999

@@ -1,7 +1,9 @@
 """Runs: exact meta-steps, settings that are compared, and one process a folder."""
 
 import csv
+import dataclasses
 import json
+import os
 import pathlib
 import re
 import signal
@@ -14,6 +16,7 @@ import pytest
 
 import keras_meta as km
 from keras_meta.zoo import cluster, recipes, runs, training
+from keras_meta.zoo.recipes import characters, gradient, sources
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -150,7 +153,7 @@ def test_what_is_recorded_of_a_recipe():
     def changed(**fields):
         kept = recipes.RECIPES["maml.omniglot_5w1s"]
         with pytest.MonkeyPatch.context() as patch:
-            other = recipes.dataclasses.replace(kept, **fields)
+            other = dataclasses.replace(kept, **fields)
             patch.setitem(recipes.RECIPES, "maml.omniglot_5w1s", other)
             return [name for name, *_ in runs.differences(base, recorded())]
 
@@ -162,20 +165,20 @@ def test_what_is_recorded_of_a_recipe():
     assert changed(clip=1.0) == ["clip"]
     assert changed(optimizer="sgd") == ["optimizer"]
     assert changed(paper="another") == []
-    task = recipes.OMNIGLOT_5W1S
-    curriculum = recipes.dataclasses.replace(task, queries=3)
+    task = characters.OMNIGLOT_5W1S
+    curriculum = dataclasses.replace(task, queries=3)
     assert changed(task=curriculum) == ["task.queries"]
-    source = recipes.dataclasses.replace(task.source, load=recipes._tfds("other"))
-    other = recipes.dataclasses.replace(task, source=source)
+    source = dataclasses.replace(task.source, load=sources.tfds("other"))
+    other = dataclasses.replace(task, source=source)
     assert changed(task=other) == ["task.source.load.captured.name"]
-    slower = recipes._drawn("MAML", inner_rate=0.1)
+    slower = gradient._drawn("MAML", inner_rate=0.1)
     assert changed(learner=slower) == ["learner.inner_rate"]
 
     warm = recorded(origin="maml.glyphs_5w1s-inductive")
     names = [name for name, *_ in runs.differences(base, warm)]
     assert names == ["initial_weights", "initial_sha256"]
     assert len(warm["initial_sha256"]) == 64
-    with pytest.raises(ValueError, match="found none at missing.keras"):
+    with pytest.raises(ValueError, match="no file at missing.keras"):
         recorded(origin="missing.keras")
 
 
@@ -196,7 +199,7 @@ def test_one_process_trains_in_a_folder(tmp_path):
     )
     assert holder.stdout.readline() == "claimed\n"
     assert refused(directory, {"steps": 2}) == (
-        f"expected {directory} to be free, another process is training there."
+        f"expected {directory} to be free, another process is training in it."
     )
     assert not (directory / "run.json").exists()
     holder.kill()
@@ -251,8 +254,8 @@ import sys
 from unittest import mock
 sys.path.insert(0, "tools")
 import train
-from keras_meta.zoo import recipes
-loaded = mock.patch.object(recipes.Functions, "episodes", side_effect=SystemError)
+from keras_meta.zoo.recipes import protocols
+loaded = mock.patch.object(protocols.Functions, "episodes", side_effect=SystemError)
 with loaded:
     sys.exit(train.main(sys.argv[1:]))
 """
@@ -273,7 +276,7 @@ def test_the_command_refuses_before_it_loads(tmp_path, options, config, stated):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**runs.os.environ, **environment},
+        env={**os.environ, **environment},
     )
     assert done.returncode == 2
     said = done.stderr.strip().splitlines()[-1]

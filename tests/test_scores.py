@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, recipes, scores
+from keras_meta.zoo import cards, intervals, recipes, scores
+from keras_meta.zoo.recipes import functions
 
 QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # 1.96
 
@@ -25,16 +26,18 @@ def expected(values):
 
 def test_a_summary_is_the_mean_and_its_interval():
     values = np.random.RandomState(0).uniform(size=[30, 4])
-    for column, found in zip(values.T, scores.summaries(values).T, strict=True):
-        assert scores.summary(column) == pytest.approx(expected(column), rel=1e-6)
-        assert tuple(found) == scores.summary(column) == scores.summary(list(column))
+    for column, found in zip(values.T, intervals.summaries(values).T, strict=True):
+        assert intervals.summary(column) == pytest.approx(expected(column), rel=1e-6)
+        assert (
+            tuple(found) == intervals.summary(column) == intervals.summary(list(column))
+        )
     # Two tasks: s is sqrt(1/2), so that the half-width is 1.96 / 2.
-    assert scores.summary([0, 1]) == pytest.approx((0.5, QUANTILE / 2), rel=1e-6)
+    assert intervals.summary([0, 1]) == pytest.approx((0.5, QUANTILE / 2), rel=1e-6)
 
 
 def test_the_interval_of_a_score_is_that_of_its_tasks():
     learner = zoo.load("maml.sinusoid")
-    task = recipes.SINUSOID
+    task = functions.SINUSOID
     data = task.test_episodes(None, None, None, 10, 20, 3)
     score = scores.measure(learner, "maml.sinusoid", data, 12, "mse")
     errors = []
@@ -48,12 +51,12 @@ def test_the_interval_of_a_score_is_that_of_its_tasks():
 
 def test_a_difference_is_of_each_task_and_the_same():
     one, two = np.random.RandomState(0).uniform(size=[2, 9, 3])
-    found = scores.difference(one, two)
+    found = intervals.difference(one, two)
     for task in range(9):
         for k in range(3):
             assert found[task, k] == one[task, k] - two[task, k]
     with pytest.raises(ValueError, match=r"same tasks, got \[9, 3\] and \[8, 3\]"):
-        scores.difference(one, two[:8])
+        intervals.difference(one, two[:8])
 
 
 # Names say nothing: `{entry: (learner, source, settings, the first as trained)}`.
@@ -213,15 +216,15 @@ def test_a_score_has_the_calibration_error_at_a_temperature():
 
 def test_holms_correction_by_hand():
     # 4 x 0.01, 3 x 0.02, 2 x 0.03 and the largest, none below the one before it.
-    assert scores.holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx(
+    assert intervals.holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx(
         [0.06, 0.04, 0.9, 0.06]
     )
-    assert scores.holm([0.4, 0.5, 0.6]) == [1.0, 1.0, 1.0]
-    assert scores.holm([]) == []
+    assert intervals.holm([0.4, 0.5, 0.6]) == [1.0, 1.0, 1.0]
+    assert intervals.holm([]) == []
 
 
 def test_the_chance_of_a_mean():
     # A half-width is 1.96 standard errors: at zero's edge p is 5%.
-    assert scores.chance(0.2, 0.2) == pytest.approx(0.05, rel=1e-3)
-    assert scores.chance(-0.4, 0.2) == pytest.approx(8.9e-5, rel=0.01)
-    assert scores.chance(0.0, 0.2) == 1 and scores.chance(0.1, 0.0) == 0
+    assert intervals.p_value(0.2, 0.2) == pytest.approx(0.05, rel=1e-3)
+    assert intervals.p_value(-0.4, 0.2) == pytest.approx(8.9e-5, rel=0.01)
+    assert intervals.p_value(0.0, 0.2) == 1 and intervals.p_value(0.1, 0.0) == 0

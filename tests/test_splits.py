@@ -11,7 +11,15 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, photos, recipes, splits
+from keras_meta.zoo import cards, recipes
+from keras_meta.zoo.recipes import (
+    characters,
+    functions,
+    photo_sources,
+    protocols,
+    sources,
+    splits,
+)
 
 CARDS = {card.name: card for card in zoo.list_models()}
 PARTS = "train", "validation", "test"
@@ -165,8 +173,8 @@ def chosen(source, data):
         parts = np.split(order, ends)[:3]
         return {part: set(ids) for part, ids in zip(PARTS, parts, strict=True)}
     train, validation, _ = source.sizes
-    names = SMALL["small1"] if source is recipes.SMALL1 else set(BACKGROUND)
-    names = SMALL["small2"] if source is recipes.SMALL2 else names
+    names = SMALL["small1"] if source is characters.SMALL1 else set(BACKGROUND)
+    names = SMALL["small2"] if source is characters.SMALL2 else names
     order = list(np.random.RandomState(0).permutation(sorted(names)))
     assert len(order) == train + validation
     alphabets = {"train": order[validation:], "validation": order[:validation]}
@@ -239,22 +247,24 @@ def test_classes_kept_out_of_the_photos_are_those_drawn_and_like_no_other():
     assert set(splits.KIN["caltech101"]) < set(splits.CALTECH101)
     for part in ("validation", "test"):
         for names in splits.PHOTOS[part].values():
-            assert all(name in photos.PHOTOS.title for name in names)
+            assert all(name in photo_sources.PHOTOS.title for name in names)
 
 
 def test_photos_without_their_data_say_what_is_missing(loaded, monkeypatch):
     few = named(["ant", "bass"])
     monkeypatch.setattr(km.ClassPool, "from_directory", lambda *arguments: few)
-    with pytest.raises(ValueError, match="Caltech-101 in somewhere .* called Faces, "):
-        photos.PHOTOS.pools(None)
+    with pytest.raises(
+        ValueError, match="Caltech-101 in somewhere .* with the name Faces, "
+    ):
+        photo_sources.PHOTOS.pools(None)
     monkeypatch.delenv("CALTECH101_DIR")
     with pytest.raises(ValueError, match="variable CALTECH101_DIR to name a folder"):
-        photos.PHOTOS.pools(None)
+        photo_sources.PHOTOS.pools(None)
     monkeypatch.setattr(
         km.ClassPool, "from_tfds", lambda name, split, prepare: named(["apple", "bear"])
     )
-    with pytest.raises(ValueError, match="of CIFAR-FS, found none called aquarium_fi"):
-        photos.CIFAR_FS.pools(None)
+    with pytest.raises(ValueError, match="of CIFAR-FS, got none with the name aquari"):
+        photo_sources.CIFAR_FS.pools(None)
 
 
 def origins(name):
@@ -290,15 +300,15 @@ def test_some_entries_begin_from_others_of_their_own_data_and_of_other_data(load
 
 
 def test_streams_of_parts_have_seeds_of_their_own():
-    seeds = sorted([*recipes.PART_SEEDS.values(), recipes.AUGMENTATION_SEED])
-    assert set(recipes.PART_SEEDS) == set(PARTS)
+    seeds = sorted([*sources.PART_SEEDS.values(), sources.AUGMENTATION_SEED])
+    assert set(sources.PART_SEEDS) == set(PARTS)
     # Seeds of recipes are below a million, so that no sum of two is another's.
     assert np.diff(seeds).min() >= 1_000_000
     assert max(recipe.seed for recipe in recipes.RECIPES.values()) < 1_000_000
     assert max(card.seed for card in CARDS.values()) < 1_000_000
 
 
-@pytest.mark.parametrize("task", [recipes.SINUSOID, recipes.GP_RBF])
+@pytest.mark.parametrize("task", [functions.SINUSOID, functions.GP_RBF])
 def test_no_task_is_in_two_parts(task):
     seen = {}
     for seed in (0, 1):
@@ -319,11 +329,11 @@ def test_classification_draws_each_part_with_its_own_seed():
     ids = np.repeat(np.arange(15), 4)
     same = km.ClassPool.from_arrays(images, ids)  # in the place of every part
 
-    class Same(recipes.Source):
+    class Same(sources.Source):
         def pools(self, preprocess):
             return dict.fromkeys(PARTS, same)
 
-    task = recipes.Classification(
+    task = protocols.Classification(
         Same("x", "x", "x", load=lambda preprocess, ids: same),
         queries=1,
         test_queries=1,

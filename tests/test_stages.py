@@ -14,12 +14,12 @@ from keras_meta import zoo
 from keras_meta.zoo import (
     cards,
     entries,
-    protocols,
     recipes,
-    sources,
+    runs,
     supervised,
     training,
 )
+from keras_meta.zoo.recipes import protocols, schema, sources
 
 
 def load(preprocess, ids):
@@ -45,7 +45,7 @@ SOURCE = sources.Source("colours", "x", "x", "x", (4, 2, 2), load, rotations=Fal
 TASK = protocols.Classification(
     SOURCE, ways=2, queries=2, test_queries=3, augment={"flip": {}}
 )
-FIRST = protocols.Recipe(
+FIRST = schema.Recipe(
     lambda: supervised.Supervised(encoder(), 4, preprocess=prepared()),
     protocols.Supervised(TASK, batch=6),
     "x",
@@ -56,7 +56,7 @@ FIRST = protocols.Recipe(
     optimizer_settings={"momentum": 0.9, "weight_decay": 1e-3},
     average=0.9,
 )
-RECIPE = protocols.Recipe(
+RECIPE = schema.Recipe(
     lambda: km.ProtoNet(encoder(), 2, preprocess=prepared()),
     TASK,
     "x",
@@ -101,9 +101,9 @@ def steps_of(folder):
 
 def test_a_recipe_of_today_has_one_stage(tmp_path):
     assert FIRST.stages == (FIRST,) and RECIPE.stages == (FIRST, RECIPE)
-    runs = list(entries.stages(FIRST, tmp_path, (None, 7), "maml.other"))
-    assert runs == [(FIRST, tmp_path, 4, "maml.other")]
-    first, last = entries.stages(RECIPE, tmp_path, (3, 7), "maml.other")
+    stages = list(runs.stages(FIRST, tmp_path, (None, 7), "maml.other"))
+    assert stages == [(FIRST, tmp_path, 4, "maml.other")]
+    first, last = runs.stages(RECIPE, tmp_path, (3, 7), "maml.other")
     assert first == (FIRST, tmp_path / "pretraining", 7, "maml.other")
     assert last == (RECIPE, tmp_path, 3, str(tmp_path / "pretraining" / "best.keras"))
     assert RECIPE.protocol == f"{TASK}; before that, {FIRST.task}"
@@ -154,7 +154,7 @@ def test_numbers_of_stages_are_checked():
 
 
 def test_settings_of_the_optimizer_are_set():
-    learner = entries.ready(FIRST, FIRST.learner(), 4)
+    learner = entries.compiled(FIRST, FIRST.learner(), 4)
     assert learner.optimizer.momentum == 0.9
     assert learner.optimizer.weight_decay == 1e-3
 

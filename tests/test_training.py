@@ -9,19 +9,19 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta.zoo import training
+from keras_meta.zoo import training, transfer
 
 
 def test_a_warm_start_copies_what_the_learners_share():
     trained = km.SigmaMAML(km.networks.mlp(outputs=3), "mse", initial_scale=0.5)
     same = km.SigmaMAML(km.networks.mlp(outputs=3), "mse")
-    assert training.transfer(trained, same) == []
+    assert transfer.copy_common(trained, same) == []
     for a, b in zip(same.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
     other = km.MetaSGD(km.networks.mlp(outputs=4), "mse", inner_rate=0.3)
     body = len(other.network.weights) - 2
-    new = training.transfer(trained, other)
+    new = transfer.copy_common(trained, other)
     assert {"head/kernel", "head/bias"} <= set(new)
     assert len(new) == len(other.rates) + 2
     pairs = zip(other.network.weights[:body], trained.network.weights, strict=False)
@@ -40,11 +40,11 @@ def test_a_learner_of_features_is_put_together_again():
     images = np.random.RandomState(0).rand(2, 7, 6, 6, 1).astype("float32")
     labels = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
 
-    encoder, reader = training.split(whole)
+    encoder, reader = transfer.split(whole)
     features = km.network.each(encoder, images)
     for variable in reader.variables:
         variable.assign(variable + 0.1)  # as if trained
-    new = training.transfer(reader, whole)
+    new = transfer.copy_common(reader, whole)
     kept = {v.path for v in encoder.variables}
     assert {path for path in new if "seed" not in path} == kept
     np.testing.assert_allclose(
@@ -105,7 +105,7 @@ def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(training.Run, "on_train_batch_begin", interrupt)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
+    with pytest.raises(SystemExit, match="resumes at the last checkpoint"):
         fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
     assert "stopping at the next checkpoint, 10 meta-steps" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is before
@@ -129,7 +129,7 @@ def test_a_signal_at_a_checkpoint_takes_no_more_meta_steps(
 
     of = training.Run if when == "_checkpoint" else km.MAML
     monkeypatch.setattr(of, when, interrupted(getattr(of, when)))
-    with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
+    with pytest.raises(SystemExit, match="resumes at the last checkpoint"):
         fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
     assert "stopping once this checkpoint is written" in capsys.readouterr().out
     learner = keras.models.load_model(tmp_path / "last.keras")
@@ -142,7 +142,7 @@ def test_a_signal_right_after_a_checkpoint_stops_at_once(tmp_path, monkeypatch, 
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(training.Run, "on_train_batch_begin", interrupt)
-    with pytest.raises(SystemExit, match="goes on from the last checkpoint"):
+    with pytest.raises(SystemExit, match="resumes at the last checkpoint"):
         fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
     assert "stopping" not in capsys.readouterr().out
     learner = keras.models.load_model(tmp_path / "last.keras")
@@ -174,7 +174,7 @@ def test_layers_have_names_that_last(make):
     learners = make(), make()
     learners[0](learners[0].example())
     learners[1](learners[1].example())
-    new = training.transfer(*learners)
+    new = transfer.copy_common(*learners)
     assert [path for path in new if "seed_generator" not in path] == []
 
 
@@ -191,9 +191,9 @@ def test_the_best_row_is_the_lowest_error_or_the_highest_accuracy():
     ]
     # Of equals, the last.
     for metric, step in (("accuracy", "30"), ("mse", "30"), ("nll", "20")):
-        assert training.best_of(rows, metric)["step"] == step
-    assert training.best_of(rows[:1], "mse") is rows[0]
-    assert training.best_of(rows[::-1], "mse")["step"] == "20"
+        assert training.best_row(rows, metric)["step"] == step
+    assert training.best_row(rows[:1], "mse") is rows[0]
+    assert training.best_row(rows[::-1], "mse")["step"] == "20"
 
 
 def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):

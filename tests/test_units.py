@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, learn
+from keras_meta.zoo import cards, curves
 from tests import test_zoo_files
 
 SCALED = ("cnp.gp_rbf", "cnp.gp_rbf-attention", "cnp.gp_rbf-sharp")
@@ -212,10 +212,10 @@ def test_a_curve_over_unix_seconds_is_the_curve(name):
     learner = zoo.load(name)
     x = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 6.0])
     known, asked = np.stack([x, np.sin(x)], 1), np.array([0.5, 2.5, 4.5])
-    mean, scale = learn.predicted(learner, known, asked)
+    mean, scale = curves.predict(learner, known, asked)
     for shift in (1.7e9, 2459000.5):
-        moved = learn.predicted(learner, known + [shift, 0], asked + shift)
+        moved = curves.predict(learner, known + [shift, 0], asked + shift)
         np.testing.assert_allclose(moved, [mean, scale], **CLOSE)
-    large, wide = learn.predicted(learner, known * [1, 2e30], asked)
+    large, wide = curves.predict(learner, known * [1, 2e30], asked)
     np.testing.assert_allclose(large / 2e30, mean, **CLOSE)
     np.testing.assert_allclose(wide / 2e30, scale, **CLOSE)

@@ -134,14 +134,14 @@ def test_a_run_continues_after_a_worker_is_killed(tmp_path):
     assert survivor.returncode == 2
     (sentence,) = [line for line in error.splitlines() if "keras-meta" in line]
     assert "one of them stopped" in sentence and "start all workers again" in sentence
-    assert "the same command goes on from the last checkpoint" in sentence
+    assert "the same command resumes at the last checkpoint" in sentence
     with log.open() as file:
         assert len(list(csv.DictReader(file))) < 4
 
     again = [start(0), start(1)]
     printed = [process.communicate(timeout=240) for process in again]
     assert [process.returncode for process in again] == [0, 0], printed
-    assert "going on from meta-step" in printed[0][0]
+    assert "resuming at meta-step" in printed[0][0]
     one = subprocess.run([*command, f"--out={tmp_path / 'one'}"], capture_output=True)
     assert one.returncode == 0
     rows = []

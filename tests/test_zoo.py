@@ -13,7 +13,16 @@ import pytest
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, entries, published, recipes, scores, training
+from keras_meta.zoo import (
+    cards,
+    published,
+    publishing,
+    recipes,
+    scores,
+    training,
+    transfer,
+)
+from keras_meta.zoo.recipes import protocols, sources
 
 NAMES = [card.name for card in cards.stored()]
 
@@ -22,7 +31,7 @@ NAMES = [card.name for card in cards.stored()]
 def test_committed_entry(name):
     card = zoo.card(name)
     assert card.weights.stat().st_size < 12e6
-    assert card.network == entries.network_of(zoo.load(name))
+    assert card.network == publishing.network_name(zoo.load(name))
     assert card.figures, "an entry is published with its figures"
     assert name in published.REASONS or not published.below(card)
     recipe = recipes.recipe(name)
@@ -124,7 +133,7 @@ def test_a_card_is_what_was_written(models):
 def source_of(load):
     """Alphabets of which three are to train and two to validate."""
     sizes = 3, 2, 659
-    return recipes.Alphabets("x", "x", "x", sizes=sizes, load=load, rotations=False)
+    return sources.Alphabets("x", "x", "x", sizes=sizes, load=load, rotations=False)
 
 
 def alphabets(preprocess, ids):
@@ -141,7 +150,7 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
     train, validation = (set(pools[p].class_ids // 3) for p in ("train", "validation"))
     assert len(train) == 3 and len(validation) == 2 and not train & validation
     assert len(pools["train"]) == 9
-    task = recipes.Classification(source, ways=3, queries=1, test_queries=2)
+    task = protocols.Classification(source, ways=3, queries=1, test_queries=2)
     data = task.episodes(None, seed=0)["validation"]()
 
     def seen(data):
@@ -154,7 +163,7 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
     assert seen(data) == {(alphabet,) for alphabet in validation}
     assert max(map(len, seen(task.episodes(None, seed=0)["train"]()))) > 1
     wrong = dataclasses.replace(source, sizes=(3, 1, 659))
-    with pytest.raises(ValueError, match=r"expected 3 \+ 1 alphabets, found 5"):
+    with pytest.raises(ValueError, match=r"expected 3 \+ 1 alphabets, got 5"):
         wrong.pools(None)
 
 
@@ -164,14 +173,14 @@ def test_augmented_episodes_are_replayed():
     turned = {"affine": {"degrees": 10}}
     drawn = []
     for augment in (None, still, turned):
-        task = recipes.Classification(source, ways=3, queries=1, augment=augment)
+        task = protocols.Classification(source, ways=3, queries=1, augment=augment)
         data = task.episodes(None, seed=0)["train"]().take(4)
         drawn.append([x for x, _ in data.as_numpy_iterator()])
     plain, unmoved, moved = drawn
     for key in plain[0]:
         np.testing.assert_array_equal(plain[3][key], unmoved[3][key])
     assert (plain[3]["support_x"] != moved[3]["support_x"]).any()
-    task = recipes.Classification(source, ways=3, queries=1, augment=turned)
+    task = protocols.Classification(source, ways=3, queries=1, augment=turned)
     again = next(task.episodes(None, seed=0)["train"](3).as_numpy_iterator())[0]
     np.testing.assert_array_equal(again["query_x"], moved[3]["query_x"])
     assert (moved[3]["query_x"] != moved[2]["query_x"]).any()
@@ -180,7 +189,7 @@ def test_augmented_episodes_are_replayed():
 def test_a_curriculum_comes_first_and_is_replayed_from_anywhere():
     source = source_of(alphabets)
     stages = (2, 1, 3), (3, 2, 4)
-    task = recipes.Classification(source, 5, 3, 1, test_queries=1, curriculum=stages)
+    task = protocols.Classification(source, 5, 3, 1, test_queries=1, curriculum=stages)
     train = task.episodes(None, seed=0)["train"]
 
     def support(start, count):
@@ -214,7 +223,7 @@ def test_recipe_makes_a_learner_for_its_task(name):
     assert kind == type(learner).__name__.lower().removesuffix("learner")
     reads = name.startswith(("lstm.omniglot", "mann."))
     fixed = reads and recipe.warm_start is not None
-    assert training.has_fixed_encoder(learner) == fixed
+    assert transfer.has_fixed_encoder(learner) == fixed
     assert recipe.warm_start is None or recipe.warm_start in recipes.RECIPES
 
 
@@ -254,7 +263,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     process.wait()
     assert process.returncode != 0
     again = begin(killed)
-    assert f"going on from meta-step {reached}: to" in again.communicate()[0]
+    assert f"resuming at meta-step {reached}: to" in again.communicate()[0]
     uninterrupted.communicate()
     assert again.returncode == uninterrupted.returncode == 0
     assert (whole / "best.keras").stat().st_size > 0

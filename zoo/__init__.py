@@ -11,31 +11,31 @@ def load(name):
     Learners whose result depends on the order of the support set have the setting
     `support_order="shuffled"`: all entries were trained on sets in random order.
 
-    Of an entry with external weights (`card.external`) Keras downloads them on first
-    use.
+    If the weights of an entry are external (`card.external`), Keras downloads them on
+    first use.
 
     Args:
-        name: of an entry, as `list_models()` has it.
+        name: the name of an entry, see `list_models()`.
 
     Returns:
         A `keras_meta.Learner`.
 
     Raises:
         ValueError: no such entry, a file whose sha256 is not the card's, or external
-            weights that cannot be had.
+            weights that are not available.
     """
-    found = card(name)
+    entry = card(name)
     from keras_meta import api, ordered  # noqa: F401  api registers the learners
 
-    found.check()
+    entry.check()
     import keras
 
-    if found.external:
+    if entry.external:
         from keras_meta.zoo import recipes
 
         learner = recipes.recipe(name).learner()
     else:
-        learner = keras.models.load_model(found.weights, compile=False)
+        learner = keras.models.load_model(entry.weights, compile=False)
     if isinstance(learner, ordered.OrderedLearner):
         learner.support_order = "shuffled"  # files older than the setting have "given"
     learner.compile()

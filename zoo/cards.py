@@ -1,4 +1,4 @@
-"""Card: what a pretrained model is, on one page that needs no TensorFlow to read."""
+"""Cards of pretrained models. Importing this needs no TensorFlow."""
 
 import dataclasses
 import difflib
@@ -6,27 +6,29 @@ import hashlib
 import json
 import pathlib
 
-# Of `card.json`: raised whenever a field is added, dropped or changes its meaning once
-# a release reads the schema.
+from keras_meta.zoo import atomic
+
+# The version of `card.json`. It increases when a field is added, dropped or changes its
+# meaning after a release that reads the schema.
 SCHEMA = 2
-# In `initial_weights`, of training that began from no other model.
+# `initial_weights` of an entry that began from no other model.
 RANDOM = "random"
-# In `initial_weights`, of an entry that Keras downloads the weights of.
+# `initial_weights` of an entry whose weights Keras downloads.
 EXTERNAL = "external"
 MODELS = pathlib.Path(__file__).parent / "models"
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What there is to know about a zoo entry.
+    """The description of a zoo entry.
 
-    `card.json` has these fields and `schema`, the version of them.
+    `card.json` has these fields and `schema`, their version.
 
     Attributes:
-        name: of the entry; it says nothing that no field does.
+        name: of the entry; it has no information beyond the fields.
         learner: the class, such as "MAML".
         paper: of the algorithm.
-        source: the id of the data and its split; scores of tasks compare within one.
+        source: the id of the data and its split; only scores with one source compare.
         family: the data in a few words, such as "Omniglot".
         data: the data set and how its classes were split.
         procedural: whether a program drew the images.
@@ -34,36 +36,37 @@ class Card:
         protocol: ways, shots and the like, as a sentence.
         normalization: "inductive" or "transductive".
         seed: of the split, the weights and the training episodes.
-        command: what trained it.
+        command: the command that trained it.
         initial_weights: "random", or the entry or file that training began from;
             "external" with `external`.
         network: the name of the network, such as "conv4".
-        external: None; or where the weights come from that Keras downloads on first
-            use: a dict with url, md5 (None where Keras checks none), licence, and
+        external: None; or the origin of weights that Keras downloads on first use: a
+            dict with url, md5 (None if Keras does not check the file), licence, and
             bytes (four for each weight). The entry then has no file and no sha256.
-        steps: meta-steps taken, all runs together.
-        kept: the meta-step whose weights are here, the best on validation tasks.
+        steps: the total number of meta-steps.
+        kept: the meta-step of the stored weights, the best on validation tasks.
         hours: training time on two CPU cores.
         sha256: of `model.keras`.
-        test_classes: label ids of the classes it has never seen; None for functions.
-        inputs: what an example is: "images", "images with string labels", "curves" (x
-            is a number), "points" or "pixels" (x is a place).
-        any_units: whether it takes points in units of their own, by its `point_units`.
+        test_classes: label ids of the unseen classes; None for functions.
+        inputs: the kind of an example: "images", "images with string labels", "curves"
+            (x is a number), "points" or "pixels" (x is a place in an image).
+        any_units: whether points may be in any units, see `Learner.point_units`.
         ways, shots: of the episodes it was trained for; ways is None for functions.
-        validation: the figure by which the weights were kept: a dict with the metric,
-            its mean and 95% half-width and the number of tasks; None if unknown.
+        validation: the figure that decided which weights are stored: a dict with the
+            metric, its mean and 95% half-width and the number of tasks; None if
+            unknown.
         grid: accuracy on validation tasks by ways and shots, by which `learn` chooses
-            (`choice.for_images`): one dict for each cell, with ways, shots, queries of
-            each class, mean, 95% half-width (interval), the number of tasks (episodes),
-            the seed and the normalization; empty where it was not computed.
-        figures: measured on test episodes; one dict for each setting, as trained
-            first, with the metric, its mean and 95% half-width, the number of tasks,
-            the seed, the normalization, the calibration error and what it is at the
-            temperature that suits validation tasks best.
-        initial_sha256: of the file of the initial weights; None for random ones.
+            its default (`choice.for_images`): one dict for each cell, with ways, shots,
+            queries of each class, mean, 95% half-width (interval), the number of tasks
+            (episodes), the seed and the normalization; empty if it was not computed.
+        figures: scores on test episodes; one dict for each setting, as trained first,
+            with the metric, its mean and 95% half-width, the number of tasks, the seed,
+            the normalization, the calibration error, and the calibration error at the
+            temperature with the highest likelihood of validation tasks.
+        initial_sha256: of the file of the initial weights; None for random weights.
         initial_figure: the score of the initial weights in this entry's learner, on the
             tasks of the first of `figures`: a dict like it without calibration; None
-            for random weights, and where it was not computed.
+            for random weights, or if it was not computed.
     """
 
     name: str
@@ -114,7 +117,7 @@ class Card:
             ) from error
         if schema != SCHEMA:
             newer = isinstance(schema, int) and schema > SCHEMA
-            cure = "update keras-meta" if newer else "publish the entry anew"
+            cure = "update keras-meta" if newer else "publish the entry again"
             raise ValueError(
                 f"expected a card of schema {SCHEMA} in {path}, got schema {schema}: "
                 f"{cure}."
@@ -122,10 +125,10 @@ class Card:
         known = {field.name for field in dataclasses.fields(cls)}
         wrong = sorted(known ^ fields.keys())
         if wrong:
-            lacking = [name for name in wrong if name in known]
-            what = f"no {', '.join(lacking)}" if lacking else f"also {', '.join(wrong)}"
+            lacking = ", ".join(name for name in wrong if name in known)
+            got = f"no {lacking}" if lacking else f"also {', '.join(wrong)}"
             raise ValueError(
-                f"expected the fields of schema {SCHEMA} in {path}, got {what}."
+                f"expected the fields of schema {SCHEMA} in {path}, got {got}."
             )
         return cls(**fields)
 
@@ -145,7 +148,7 @@ class Card:
 
     @property
     def log(self):
-        """The log of its training: validation by meta-step; None if it was not kept."""
+        """The log of its training, validation by meta-step; None if not stored."""
         path = self.directory / "log.csv"
         return path if path.exists() else None
 
@@ -155,21 +158,19 @@ class Card:
             return
         if not self.weights.is_file():
             raise ValueError(f"expected the weights of {self.name} at {self.weights}.")
-        found = sha256(self.weights)
-        if found != self.sha256:
+        actual = sha256(self.weights)
+        if actual != self.sha256:
             raise ValueError(
-                f"expected {self.weights} to have sha256 {self.sha256}, it has {found}:"
-                " the file is damaged or is not the one the card describes."
+                f"expected {self.weights} to have sha256 {self.sha256}, got {actual}: "
+                "the file is damaged or is not the one the card describes."
             )
 
     def write(self):
-        """Writes `card.json`; a reader never sees half of it."""
+        """Writes `card.json`, completely or not at all."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "card.json"
-        draft = path.with_suffix(".tmp")
         fields = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        draft.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
+        atomic.write_text(path, json.dumps(fields, indent=1) + "\n")
 
 
 def sha256(path):
@@ -182,7 +183,7 @@ def list_models():
 
 
 def stored():
-    """The cards of the entries whose weights are here, by name."""
+    """The cards of the entries with stored weights, by name."""
     return [card for card in list_models() if not card.external]
 
 
@@ -192,16 +193,22 @@ def card(name):
     Raises:
         ValueError: no such entry.
     """
-    found = {card.name: card for card in list_models()}
-    if name not in found:
-        raise ValueError(unknown("a trained model", name, found))
-    return found[name]
+    by_name = {card.name: card for card in list_models()}
+    if name not in by_name:
+        raise ValueError(unknown("a trained model", name, by_name))
+    return by_name[name]
 
 
 def unknown(what, name, names):
-    """The sentence on a name that is none of those there are."""
+    """The error about a name that does not exist, one sentence.
+
+    Args:
+        what: the kind of the name, such as "a recipe".
+        name: the name.
+        names: the names that exist.
+    """
     near = ", ".join(difflib.get_close_matches(name, names, n=3))
     return (
         f"expected the name of {what}{near and f', such as {near}'} (`keras-meta list` "
-        f"has all), got '{name}'."
+        f"lists all), got '{name}'."
     )

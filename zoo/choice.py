@@ -1,4 +1,4 @@
-"""Which entry `keras-meta learn` takes if the user names none. Needs no TensorFlow."""
+"""The default entry of `keras-meta learn`. Importing this needs no TensorFlow."""
 
 import math
 
@@ -6,35 +6,37 @@ from keras_meta import zoo
 
 
 def candidates():
-    """The cards of the entries that may be taken for images."""
-    # A transductive model answers well only if queries of all classes come together.
+    """The cards of the entries that may be the default for images."""
+    # Transductive predictions are accurate only if the queries include all classes.
     return [
         card
         for card in zoo.list_models()
         if card.inputs == "images"
         and card.normalization == "inductive"
-        and not card.external  # which would be downloaded on first use
+        and not card.external  # Keras would download the weights
     ]
 
 
 def for_images(ways, shots):
-    """The entry for a task of images, and why it is taken.
+    """The default entry for a task of images, and the reason.
 
-    It is the most accurate on validation tasks of as many ways (the next of its grid)
-    and shots (the nearest of its grid, by ratio). Test figures have no say.
+    It has the highest accuracy on validation tasks with as many ways (the next larger
+    value of its grid) and shots (the nearest value of its grid, by ratio). Test figures
+    have no influence.
 
-    Tasks of two sources are of different classes, and no classes are unseen by entries
-    of both in number enough. So they are compared as follows.
+    Validation tasks of two sources have different classes, and no set of classes is
+    both large enough and unseen by the entries of both sources. The comparison
+    therefore has two rules:
 
-    Entries of procedural images are taken only if no other knows as many ways: their
-    validation tasks are easier, and drawings by hand are liker to drawings by hand.
+    Entries of procedural images are the default only if no other entry has as many
+    ways. Their validation tasks are easier, and a user's drawings resemble drawings by
+    hand more than procedural ones.
 
-    Entries of Lake's protocol are compared by the figures as they are. Tasks of all
-    sources draw their classes from all validation classes, but theirs are of one to
-    three alphabets, so that classes look more alike, and no drawing of these alphabets
-    was trained on. Their tasks are thus harder than those of the entries that trained
-    on characters of all alphabets: one of them that wins is better, one that loses
-    narrowly may not be worse.
+    Entries of Lake's protocol are compared by their figures without a correction. Their
+    validation tasks draw from one to three alphabets that training has not seen, and
+    are harder than the tasks of entries that train on characters of all alphabets. If
+    such an entry has the highest accuracy, it is better; if its accuracy is slightly
+    lower, it may still be as good.
 
     Args:
         ways: classes.
@@ -44,57 +46,63 @@ def for_images(ways, shots):
         `(card, reason)`, the reason one short sentence.
 
     Raises:
-        ValueError: no entry was trained for as many ways.
+        ValueError: no entry was trained with as many ways.
     """
-    able = candidates()
-    most = max([card.ways for card in able], default=0)
+    cards = candidates()
+    most = max([card.ways for card in cards], default=0)
     if ways > most:
         raise ValueError(
-            f"expected at most {most} classes, got {ways}: no entry was validated on "
-            "more; name one to take it all the same."
+            f"expected at most {most} classes, got {ways}: no entry was validated with "
+            "more; --model NAME uses an entry all the same."
         )
 
-    def unlike(card):
+    def order(card):
         figure = _nearest(card, ways, shots)
         return (
             card.procedural,
             figure is None,
             -figure["mean"] if figure else 0.0,
-            # Of those that err as little, or that have no grid: made for the like.
+            # Ties, and entries without a grid: those trained on similar tasks first.
             _ratio(card.shots, shots),
             card.ways,
             _loss(card),
         )
 
-    card = min([card for card in able if card.ways >= ways], key=unlike)
+    card = min([card for card in cards if card.ways >= ways], key=order)
     figure = _nearest(card, ways, shots)
     if figure is None:
         return card, f"{card.name}: no model has a validation figure for {ways} ways"
     mean, interval = 100 * figure["mean"], 100 * figure["interval"]
-    got = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
+    task = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
     shots = figure["shots"]
     return card, (
         f"{card.name}: best on validation tasks of {figure['ways']} ways, {shots} "
         f"shot{'s' * (shots != 1)} ({mean:.1f}% ± {interval:.1f}%), the nearest to "
-        f"{got}"
+        f"{task}"
     )
 
 
 def for_curves():
-    """The card of the model for curves: for any units if there is one, the best.
+    """The card of the default entry for curves.
+
+    It is the entry with the best validation score, among those for points in any units
+    if there are such entries.
 
     Raises:
-        ValueError: the zoo has none.
+        ValueError: the zoo has no model of curves.
     """
-    fitting = [card for card in zoo.list_models() if card.inputs == "curves"]
-    if not fitting:
+    cards = [card for card in zoo.list_models() if card.inputs == "curves"]
+    if not cards:
         raise ValueError("expected a trained model of curves, the zoo has none.")
-    # All models for any units have a likelihood; squared errors do not compare with it.
-    return min(fitting, key=lambda card: (not card.any_units, _loss(card)))
+    # All entries for any units report likelihoods, which compare with each other.
+    return min(cards, key=lambda card: (not card.any_units, _loss(card)))
 
 
 def _nearest(card, ways, shots):
-    """The figure of a card's grid for the likest tasks of enough ways, or None."""
+    """The figure of a card's grid for the most similar task with enough ways, or None.
+
+    The ways are compared first.
+    """
     return min(
         [figure for figure in card.grid if figure["ways"] >= ways],
         key=lambda figure: (figure["ways"], _ratio(figure["shots"], shots)),
@@ -103,12 +111,12 @@ def _nearest(card, ways, shots):
 
 
 def _ratio(shots, other):
-    """How far apart two numbers of shots are: the first example says the most."""
+    """The distance of two numbers of shots, by ratio: first examples add the most."""
     return abs(math.log(shots / other))
 
 
 def _loss(card):
-    """An entry's validation figure, so that less is better."""
+    """An entry's validation figure with a sign such that less is better."""
     figure = card.validation
     if figure is None:
         return math.inf

@@ -14,15 +14,15 @@ import keras_meta
 from keras_meta import backend
 from keras_meta.zoo import console, recipes
 
-# Their modules import TensorFlow when they run a model, and not before: `list`, `info`
-# and `--help` answer at once.
+# The modules import TensorFlow only when they run a model: `list`, `info` and `--help`
+# return at once.
 COMMANDS = "list info demo learn evaluate check export request train".split()
 DESCRIPTION = "Few-shot learning with pretrained models: learn new classes or a curve."
 EXITS = """\
 exit codes:
   0    done
-  1    demo, check or export found something wrong
-  2    a mistake of yours, which one sentence on standard error names
+  1    demo, check or export detected an error
+  2    invalid input; one sentence on standard error states the mistake
   130  interrupted
 
 Shell completion: keras-meta --print-completion bash (or zsh, tcsh) writes a
@@ -37,25 +37,25 @@ def main(argv=None):
     """Runs the command.
 
     Args:
-        argv: its words; those of the process by default.
+        argv: its arguments; by default those of the process.
 
     Returns:
-        The exit code: 0; 1 where demo, check or export finds that something is wrong; 2
-        for a mistake of the user's, which is named in one sentence on stderr; 130 where
-        it is interrupted; 141 where the reader of its output has gone.
+        The exit code: 0; 1 if demo, check or export detects an error; 2 for invalid
+        input, with one sentence on stderr; 130 if it is interrupted; 141 if the reader
+        of its output has closed the pipe.
     """
     console.encode_anything()
     try:
         arguments = _parser().parse_args(argv)
         output = console.Output(arguments)
         with warnings.catch_warnings():
-            # Letters that matplotlib's font lacks become boxes: tables have the names.
+            # Matplotlib draws letters that its font lacks as boxes.
             warnings.filterwarnings("ignore", message="Glyph")
             code = arguments.run(arguments, output) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        with contextlib.suppress(OSError):  # Python flushes once more when it ends
+        with contextlib.suppress(OSError):  # Python flushes again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (ValueError, OSError, backend.BackendError) as error:
@@ -73,9 +73,9 @@ def _sentence(error):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, whatever the words it quotes.
+    """Reports an error in one line, even if it quotes several.
 
-    Shells complete arguments that are paths.
+    Arguments that are paths have completion in shells.
     """
 
     def _add_action(self, action):

@@ -1,4 +1,4 @@
-"""The processes that train one learner together, as TF_CONFIG names them."""
+"""The processes that train one learner together, as TF_CONFIG describes them."""
 
 import json
 
@@ -14,8 +14,8 @@ def parse(text):
         text: the value of TF_CONFIG.
 
     Raises:
-        ValueError: it is no JSON, lacks the cluster or the task, or the task is none
-            of the cluster's.
+        ValueError: it is no JSON, lacks the cluster or the task, or the task is not in
+            the cluster.
     """
     form = (
         'expected TF_CONFIG to be JSON such as {"cluster": {"worker": ["host:port", '
@@ -32,8 +32,8 @@ def parse(text):
     for kind, addresses in cluster.items():
         if kind not in KINDS or not isinstance(addresses, list) or not addresses:
             raise ValueError(
-                f"{form}got {kind} = {addresses!r} in its cluster; processes are of "
-                f"{' or '.join(KINDS)}, each with an address."
+                f"{form}got {kind} = {addresses!r} in its cluster; the kinds are "
+                f"{' and '.join(KINDS)}, each with a list of addresses."
             )
     kind, index = task.get("type"), task.get("index")
     addresses = cluster.get(kind, ()) if isinstance(kind, str) else ()
@@ -55,5 +55,5 @@ def is_first(resolver):
 
 
 def _leads(kind, index, kinds):
-    """Whether a process is the chief, or the first worker where there is none."""
+    """Whether a process is the chief, or the first worker if there is no chief."""
     return kind == "chief" or (index == 0 and "chief" not in kinds)

@@ -1,4 +1,4 @@
-"""What the command's parts share: where results go, and how TensorFlow starts."""
+"""Output and options that commands share, and the start of TensorFlow."""
 
 import argparse
 import codecs
@@ -18,16 +18,16 @@ import rich.console
 import rich.measure
 import rich.table
 
-from keras_meta import zoo
-from keras_meta.zoo import recipes
+from keras_meta.zoo import atomic, recipes
 
-# What TensorFlow's native code says at each start, before it reads its log level, and
-# on every machine without a GPU.
+# Messages that TensorFlow's native code writes at each start before it reads its log
+# level, on every machine without a GPU, and at the first operation on integers.
 START_NOISE = (
     r"^[IW]0000 |^WARNING: All log messages before absl::|failed call to cuInit"
+    r"|oneDNN supports DT_INT32 only on"
 )
 
-# A filter of lines that reads to the end, whatever becomes of who writes.
+# A filter of lines that reads to the end of its input, even after an interrupt.
 FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -38,7 +38,7 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.flush()
 """
 
-# For terminals whose encoding lacks a character; all others become escapes.
+# For terminals whose encoding lacks a character; other characters become escapes.
 SUBSTITUTES = {"±": "+-", "✓": "+", "✗": "x", "·": ".", "→": ">"}
 PIPE_WIDTH = 160
 INTERRUPTED = 130  # an exit code
@@ -48,15 +48,15 @@ STDOUT = pathlib.Path("-")
 class Output:
     """Reports results: tables and notes for people, or CSV and JSON for programs.
 
-    Standard output has one kind at a time. With `--json` or `--csv -` it has the data
-    alone, and notes go to standard error.
+    Standard output has one kind at a time. With `--json` or `--csv -` it has only the
+    data, and notes go to standard error.
 
     Args:
-        arguments: the parsed options of `add_output`; a command without them reports
-            to people.
+        arguments: parsed, with the options of `add_output`; without these, results are
+            for people.
 
     Raises:
-        ValueError: both JSON and CSV are asked for on standard output.
+        ValueError: both JSON and CSV to standard output.
         OSError: the CSV file cannot be written.
     """
 
@@ -81,13 +81,13 @@ class Output:
             console(sys.stderr if self.data else sys.stdout).print(text, style=style)
 
     def status(self, text):
-        """A context that shows on a terminal's standard error what takes time."""
+        """A context that shows a spinner with a text on standard error."""
         if self.quiet:
             return contextlib.nullcontext()
         return rich.console.Console(stderr=True).status(text)
 
     def keep_apart(self, *paths):
-        """Raises ValueError if the CSV file is one of these, which would be lost."""
+        """Raises ValueError if the CSV file would replace one of these files."""
         if self.file and self.file in [pathlib.Path(path).resolve() for path in paths]:
             raise ValueError(f"expected --csv to be a file of its own, got {self.csv}.")
 
@@ -95,10 +95,11 @@ class Output:
         """Reports a command's result.
 
         Args:
-            parts: for people: tables, and sentences, which stay notes beside data.
-            rows: for CSV: a list of dicts with equal keys; full precision.
-            document: for JSON, a dict or list; the rows by default.
-            width: of tables where standard output is no terminal.
+            parts: for people: tables and sentences. With data on standard output, the
+                sentences are notes.
+            rows: for CSV: a list of dicts with equal keys; in full precision.
+            document: for JSON, a dict or list; by default the rows.
+            width: of tables if standard output is no terminal.
         """
         rows = [{key: _plain(value) for key, value in row.items()} for row in rows]
         if self.json:
@@ -111,7 +112,7 @@ class Output:
             elif self.file.exists() and not self.file.is_file():
                 self.file.write_bytes(text)  # a pipe or a device
             else:
-                write(self.file, text)
+                atomic.write_bytes(self.file, text)
         if self.data or (self.quiet and self.file):
             for part in parts:
                 if isinstance(part, str):
@@ -139,15 +140,15 @@ def add_output(parser):
     )
 
 
-def add_name(parser, text="an entry, as `list` names it", **kwargs):
-    """Adds the name of an entry, which shells complete."""
+def add_name(parser, text="an entry of `keras-meta list`", **kwargs):
+    """Adds the name of an entry, with completion in shells."""
     action = parser.add_argument("name", metavar="NAME", help=text, **kwargs)
     names = " ".join(recipes.RECIPES)
     action.complete = {"bash": "_keras_meta_entries", "zsh": f"({names})"}
 
 
 def integer(least=0):
-    """A type of arguments: an integer that is `least` or more."""
+    """A type of arguments: an integer >= `least`."""
 
     def parse(text):
         if not text.isdecimal() or int(text) < least:
@@ -171,9 +172,9 @@ def add_out(parser, default, metavar, text):
 
 
 def console(file=None, width=None):
-    """A console on a stream. Names are printed as they are, even with brackets."""
+    """A console on a stream, without markup: names may have brackets."""
     file = file or sys.stdout
-    # A pipe has no width; a table must not be folded to 80 columns for it.
+    # A pipe has no width; rich would fold tables to 80 columns.
     width = None if file.isatty() else width or PIPE_WIDTH
     return rich.console.Console(
         file=file, width=width, markup=False, emoji=False, highlight=False
@@ -181,16 +182,16 @@ def console(file=None, width=None):
 
 
 def table(*columns):
-    """A table with these headings; those that begin with ">" are right-aligned."""
-    made = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    """A table with these headings; a ">" in front aligns a column to the right."""
+    result = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in columns:
         justify = "right" if heading.startswith(">") else "left"
-        made.add_column(heading.lstrip(">"), justify=justify, overflow="fold")
-    return made
+        result.add_column(heading.lstrip(">"), justify=justify, overflow="fold")
+    return result
 
 
 def fitting(wide, narrow, width=None):
-    """The wide table if standard output has room for it, or the narrow one."""
+    """The wide table if it fits into standard output, or the narrow one."""
     screen = console(width=width)
     unbounded = screen.options.update(max_width=10_000)
     needed = rich.measure.Measurement.get(screen, unbounded, wide).maximum
@@ -198,16 +199,16 @@ def fitting(wide, narrow, width=None):
 
 
 def confusion(counts, names):
-    """A table of `counts [N, N]`: a row a class, a column a prediction."""
-    made = table("true class", *(f">taken for {name}" for name in names))
+    """A table of `counts [N, N]`: a row a true class, a column a predicted one."""
+    result = table("true class", *(f">predicted {name}" for name in names))
     for name, row in zip(names, counts, strict=True):
-        made.add_row(name, *(str(count or "·") for count in row))
-    return made
+        result.add_row(name, *(str(count or "·") for count in row))
+    return result
 
 
 def _substitute(error):
     """An error handler of encodings: `SUBSTITUTES`, or escapes such as `\\xe9`."""
-    error.end = error.start + 1  # one character after the other
+    error.end = error.start + 1  # one character at a time
     substitute = SUBSTITUTES.get(error.object[error.start])
     if substitute:
         return substitute, error.end
@@ -218,19 +219,19 @@ codecs.register_error("keras_meta_substitute", _substitute)
 
 
 def encode_anything():
-    """Lets standard output take any character, whatever the encoding."""
+    """Allows all characters on standard output and error, in every encoding."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="keras_meta_substitute")
 
 
 def _plain(value):
-    """A value of JSON's types; numbers that JSON lacks become None."""
+    """A value of JSON's types; infinite numbers and NaN become None."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if hasattr(value, "tolist"):  # of numpy
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -240,7 +241,7 @@ def _plain(value):
 
 
 def _csv(rows):
-    """The text of a CSV file, as bytes: names of files keep theirs."""
+    """The content of a CSV file; names of files keep bytes that are no UTF-8."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -258,7 +259,7 @@ def _print_bytes(text):
 
 
 def _check_writable(path):
-    """Raises OSError unless `write(path, ...)` can write there."""
+    """Raises OSError unless `atomic` can replace or create the file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists():
@@ -267,31 +268,17 @@ def _check_writable(path):
         if not path.is_file():
             return
     try:
-        _draft(path).touch()
+        atomic.draft_of(path).touch()
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
-    _draft(path).unlink()
-
-
-def _draft(path):
-    return path.with_name(f".{os.getpid()}.draft")
-
-
-def write(path, data):
-    """Writes a file of these bytes; one that exists is replaced whole or not at all."""
-    draft = _draft(path)
-    try:
-        draft.write_bytes(data)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    atomic.draft_of(path).unlink()
 
 
 def save(figure, path):
-    """Writes a figure; a file that is there is replaced whole or not at all."""
+    """Writes a figure; an existing file is replaced completely or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:].lower())
-    write(path, picture.getvalue())
+    atomic.write_bytes(path, picture.getvalue())
 
 
 def start(*threads):
@@ -305,7 +292,7 @@ def start(*threads):
     """
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     noise = contextlib.nullcontext()
-    # 0 and 1 ask for messages. They are written when TensorFlow is first imported.
+    # Levels 0 and 1 show messages. TensorFlow writes them when it is first imported.
     if level.strip() not in ("", "0", "1") and "tensorflow" not in sys.modules:
         noise = start_noise_dropped()
     with noise:
@@ -316,12 +303,13 @@ def start(*threads):
 
         km.runtime.configure(*threads)
         tf.config.list_physical_devices()
+        tf.transpose([[0]])  # oneDNN reports once that it has no integer kernels
     return km
 
 
 @contextlib.contextmanager
 def start_noise_dropped():
-    """Sends stderr through a filter that outlives a crash and so hides no error."""
+    """Filters `START_NOISE` from stderr; the filter outlives a crash of the process."""
     sys.stderr.flush()
     kept = os.dup(2)
     command = [sys.executable, "-I", "-S", "-c", FILTER, START_NOISE]
@@ -334,13 +322,3 @@ def start_noise_dropped():
         os.dup2(kept, 2)
         os.close(kept)
         filtering.communicate()
-
-
-def trained_card(name):
-    """The card of a trained entry, or one sentence on why there is none."""
-    if name in recipes.RECIPES and name not in [c.name for c in zoo.list_models()]:
-        raise ValueError(
-            f"expected a trained model, {name} is a recipe without weights yet: "
-            f"`keras-meta list` has both."
-        )
-    return zoo.card(name)

@@ -1,4 +1,4 @@
-"""Facts about entries, trained or not, as `list` and `info` give them."""
+"""Facts about trained entries and recipes, as `list` and `info` report them."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ from keras_meta import zoo
 from keras_meta.zoo import cards, recipes, scores
 
 
-def of_card(card):
-    """All of a card, a dict, with its file."""
+def from_card(card):
+    """The fields of a card, a dict, with the path and size of its file."""
     return {
         "name": card.name,
         "trained": True,
@@ -17,8 +17,8 @@ def of_card(card):
     }
 
 
-def of_recipe(name):
-    """What is known of an entry without weights, a dict with keys of `of_card`."""
+def from_recipe(name):
+    """The facts about an entry without weights, a dict with keys of `from_card`."""
     recipe = recipes.recipe(name)
     task = recipe.task
     return {
@@ -43,22 +43,44 @@ def of_recipe(name):
     }
 
 
+def described(card):
+    """The purpose, figures and training of an entry, `{fact: text}`."""
+    initial = filter(None, (origin(card), initial_score(card)))
+    return {
+        "for": purpose(card.inputs, card.family),
+        "trained on": card.protocol,
+        "normalization": card.normalization,
+        **{_setting(figure): scores.sentence(figure) for figure in card.figures},
+        "data": card.data,
+        "licence of the data": card.licence,
+        "paper": card.paper,
+        "training": f"{card.steps} meta-steps, the weights of {card.kept} stored, "
+        f"{card.hours} hours on two cores, seed {card.seed}",
+        "initial weights": "; ".join(initial),
+    }
+
+
+def _setting(figure):
+    size = task(figure["ways"], figure["shots"])
+    return f"{size}, {figure['normalization']}, {figure['episodes']} tasks"
+
+
 def command(name):
     """The command that trains an entry."""
     return f"keras-meta train {name}"
 
 
 def purpose(inputs, family):
-    """What an entry is for, in a few words."""
+    """The purpose of an entry, in a few words."""
     return f"{inputs}: {family}"
 
 
 def origin(card, entry="{}"):
-    """What training began from, in words.
+    """The initial weights of an entry, in words.
 
     Args:
         card: of an entry.
-        entry: how the name of another entry is shown.
+        entry: a format for the name of another entry.
     """
     if card.began_at_random:
         return "random weights"
@@ -68,7 +90,7 @@ def origin(card, entry="{}"):
 
 
 def initial_score(card):
-    """What the initial weights score in an entry's learner, in words; or ""."""
+    """The score of the initial weights in an entry's learner, in words; or ""."""
     figure = card.initial_figure
     if figure is None:
         return ""
@@ -92,7 +114,7 @@ def size(card):
 
 
 def skipped():
-    """A sentence for each entry that commands over all entries leave out."""
+    """A sentence for each entry that commands over all entries skip."""
     return [
         f"skipped: {card.name}, whose weights ({size(card)}) Keras downloads on first "
         "use"

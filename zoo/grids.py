@@ -2,10 +2,11 @@
 
 from keras_meta import zoo
 from keras_meta.zoo import recipes, scores
+from keras_meta.zoo.recipes import sources
 
 WAYS = 2, 5, 10, 20
 SHOTS = 1, 2, 5, 10, 15
-# With fifteen shots they use all twenty images of an Omniglot character.
+# With fifteen shots, all twenty images of an Omniglot character.
 QUERIES = 5
 TASKS = 200
 
@@ -14,12 +15,12 @@ def load(name):
     """An entry and its validation classes.
 
     Returns:
-        `(learner, ClassPool)`. Tasks draw their classes from all of the pool, for an
-        entry of Lake's protocol too, which training validates on one alphabet a task:
-        classes of a user's are of no alphabet.
+        `(learner, ClassPool)`. Tasks draw their classes from the whole pool. This holds
+        for entries of Lake's protocol too, although their training validates on tasks
+        within one alphabet: the classes of users are from no alphabet.
 
     Raises:
-        ValueError: no such entry, no classes of images, or data that cannot be had.
+        ValueError: no such entry, no classes of images, or data that are not available.
     """
     card = zoo.card(name)
     if card.inputs != "images":
@@ -32,11 +33,11 @@ def load(name):
 
 
 def cells(ways, pool):
-    """The ways and shots of the grid that an entry and its classes suffice for.
+    """The ways and shots of the grid for which the entry has outputs and classes.
 
     Args:
-        ways: the most that the entry knows.
-        pool: of its validation classes.
+        ways: the outputs of the entry.
+        pool: its validation classes.
 
     Returns:
         A list of `(ways, shots)`.
@@ -48,8 +49,8 @@ def cells(ways, pool):
 def score(learner, name, pool, ways, shots, tasks=TASKS, seed=0):
     """The accuracy on validation tasks of these ways and shots.
 
-    Tasks of all shots have the same queries, and more shots add support examples: each
-    task has the largest number of the grid, of which the first of each class are kept.
+    Tasks with more shots have the same queries and more support examples: each task is
+    drawn with the largest number of shots, and keeps the first examples of each class.
 
     Args:
         learner: the entry.
@@ -60,13 +61,13 @@ def score(learner, name, pool, ways, shots, tasks=TASKS, seed=0):
         seed: task i is a pure function of (seed, ways, i).
 
     Returns:
-        A dict, as of `scores.measure`.
+        A dict, see `scores.measure`.
     """
     data = pool.episodes(
-        ways, max(_shots(pool)), QUERIES, seed + recipes.PART_SEEDS["validation"]
+        ways, max(_shots(pool)), QUERIES, seed + sources.PART_SEEDS["validation"]
     ).map(lambda episode, query_y: (first(episode, ways, shots), query_y))
-    asked = {"ways": ways, "shots": shots, "queries": QUERIES, "seed": seed}
-    return scores.measure(learner, name, data, tasks, "accuracy", **asked)
+    sizes = {"ways": ways, "shots": shots, "queries": QUERIES, "seed": seed}
+    return scores.measure(learner, name, data, tasks, "accuracy", **sizes)
 
 
 def first(episode, ways, shots):

@@ -1,6 +1,6 @@
 """Lake's one-shot classification: twenty characters of one alphabet, two drawers.
 
-One drawer gives the image of each character to learn from, another asks about each.
+One drawer drew the support example of each character, another drawer its query.
 `episodes` draws such tasks from the twenty evaluation alphabets; `official` scores the
 twenty runs that Lake, Salakhutdinov and Tenenbaum published with "Human-level concept
 learning through probabilistic program induction", Science, 2015.
@@ -11,7 +11,8 @@ import pathlib
 import numpy as np
 
 from keras_meta import zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import downloads, scores
+from keras_meta.zoo.recipes import sources
 
 WAYS = 20
 DRAWERS = 20
@@ -20,18 +21,19 @@ LABELS = "class_labels.txt"
 
 
 def checked_card(name):
-    """The card of an entry that may be asked about the evaluation alphabets.
+    """The card of an entry that Lake's protocol can score.
 
     Raises:
-        ValueError: no classifier of twenty images, or one that has trained on them.
+        ValueError: no classifier of twenty classes of images, or an entry that was
+            trained on the evaluation alphabets.
     """
     card = zoo.card(name)
     if card.inputs != "images" or card.ways < WAYS:
         raise ValueError(f"expected a model of {WAYS} classes of images, got {name}.")
-    if not set(recipes.EVALUATION) <= set(card.test_classes):
+    if not set(sources.EVALUATION) <= set(card.test_classes):
         raise ValueError(
-            f"expected a model that has seen nothing of the evaluation alphabets; "
-            f"{name} has trained on some of their characters."
+            f"expected a model that was not trained on the evaluation alphabets, "
+            f"{name} was trained on some of their characters."
         )
     return card
 
@@ -39,19 +41,21 @@ def checked_card(name):
 def drawings(preprocess):
     """All images of the evaluation alphabets, by character and drawer.
 
-    TFDS tells no drawers, but it orders images by hashes of file names, which have
-    them: the order of the names gives them back, and that of the labels is checked.
+    TFDS does not store the drawers, but it orders images by hashes of their file names,
+    which contain them. The drawers follow from that order, and the order of the labels
+    is checked.
 
     Returns:
         `(images, alphabets)`: uint8 `[C, 20, H, W, channels]` and the alphabet of each
         character, `[C]` strings.
 
     Raises:
-        ValueError: the data cannot be had, or is in another order.
+        ValueError: data that are not available, or in another order.
     """
     import keras_meta as km
 
-    images, labels, names = km.sources.read_tfds("omniglot", "test", preprocess)
+    with downloads.quiet("omniglot"):
+        images, labels, names = km.sources.read_tfds("omniglot", "test", preprocess)
     from tensorflow_datasets.core import hashing
 
     hashed = hashing.Hasher("test").hash_key
@@ -63,20 +67,20 @@ def drawings(preprocess):
     order = sorted(files, key=lambda file: hashed(files[file]))
     if [label for label, _ in order] != list(labels):
         raise ValueError(
-            "expected TFDS omniglot 3.0.0 in the order of its file names' hashes, it "
-            "is in another: who drew what cannot be told."
+            "expected TFDS omniglot 3.0.0 in the order of its file names' hashes, got "
+            "another order, which does not identify the drawers."
         )
     places = {file: place for place, file in enumerate(order)}
-    found = [[places[label, d] for d in range(DRAWERS)] for label in sorted(names)]
+    order = [[places[label, d] for d in range(DRAWERS)] for label in sorted(names)]
     alphabets = [names[label].rpartition("_")[0] for label in sorted(names)]
-    return images[np.array(found)], np.array(alphabets)
+    return images[np.array(order)], np.array(alphabets)
 
 
 def episodes(images, alphabets, preprocess, seed=0):
     """The endless dataset of tasks within an alphabet, between two drawers.
 
     Args:
-        images, alphabets: as `drawings` gives them.
+        images, alphabets: see `drawings`.
         preprocess: an `ImagePreprocess`.
         seed: episode i is a pure function of (seed, i).
     """
@@ -115,14 +119,13 @@ def episodes(images, alphabets, preprocess, seed=0):
 
 
 def evaluate(name, count=1000, seed=0):
-    """Scores an entry as `scores.evaluate` does, on `episodes`."""
+    """Scores an entry on `episodes`; see `scores.evaluate` for the result."""
     checked_card(name)
-    if count < 2:
-        raise ValueError(f"expected at least 2 episodes, got {count}.")
+    scores.check_episodes(count)
     learner = zoo.load(name)
     data = episodes(*drawings(learner.preprocess), learner.preprocess, seed)
-    asked = {"ways": WAYS, "shots": 1, "queries": 1, "seed": seed}
-    return scores.measure(learner, name, data, count, "accuracy", **asked)
+    sizes = {"ways": WAYS, "shots": 1, "queries": 1, "seed": seed}
+    return scores.measure(learner, name, data, count, "accuracy", **sizes)
 
 
 def official(name, directory):
@@ -130,14 +133,14 @@ def official(name, directory):
 
     Args:
         name: of a trained entry.
-        directory: holds `run01/training/class01.png`, `run01/test/item01.png`,
-            `run01/class_labels.txt` and so on; images of another size are resized.
+        directory: contains `run01/training/class01.png`, `run01/test/item01.png`,
+            `run01/class_labels.txt` and so on; images of any size.
 
     Returns:
         The share of errors in each run, a list.
 
     Raises:
-        ValueError: as `evaluate`, or a folder that is laid out otherwise.
+        ValueError: as `evaluate`, or a folder with another layout.
     """
     import keras_meta as km
 
@@ -146,7 +149,7 @@ def official(name, directory):
     folders = sorted(directory.glob("run[0-9][0-9]"))
     if len(folders) != RUNS:
         raise ValueError(
-            f"expected {RUNS} folders run01 ... run{RUNS} in {directory}, found "
+            f"expected {RUNS} folders run01 ... run{RUNS} in {directory}, got "
             f"{len(folders)}."
         )
     learner = zoo.load(name)
@@ -157,17 +160,17 @@ def official(name, directory):
 
     errors = []
     for folder in folders:
-        asked, answers = _labels(directory, folder)
-        known = sorted(set(answers))
-        if len(known) != WAYS or len(asked) != WAYS:
+        items, labels = _labels(directory, folder)
+        classes = sorted(set(labels))
+        if len(classes) != WAYS or len(items) != WAYS:
             raise ValueError(
                 f"expected {WAYS} items and as many classes in {folder / LABELS}, got "
-                f"{len(asked)} and {len(known)}."
+                f"{len(items)} and {len(classes)}."
             )
-        support_x, query_x = learner.preprocess.pair(images(known), images(asked))
+        support_x, query_x = learner.preprocess.pair(images(classes), images(items))
         state = learner.adapt(support_x, np.arange(WAYS)[None])
         guesses = np.argmax(learner.infer(state, query_x)[0], axis=-1)
-        right = [known[g] == answer for g, answer in zip(guesses, answers, strict=True)]
+        right = [classes[g] == label for g, label in zip(guesses, labels, strict=True)]
         errors.append(1 - float(np.mean(right)))
     return errors
 
@@ -180,6 +183,7 @@ def _labels(directory, folder):
         items, classes = zip(*pairs, strict=True)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"expected two paths a line, an item and its class, in {folder / LABELS}."
+            f"expected two paths in each line of {folder / LABELS}, an item and its "
+            "class."
         ) from error
     return [directory / p for p in items], [directory / p for p in classes]

@@ -1,4 +1,4 @@
-"""Whether a shrinkage entry has learned modules: the rule, and what was measured."""
+"""Whether a shrinkage entry has learned modules: the rule, and the measurements."""
 
 import csv
 import dataclasses
@@ -13,20 +13,20 @@ COST = 0.005
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What `tools/experiments/modularity.py` measured of an entry.
+    """The measurements of an entry by `tools/experiments/modularity.py`.
 
     Attributes:
         model: the entry.
         sha256: of its file.
         steps: meta-steps of the short trainings.
-        seeds: of these, as text.
-        agrees: whether the order of modules agrees over them (`agree`).
+        seeds: of the short trainings, as text.
+        agrees: whether the order of modules agrees between seeds (`agree`).
         half: the modules with the smallest w, as text.
-        half_cost, half_95: accuracy that freezing them costs, and the half-width of its
-            95% interval over tasks.
+        half_cost, half_95: the loss of accuracy if they are frozen, and the half-width
+            of its 95% interval over tasks.
         largest: the module with the largest w.
-        largest_cost, largest_95: the same of it.
-        more, more_95: how much more the latter costs, task by task.
+        largest_cost, largest_95: the same if that module is frozen.
+        more, more_95: the paired difference of the two losses.
         tasks: validation tasks.
     """
 
@@ -53,10 +53,10 @@ class Measured:
 
 
 def agree(runs):
-    """Whether training seeds give modules the same order.
+    """Whether the order of modules is the same for all training seeds.
 
-    No two modules may be ordered one way in one run and the other way in another, and
-    every run must order at least one pair alike.
+    No pair of modules may have opposite orders in two runs, and at least one pair must
+    have the same order in all runs.
 
     Args:
         runs: `{module: w}` of each training seed; differences up to `TIE` are ties.
@@ -81,17 +81,17 @@ def path():
 
 
 def read():
-    """All that was measured, `{model: Measured}`."""
+    """All measurements, `{model: Measured}`."""
     if not path().exists():
         return {}
     with path().open(encoding="utf-8") as file:
         return {row["model"]: _parsed(row) for row in csv.DictReader(file)}
 
 
-def of(card):
-    """What was measured of the file that a card describes, or None."""
-    found = read().get(card.name)
-    return found if found and found.sha256 == card.sha256 else None
+def measured(card):
+    """The measurements of the file that a card describes, or None."""
+    row = read().get(card.name)
+    return row if row and row.sha256 == card.sha256 else None
 
 
 def _parsed(row):
@@ -104,26 +104,26 @@ def _parsed(row):
 
 def sentence(card):
     """The verdict on an entry with learned scales, for the first line of its page."""
-    found = of(card)
-    if found is None:
-        return "Not shown to be modular: its scales were not put to the test."
-    if found.modular:
-        cheap = _points(found.half_cost, found.half_95)
-        dear = _points(found.largest_cost, found.largest_95)
+    row = measured(card)
+    if row is None:
+        return "Not shown to be modular: its scales were not tested."
+    if row.modular:
+        cheap = _points(row.half_cost, row.half_95)
+        dear = _points(row.largest_cost, row.largest_95)
         return (
-            f"Modular: freezing {found.half} costs {cheap}, freezing {found.largest} "
-            f"{dear} of accuracy on {found.tasks} validation tasks."
+            f"Modular: freezing {row.half} costs {cheap}, freezing {row.largest} "
+            f"{dear} of accuracy on {row.tasks} validation tasks."
         )
     reasons = []
-    if not found.agrees:
+    if not row.agrees:
         reasons.append("the order of its modules differs between training seeds")
-    if found.half_cost >= COST:
+    if row.half_cost >= COST:
         reasons.append(
             "freezing the half with the smallest factors costs "
-            + _points(found.half_cost, found.half_95)
+            + _points(row.half_cost, row.half_95)
         )
-    if found.more <= found.more_95:
-        reasons.append("freezing the module with the largest costs no more than that")
+    if row.more <= row.more_95:
+        reasons.append("freezing the module with the largest factor costs no more")
     return f"Not modular: {', and '.join(reasons)}."
 
 

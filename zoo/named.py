@@ -4,13 +4,13 @@ import pathlib
 import zipfile
 
 from keras_meta import zoo
-from keras_meta.zoo import console
+from keras_meta.zoo import recipes
 
 SUFFIX = ".keras"
 
 
 def is_file(name):
-    """Whether a name is that of a file."""
+    """Whether a name is the path of a file rather than the name of an entry."""
     return pathlib.Path(name).suffix == SUFFIX
 
 
@@ -28,17 +28,23 @@ def check(name):
     Raises:
         ValueError: no such entry or file, or an entry without weights.
     """
-    if not is_file(name):
-        console.trained_card(name)
-    elif not pathlib.Path(name).is_file():
-        raise ValueError(f"expected a file, found none at {name}.")
+    if is_file(name):
+        if not pathlib.Path(name).is_file():
+            raise ValueError(f"expected a file, got none at {name}.")
+    elif name in recipes.RECIPES and name not in [c.name for c in zoo.list_models()]:
+        raise ValueError(
+            f"expected a trained model, {name} is a recipe without weights: "
+            "`keras-meta list` lists both."
+        )
+    else:
+        zoo.card(name)
 
 
 def model(name):
     """The Keras model of an entry or a file.
 
     Args:
-        name: as of `check`.
+        name: see `check`.
 
     Raises:
         ValueError: no such entry or file, or a file that Keras cannot load.
@@ -54,13 +60,13 @@ def model(name):
         return keras.models.load_model(name, compile=False)
     except TypeError as error:
         raise ValueError(
-            f"expected a file of layers that Keras has, {pathlib.Path(name).name} has "
+            f"expected a file with layers of Keras only, {pathlib.Path(name).name} has "
             "others: use a network with layers of your own from Python."
         ) from error
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"expected a model that Keras saved in {name}: the file is damaged or is "
-            "no such file."
+            f"expected a model that Keras saved in {name}, got a damaged file or a "
+            "file of another kind."
         ) from error
 
 
@@ -68,10 +74,10 @@ def learner(name):
     """The learner of an entry or a file.
 
     Args:
-        name: as of `check`.
+        name: see `check`.
 
     Raises:
-        ValueError: as of `model`, or a file of a model that is no learner.
+        ValueError: as `model`, or a file of a model that is no learner.
     """
     import keras_meta as km
 
@@ -85,42 +91,60 @@ def learner(name):
     return loaded
 
 
+def _learner_of(name, kind, accepts):
+    """The learner of a name, or a ValueError if `accepts(learner)` is False."""
+    loaded = learner(name)
+    if not accepts(loaded):
+        raise ValueError(f"expected a model of {kind}, {name} is none.")
+    return loaded
+
+
 def image_learner(name):
-    """The learner of an entry or a file, which must classify images.
+    """The learner of an entry or a file that classifies images.
 
     Args:
-        name: as of `check`.
+        name: see `check`.
 
     Raises:
-        ValueError: as of `learner`, or one that learns something else.
+        ValueError: as `learner`, or a learner of another kind.
     """
-    found = learner(name)
-    if not (found.classification and found.preprocess is not None):
-        raise ValueError(f"expected a model of classes of images, {name} is none.")
-    return found
+    return _learner_of(
+        name,
+        "classes of images",
+        lambda learner: learner.classification and learner.preprocess is not None,
+    )
 
 
 def curve_learner(name):
-    """The learner of an entry or a file, which must learn a curve `y(x)`.
+    """The learner of an entry or a file that learns a curve `y(x)`.
 
     Args:
-        name: as of `check`.
+        name: see `check`.
 
     Raises:
-        ValueError: as of `learner`, or one that learns something else.
+        ValueError: as `learner`, or a learner of another kind.
     """
-    found = learner(name)
-    if found.classification or (*found.example_shape, found.output_size) != (1, 1):
-        raise ValueError(f"expected a model of curves y(x), {name} is none.")
-    return found
+    return _learner_of(
+        name,
+        "curves y(x)",
+        lambda learner: (
+            not learner.classification
+            and (*learner.example_shape, learner.output_size) == (1, 1)
+        ),
+    )
 
 
-def check_ways(found, name, ways):
-    """Checks that a learner can tell so many classes apart.
+def check_ways(learner, name, ways):
+    """Checks that a learner has enough outputs for the classes of a task.
+
+    Args:
+        learner: a learner of classes; string labels have no limit.
+        name: of the model, for the error.
+        ways: the classes of the task.
 
     Raises:
-        ValueError: it has fewer outputs; classes named by strings have no bound.
+        ValueError: it has fewer outputs.
     """
-    most = None if found.label_shape else found.output_size
+    most = None if learner.label_shape else learner.output_size
     if most is not None and ways > most:
         raise ValueError(f"expected at most {most} classes for {name}, got {ways}.")

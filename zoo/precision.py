@@ -6,7 +6,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from keras_meta.zoo import runs
+from keras_meta.zoo import atomic
 
 WEIGHTS = "model.weights.h5"  # in a .keras file
 
@@ -14,14 +14,14 @@ WEIGHTS = "model.weights.h5"  # in a .keras file
 def halve(path):
     """Rewrites a .keras file with float16 kernels, about half as large.
 
-    Vectors (biases, statistics, scales) keep their precision: they are small files and
-    wide ranges. Keras loads the file as any other, into float32 variables.
+    Vectors (biases, statistics, scales) keep their precision: they are small and have
+    wide ranges. Keras loads the file into float32 variables.
 
     Args:
-        path: a `pathlib.Path`, replaced in one go.
+        path: a `pathlib.Path`; the file is replaced.
 
     Raises:
-        ValueError: a kernel that float16 cannot hold.
+        ValueError: a kernel with values beyond the range of float16.
     """
 
     def write(draft):
@@ -32,7 +32,7 @@ def halve(path):
                     content = _halved(content)
                 new.writestr(entry, content)
 
-    runs.replace(path, write)
+    atomic.replace(path, write)
 
 
 def _halved(content):
@@ -43,10 +43,10 @@ def _halved(content):
 
         def copy(name, item):
             if isinstance(item, h5py.Group):
-                made = new.require_group(name)
+                copied = new.require_group(name)
             else:
-                made = new.create_dataset(name, data=_reduced(name, item[()]))
-            made.attrs.update(item.attrs)
+                copied = new.create_dataset(name, data=_reduced(name, item[()]))
+            copied.attrs.update(item.attrs)
 
         old.visititems(copy)
     return halved.getvalue()

@@ -1,83 +1,76 @@
-"""What `learn` and `request` predict, and how well where the classes are known."""
+"""Predictions of `learn` and `request`: computed, shown, and scored by known labels."""
 
 import math
 
 import numpy as np
 
 from keras_meta import files
-from keras_meta.zoo import console, scores
+from keras_meta.zoo import console, intervals
 
+# Queries of one call, which bounds the memory for folders of thousands of images.
+QUERIES_AT_ONCE = 500
 # Significant digits of a float64, and of a ±.
 DIGITS, WIDTH_DIGITS = 16, 2
-# Numbers of this size and beyond are shown with an exponent.
+# Numbers from `LARGE` up and below `SMALL` have an exponent.
 LARGE, SMALL = 1e15, 1e-4
 
 
-def labelled_folders(support, queries, classes):
-    """The sub-folders of a query folder that are named as classes.
+def classify(learner, support, labels, query):
+    """Learns classes from images and predicts the classes of others.
 
-    Raises:
-        ValueError: there are some, and others that are not.
+    Args:
+        learner: a learner of integer labels with a `preprocess`.
+        support: uint8 `[S, H, W, C]`, resized by `preprocess.resize`.
+        labels: integers `[S]` in `[0, N)`, without a gap.
+        query: uint8 `[Q, H, W, C]`, as `support`.
+
+    Returns:
+        Probabilities `[Q, N]`.
     """
-    if queries.samefile(support):  # they are the support examples
-        return []
-    names = [folder.name for folder in classes]
-    folders = sorted(
-        path
-        for path in queries.iterdir()
-        if path.is_dir()
-        and not path.name.startswith(".")
-        and not path.samefile(support)
-    )
-    found = [folder for folder in folders if folder.name in names]
-    others = [folder.name for folder in folders if folder.name not in names]
-    if found and others:
-        raise ValueError(
-            f"expected the sub-folders of {queries} to be named as classes of "
-            f"{support}, got {', '.join(others[:3])}."
-        )
-    return found
+    import tensorflow as tf
 
-
-def known_labels(paths, queries, names):
-    """The class of each file that lies in a sub-folder, or None."""
-    return [
-        None if path.parent == queries else names.index(path.parent.name)
-        for path in paths
+    support_x, query_x = learner.preprocess.pair(support[None], query[None])
+    state = learner.adapt(support_x, labels[None])
+    transductive = learner.normalization == "transductive"
+    at_once = len(query) if transductive else QUERIES_AT_ONCE
+    logits = [
+        learner.infer(state, query_x[:, i : i + at_once])[0]
+        for i in range(0, len(query), at_once)
     ]
+    return tf.nn.softmax(tf.concat(logits, 0)).numpy()[:, : labels.max() + 1]
 
 
 def show_classes(output, model, names, paths, labels, probabilities):
-    """Reports a row for each file: its class and how sure the model is.
+    """Reports a row for each file: its predicted class and the confidence.
 
     Args:
         output: a `console.Output`.
         model: its name.
         names: of the classes.
-        paths: of the images, as they are shown.
+        paths: of the images, as the table shows them.
         labels: the known class of each file, or None.
         probabilities: `[Q, N]`.
     """
     guesses = probabilities.argmax(axis=1)
     labelled = any(label is not None for label in labels)
     headings = ["file", "prediction", ">confidence"] + labelled * ["true class"]
-    made, rows = console.table(*headings), []
-    for file, guess, label, each in zip(
+    table, rows = console.table(*headings), []
+    for file, guess, label, shares in zip(
         paths, guesses, labels, probabilities, strict=True
     ):
-        row = {"file": file, "class": names[guess], "confidence": each[guess]}
+        row = {"file": file, "class": names[guess], "confidence": shares[guess]}
         if labelled:
             row["label"] = None if label is None else names[label]
-        rows.append(row | dict(zip((f"p_{n}" for n in names), each, strict=True)))
+        rows.append(row | dict(zip((f"p_{n}" for n in names), shares, strict=True)))
         known = [files.printable(row["label"] or "")] if labelled else []
-        made.add_row(
+        table.add_row(
             files.printable(file),
             files.printable(names[guess]),
-            f"{each[guess]:.1%}",
+            f"{shares[guess]:.1%}",
             *known,
         )
     document = {"model": model, "classes": names, "predictions": rows}
-    parts = [made]
+    parts = [table]
     if labelled:
         score, sentence = _score(guesses, labels, names)
         document |= score
@@ -91,18 +84,18 @@ def _score(guesses, labels, names):
     true = [labels[place] for place in known]
     counts = confused(true, guesses[known], len(names))
     right, count = int(np.trace(counts)), len(known)
-    low, high = scores.proportion(right, count)
+    low, high = intervals.proportion(right, count)
     score = {"accuracy": right / count, "interval": [low, high], "labelled": count}
     score["confusion"] = counts.tolist()
     sentence = (
         f"Accuracy: {right / count:.1%}, {right} of {count} queries of known class; "
-        f"95% interval {low:.1%} to {high:.1%}, for these support examples."
+        f"95% interval {low:.1%} to {high:.1%} with these support examples."
     )
     return score, sentence
 
 
 def confused(labels, guesses, classes):
-    """How often each class was taken for each, `[N, N]`: a row a true class."""
+    """The confusion matrix `[N, N]`: a row for each true class."""
     counts = np.zeros([classes, classes], int)
     np.add.at(counts, (labels, guesses), 1)
     return counts
@@ -114,11 +107,11 @@ def show_points(output, model, x, mean, scale):
     Args:
         output: a `console.Output`.
         model: its name.
-        x: `[Q]`, shown with all of its digits.
-        mean: `[Q]` or longer, of which the first are those of x.
-        scale: likewise, or None.
+        x: `[Q]`, shown with all digits.
+        mean: `[Q]` or longer; the first Q values belong to x.
+        scale: as `mean`, or None.
     """
-    made = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
+    table = console.table(">x", ">prediction", *([] if scale is None else [">±"]))
     rows = []
     for place, value in enumerate(x):
         row = {"x": value, "mean": mean[place]}
@@ -127,12 +120,12 @@ def show_points(output, model, x, mean, scale):
             row["scale"] = scale[place]
             cells = with_width(float(mean[place]), float(2 * scale[place]))
         rows.append(row)
-        made.add_row(str(float(value)).removesuffix(".0"), *cells)
-    output.show(made, rows=rows, document={"model": model, "predictions": rows})
+        table.add_row(str(float(value)).removesuffix(".0"), *cells)
+    output.show(table, rows=rows, document={"model": model, "predictions": rows})
 
 
 def with_width(mean, width):
-    """Texts of a number and of its ±, both to the second digit of the ±."""
+    """Texts of a number and its ±, both rounded to the second digit of the ±."""
     if not (math.isfinite(mean) and 0 < width < math.inf):
         return f"{mean:.4g}", f"{width:.2g}"
     last = _exponent(width, WIDTH_DIGITS) - WIDTH_DIGITS + 1
@@ -141,7 +134,7 @@ def with_width(mean, width):
 
 
 def _to_place(value, last, plain):
-    """A number to the decimal place `10**last`, or to the digits that it has."""
+    """A number to the decimal place `10**last`, or to the digits of a float64."""
     last = max(last, _exponent(value) - DIGITS + 1)
     value = round(value, -last) + 0.0  # never -0
     if plain:
@@ -150,5 +143,5 @@ def _to_place(value, last, plain):
 
 
 def _exponent(value, digits=DIGITS):
-    """The exponent of a number that is rounded to so many digits."""
+    """The decimal exponent of a number rounded to `digits` digits."""
     return int(f"{value:.{digits - 1}e}".partition("e")[2])

@@ -1,10 +1,10 @@
-"""Figures of the papers, and why an entry stands below its own."""
+"""Figures of the papers, and the reasons for entries with lower figures."""
 
-# Percent and the half-width of its interval, if one is published, by learner, source
-# and ways, and by shots; from the entry's paper, if not said otherwise. MAML, FOMAML
-# and Reptile are transductive there. CIFAR-FS: Conv-4 of 64 filters, from the table of
-# Bertinetto et al., "Meta-Learning with Differentiable Closed-Form Solvers", ICLR 2019,
-# as others cite it.
+# Percent and the half-width of its interval, if one is published: by learner, source
+# and ways, and by shots. The figures are those of the entry's paper, where MAML, FOMAML
+# and Reptile are transductive. CIFAR-FS is an exception: Conv-4 with 64 filters, from
+# the table of Bertinetto et al., "Meta-Learning with Differentiable Closed-Form
+# Solvers", ICLR 2019, as other papers cite it.
 _MAML = {1: (98.7, 0.4), 5: (99.9, 0.1)}
 FIGURES = {
     ("MAML", "omniglot", 5): _MAML,
@@ -23,69 +23,77 @@ FIGURES = {
     ("CNP", "omniglot", 20): {1: (89.9, None), 5: (96.8, None)},
 }
 
-FIVE_SHOTS = "Five shots are asked of weights trained with one; the paper trained anew."
+FIVE_SHOTS = (
+    "The five-shot figure uses weights trained with one shot; the paper trained with "
+    "five shots."
+)
 REASONS = {
-    "anil.omniglot_20w1s": "It has come to rest: 92.2% of validation tasks at each of "
-    "its last four validations. From the encoder of the prototypical "
-    "network, in place of MAML's, it was behind by 8 points after 500 meta-steps.",
-    "imaml.omniglot_5w1s": "From MAML's weights, whose figure it keeps: the implicit "
-    "gradient has not bettered them, after 100 meta-steps or 500. With the authors' "
-    "lambda of 2, not 0.1, answers stayed unsure and it came to 97.9; without damping "
-    "(lambda 0.5) it unlearned in 200 meta-steps, and at a rate of 1e-3 training "
-    "diverged. From nothing it has not been trained: a meta-step takes 0.6 seconds of "
-    "one core.",
-    "maml.omniglot_20w1s": "From ANIL's weights and not below them, in an hour of one "
-    "core: a second-order meta-step of 8 tasks takes a second, and the paper's run had "
-    "a GPU. At a rate of 0.5 for all layers it came to rest at 90.5% of validation "
-    "tasks, from ANIL's head rate and the published one for the body at 92.2%.",
-    "maml.omniglot_5w1s": "One shot is within both intervals. " + FIVE_SHOTS,
-    "maml.omniglot_5w1s-inductive": "It answers each query by itself, the published "
-    "figures share statistics among queries: asked so, it reaches them at one shot. "
-    + FIVE_SHOTS,
-    "maml.omniglot_5w1s-alphabets": "Its test classes are of whole alphabets that "
-    "training has not seen, and are harder than the published split's, of characters "
-    "from any. " + FIVE_SHOTS,
-    "protonet.lake": "It names 84% of three validation alphabets' characters, and no "
-    "more after 2,000 further meta-steps with tasks of any alphabets or each of one; "
-    "in 1,500 meta-steps images of 42x42 came no further. MAML's strided network came "
-    "to 82%, from nothing and from drawn glyphs, which small1 and small2 began from. "
-    "The network was too small: protonet.lake-resnet12 comes to 87%.",
-    "meta_sgd.omniglot_5w1s": "From MAML's weights, whose figure it passes; longer "
-    "runs have not been made. " + FIVE_SHOTS,
+    "anil.omniglot_20w1s": "Validation accuracy has plateaued at 92.2% over the last "
+    "four checks. With the encoder of the prototypical network instead of MAML's, it "
+    "was 8 points lower after 500 meta-steps.",
+    "imaml.omniglot_5w1s": "Training began from MAML's weights and did not improve "
+    "their figure, after 100 meta-steps or 500. With the authors' lambda of 2 instead "
+    "of 0.1, predictions stayed uncertain and accuracy reached 97.9%. Without damping "
+    "(lambda 0.5) accuracy fell within 200 meta-steps, and at a rate of 1e-3 training "
+    "diverged. It was not trained from random weights: a meta-step takes 0.6 seconds "
+    "on one core.",
+    "maml.omniglot_20w1s": "Training began from ANIL's weights, did not fall below "
+    "their figure, and took one hour on one core: a second-order meta-step of 8 tasks "
+    "takes a second, and the paper's run had a GPU. With a rate of 0.5 for all layers "
+    "validation accuracy plateaued at 90.5%; with ANIL's rate for the head and the "
+    "published rate for the body, at 92.2%.",
+    "maml.omniglot_5w1s": "The one-shot figure is within both intervals. " + FIVE_SHOTS,
+    "maml.omniglot_5w1s-inductive": "It predicts each query independently; the "
+    "published figures share normalization statistics among queries. Evaluated that "
+    "way, it reaches the published one-shot figure. " + FIVE_SHOTS,
+    "maml.omniglot_5w1s-alphabets": "Its test classes are whole alphabets that "
+    "training has not seen. They are harder than those of the published split, which "
+    "draws characters from all alphabets. " + FIVE_SHOTS,
+    "protonet.lake": "Accuracy on the characters of three validation alphabets is "
+    "84%. It did not improve in 2,000 further meta-steps, with tasks from all "
+    "alphabets or from one alphabet each, nor in 1,500 meta-steps with 42x42 images. "
+    "MAML's strided network reached 82%, from random weights and from the weights for "
+    "drawn glyphs that small1 and small2 began from. The network was too small: "
+    "protonet.lake-resnet12 reaches 87%.",
+    "meta_sgd.omniglot_5w1s": "Training began from MAML's weights and improved on "
+    "their figure; longer runs were not made. " + FIVE_SHOTS,
 }
 
 
-# The network of figures that are of one alone, by source.
+# By source: the published figures are those of this network only.
 NETWORKS = {"cifar_fs": "conv4"}
 
 
-def of(card, shots):
+def figure(card, shots):
     """The published figure of an entry, `(percent, half-width or None)`, or None."""
     if NETWORKS.get(card.source, card.network) != card.network:
         return None
     return FIGURES.get((card.learner, card.source, card.ways), {}).get(shots)
 
 
-# How an entry's method differs from that of the published figure.
+# Differences between the method of an entry and that of the published figure.
 NOTES = {
-    "CNP": "each class is scored by one shared decoder of its mean representation and "
-    "the query, in place of one decoder of all classes' representations joined: so "
-    "that any number of classes may be asked for"
+    "CNP": "one shared decoder computes the logit of each class from its mean "
+    "representation and the query, instead of one decoder of the concatenated "
+    "representations of all classes; the number of classes is therefore free"
 }
 
 
-def sentence(figure):
+def sentence(published):
     """A published figure in words, such as `98.7 ± 0.4`; "" for None."""
-    mean, interval = figure or ("", None)
+    mean, interval = published or ("", None)
     return f"{mean}" if interval is None else f"{mean} ± {interval}"
 
 
 def below(card):
-    """`[(figure, published)]` of an entry, asked as it was trained, that are lower."""
-    found = []
-    for figure in card.figures:
-        there = of(card, figure["shots"])
-        as_trained = figure["normalization"] == card.normalization
-        if there and as_trained and 100 * figure["mean"] < there[0]:
-            found.append((figure, there))
-    return found
+    """`[(figure, published)]`: figures of an entry that are lower than published.
+
+    Only figures with the normalization of its training count.
+    """
+    lower = []
+    for measured in card.figures:
+        published = figure(card, measured["shots"])
+        as_trained = measured["normalization"] == card.normalization
+        if published and as_trained and 100 * measured["mean"] < published[0]:
+            lower.append((measured, published))
+    return lower

@@ -1,48 +1,52 @@
-"""The folder of a run: one process trains in it, with the settings it began with."""
+"""The folder of a run: its stages, its lock, and the record of its settings."""
 
 import contextlib
 import dataclasses
 import inspect
 import json
-import os
+import pathlib
+import shutil
 import sqlite3
+import subprocess
 import textwrap
 
-# Recorded, but another value does not change the run.
+from keras_meta.zoo import atomic
+
+# Recorded, but not compared: the value does not change the result of a run.
 NOT_COMPARED = ("commit",)
-# Names of things and prose about them, which change no result.
+# Not recorded: names and descriptions, which do not change the result of a run.
 NOT_RECORDED = ("name", "module", "registered_name", "build_config", "title", "licence")
-SHOWN = 3  # differences that a sentence lists
-WIDTH = 80  # of a value in it
+# In the error about other settings: differences it lists, characters of a value.
+SHOWN, WIDTH = 3, 80
 
 
 def make(directory):
-    """Makes the folder of a run unless it is there.
+    """Creates the folder of a run, unless it exists.
 
     Raises:
-        ValueError: it, or a folder that is to hold it, is a file.
+        ValueError: the path, or one of its parents, is a file.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(
-            f"expected a folder for the run, got {directory}, which is a file or lies "
-            "below one."
+            f"expected a folder for the run, got {directory}, which is a file or has a "
+            "file as its parent."
         ) from None
 
 
 @contextlib.contextmanager
 def claimed(directory):
-    """Makes the folder of a run, and keeps other processes from training in it.
+    """Creates the folder of a run and locks it, so that one process trains in it.
 
-    The lock is SQLite's, on a file that stays empty: the system releases it when the
-    process ends, even if it is killed.
+    The lock is SQLite's, on a file that stays empty. The operating system releases it
+    when the process ends, even if it is killed.
 
     Args:
         directory: a `pathlib.Path`.
 
     Raises:
-        ValueError: another process trains there, or it is a file.
+        ValueError: another process trains in the folder, or the path is a file.
         OSError: the lock cannot be written.
     """
     make(directory)
@@ -55,22 +59,65 @@ def claimed(directory):
         except sqlite3.Error as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise ValueError(
-                    f"expected {directory} to be free, another process is training "
-                    "there."
+                    f"expected {directory} to be free, another process is training in "
+                    "it."
                 ) from None
             raise OSError(f"cannot lock {path}: {error}") from error
         yield
 
 
+def stages(recipe, directory, steps, origin):
+    """The runs of a recipe, one for each of its stages.
+
+    The last stage is in `directory` itself, the stage before it in the folder
+    `pretraining` of `directory`.
+
+    Args:
+        recipe: a `recipes.schema.Recipe`.
+        directory: a `pathlib.Path`.
+        steps: meta-steps of the last stage and of each stage before it; None for the
+            values of the recipe.
+        origin: the weights that the first stage begins from. A later stage begins from
+            the best weights of the stage before it.
+
+    Yields:
+        `(stage, folder, steps, origin)` in the order of training.
+    """
+    folders = [directory]
+    for _ in recipe.stages[1:]:
+        folders.insert(0, folders[0] / "pretraining")
+    last, earlier = steps
+    for stage, folder in zip(recipe.stages, folders, strict=True):
+        given = last if stage is recipe else earlier
+        yield stage, folder, stage.steps if given is None else given, origin
+        origin = str(folder / "best.keras")
+
+
+def commit():
+    """The commit of the code that trains; None outside a checkout, or without git."""
+    if shutil.which("git") is None:
+        return None
+    path = pathlib.Path(__file__)
+
+    def git(*words):
+        command = ["git", *words]
+        return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+
+    # An environment inside another repository contains files that git does not track.
+    if git("ls-files", "--error-unmatch", path.name).returncode:
+        return None
+    return git("rev-parse", "HEAD").stdout.strip() or None
+
+
 def record(directory, settings, write=True):
-    """Records the settings of a run, or compares them with those it began with.
+    """Records the settings of a run, or compares them with an existing record.
 
     Settings that the record lacks are not compared, nor is the "commit".
 
     Args:
-        directory: a `pathlib.Path`; holds the record, run.json.
-        settings: a dict that JSON can hold.
-        write: whether to record them if there is no record.
+        directory: a `pathlib.Path`; contains the record, run.json.
+        settings: a dict that JSON can represent.
+        write: whether to write a record if none exists.
 
     Raises:
         ValueError: the run began with other settings, or its record is damaged.
@@ -78,8 +125,7 @@ def record(directory, settings, write=True):
     path = directory / "run.json"
     if not path.exists():
         if write:
-            text = json.dumps(settings)
-            replace(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+            atomic.write_text(path, json.dumps(settings))
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +165,7 @@ def differences(begun, now, name=""):
 
 
 def described(value):
-    """What a record holds of a setting: dataclasses and functions by their content."""
+    """A setting as the record has it: dataclasses and functions by their content."""
     if dataclasses.is_dataclass(value):
         value = {
             field.name: getattr(value, field.name)
@@ -138,10 +184,3 @@ def described(value):
     if isinstance(value, list | tuple):
         return [described(inner) for inner in value]
     return value
-
-
-def replace(path, write):
-    """Has a draft written, `write(draft)`, and puts it in the place of `path`."""
-    draft = path.with_name(f"draft-{path.name}")
-    write(draft)
-    os.replace(draft, path)

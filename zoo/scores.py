@@ -1,14 +1,13 @@
-"""Scores of zoo entries on replayable test episodes."""
+"""Scores of zoo entries on replayable test episodes, and their comparison."""
 
-import math
 import time
 
 import numpy as np
 
 from keras_meta import zoo
-from keras_meta.zoo import named, recipes
+from keras_meta.zoo import folders, intervals, named, recipes
 
-# Tasks scored at once: enough to keep the cores busy, few enough for any memory.
+# Tasks in a batch: enough to use all cores, few enough for the memory.
 BATCH = 20
 
 
@@ -23,38 +22,36 @@ def evaluate(
     temperature=None,
     learner=None,
 ):
-    """Scores an entry on episodes of classes it has never seen.
+    """Scores an entry on episodes of unseen classes.
 
     Args:
         name: of a trained entry.
         episodes: how many; episode i is a pure function of (seed, i).
-        ways: classes in an episode, as trained by default; fewer are fine.
-        shots: support examples of each class (points, for regression), as trained by
-            default.
+        ways: classes in an episode, by default as trained; may be fewer.
+        shots: support examples of each class (points, for regression), by default as
+            trained.
         queries: query examples of each class (points), 15 (100) by default.
         seed: of the episodes.
-        normalization: in place of the one it was trained with.
-        temperature: that logits are divided by for `tempered`.
-        learner: the learner to score, of the entry's kind; the entry itself by default.
+        normalization: by default as trained.
+        temperature: `tempered` divides the logits by it.
+        learner: the learner to score, of the entry's kind; by default the entry itself.
 
     Returns:
         A dict: model, metric ("accuracy" as a share, "mse" or "nll"), mean, interval
         (half the width of the 95% interval over tasks), calibration (the expected
         calibration error; None for regression and strings), tempered (the same at
         `temperature`), temperature, episodes, seed, ways, shots, queries,
-        normalization, seconds spent on each task, and the score of each of the tasks.
+        normalization, seconds for each task, and tasks, the score of each task.
 
     Raises:
-        ValueError: no such entry, more ways than it knows, or data that cannot be had.
+        ValueError: no such entry, more ways than it has outputs, or data that are not
+            available.
     """
     card = zoo.card(name)
     task = recipes.recipe(name).task
     if ways and card.ways is None:
-        raise ValueError(
-            f"expected no ways for {name}, whose tasks have no classes to choose."
-        )
-    if episodes < 2:
-        raise ValueError(f"expected at least 2 episodes, got {episodes}.")
+        raise ValueError(f"expected no ways for {name}, whose tasks have no classes.")
+    check_episodes(episodes)
     ways, shots = ways or card.ways, shots or card.shots
     queries = queries or task.test_queries
     learner = normalized(learner or zoo.load(name), normalization)
@@ -63,8 +60,14 @@ def evaluate(
     data = task.test_episodes(
         learner.preprocess, card.test_classes, ways, shots, queries, seed
     )
-    asked = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
-    return measure(learner, name, data, episodes, task.metric, temperature, **asked)
+    sizes = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
+    return measure(learner, name, data, episodes, task.metric, temperature, **sizes)
+
+
+def check_episodes(count):
+    """Raises ValueError if there are too few episodes for an interval."""
+    if count < 2:
+        raise ValueError(f"expected at least 2 episodes, got {count}.")
 
 
 def evaluate_folder(
@@ -75,19 +78,19 @@ def evaluate_folder(
     Args:
         name: of a trained entry of images, or of a `.keras` file of such a learner.
         directory: a folder with a sub-folder of images for each class.
-        episodes, seed: as of `evaluate`.
-        shots: by default as trained, and 1 for a file.
-        ways: by default as trained, and 5 for a file, or all classes where there are
+        episodes, seed: see `evaluate`.
+        shots: by default as trained, or 1 for a file.
+        ways: by default as trained, or 5 for a file; all classes if the folder has
             fewer.
-        queries: by default 15 of each class, or as many as the smallest class has
-            besides the support examples.
+        queries: by default 15 of each class, or the images that the smallest class has
+            besides the support examples if these are fewer.
 
     Returns:
-        A dict as `evaluate` gives it.
+        A dict, see `evaluate`.
 
     Raises:
-        ValueError: no such entry or file, or one that does not learn images; more ways
-            than it has outputs; too few classes or images, or a file that is no image.
+        ValueError: no such entry or file, or a learner of another kind; more ways than
+            it has outputs; too few classes or images, or a file that is no image.
     """
     from keras_meta import ClassPool
 
@@ -98,27 +101,23 @@ def evaluate_folder(
         trained, images, tested = card.ways, card.shots, task.test_queries
     shots = shots or images
     pool = ClassPool.from_directory(directory, learner.preprocess)
-    if len(pool) < 2:
-        raise ValueError(
-            f"expected at least two sub-folders of images in {directory}, one for each "
-            f"class, found {len(pool)}."
-        )
+    folders.check_classes(len(pool), directory)
     most = trained if learner.label_shape else learner.output_size or trained
     ways = ways or min(trained, most, len(pool))
     named.check_ways(learner, name, ways)
     queries = queries or max(min(tested, min(pool.sizes) - shots), 1)
     labels = "strings" if learner.label_shape else "onehot"
     data = pool.episodes(ways, shots, queries, seed, labels=labels)
-    data = data.map(as_users_have_them(learner.preprocess))
-    asked = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
-    return measure(learner, name, data, episodes, "accuracy", **asked)
+    data = data.map(inverted_by_support(learner.preprocess))
+    sizes = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
+    return measure(learner, name, data, episodes, "accuracy", **sizes)
 
 
-def as_users_have_them(prepare):
-    """Prepares images by `pair`: the support set of an episode decides on inversion.
+def inverted_by_support(prepare):
+    """Inverts the images of an episode if its support set has the other kind of ink.
 
     Args:
-        prepare: the `ImagePreprocess` that the episode came through.
+        prepare: the `ImagePreprocess` of the episode; see `ImagePreprocess.pair`.
 
     Returns:
         A function for `Dataset.map` on episodes.
@@ -134,10 +133,10 @@ def as_users_have_them(prepare):
 
 
 def normalized(learner, normalization):
-    """The learner, or a copy of it that normalizes in another way.
+    """The learner, or a copy with another normalization.
 
     Raises:
-        ValueError: a learner that has only one way.
+        ValueError: a learner without a choice of normalization.
     """
     if normalization in (None, learner.normalization):
         return learner
@@ -152,19 +151,28 @@ def normalized(learner, normalization):
     return copy
 
 
-def answers(learner, data):
-    """Labels or targets and answers, batch by batch, as arrays."""
+def predictions(learner, data):
+    """Yields `(labels or targets, outputs)` of each batch, as arrays."""
     from keras_meta.learner import stacked
 
     for episode, query_y in data:
         state = learner.adapt(episode["support_x"], episode["support_y"])
         outputs = learner.infer(state, episode["query_x"])
-
         yield query_y.numpy(), stacked(outputs).numpy()
 
 
-def measure(learner, name, data, episodes, metric, temperature=None, **asked):
-    """A learner's score on the first episodes of `data`; `asked` goes with it."""
+def measure(learner, name, data, episodes, metric, temperature=None, **sizes):
+    """A learner's score on the first episodes of `data`, see `evaluate`.
+
+    Args:
+        learner: the learner to score.
+        name: of the model.
+        data: a dataset of episodes.
+        episodes: how many.
+        metric: "accuracy", "mse" or "nll".
+        temperature: see `evaluate`.
+        **sizes: seed, ways, shots and queries, which are copied to the result.
+    """
     from keras_meta import metrics
 
     began = time.perf_counter()
@@ -179,12 +187,12 @@ def measure(learner, name, data, episodes, metric, temperature=None, **asked):
         if temperature:
             errors["tempered"] = metrics.CalibrationError(temperature=temperature)
     tasks = []
-    for query_y, outputs in answers(learner, data.take(episodes).batch(BATCH)):
+    for query_y, outputs in predictions(learner, data.take(episodes).batch(BATCH)):
         tasks.append(np.asarray(kind.score(query_y, outputs)))
         for error in errors.values():
             error.update_state(query_y, outputs)
     tasks = np.concatenate(tasks).astype("float64")
-    mean, interval = summary(tasks)
+    mean, interval = intervals.summary(tasks)
     return {
         "model": name,
         "metric": metric,
@@ -195,7 +203,7 @@ def measure(learner, name, data, episodes, metric, temperature=None, **asked):
         **{name: float(error.result()) for name, error in errors.items()},
         "temperature": temperature,
         "episodes": episodes,
-        **asked,
+        **sizes,
         "normalization": learner.normalization,
         "seconds": (time.perf_counter() - began) / episodes,
         "tasks": tasks,
@@ -203,132 +211,48 @@ def measure(learner, name, data, episodes, metric, temperature=None, **asked):
 
 
 def by_presentation(learner, batches, presentations):
-    """A sequence learner's accuracy when a class is seen for the 1st, 2nd, ... time.
+    """A sequence learner's accuracy at the 1st, 2nd, ... presentation of a class.
 
     Args:
         learner: a `SequenceLearner` of classes.
-        batches: of episodes; their support sets are what it reads.
-        presentations: of each class, how many.
+        batches: of episodes, whose support sets are the sequences.
+        presentations: the number of presentations of a class.
 
     Returns:
-        Shares of each sequence, `[tasks, presentations]`.
+        Accuracy of each sequence, `[tasks, presentations]`.
     """
     from keras_meta import metrics
 
-    found = []
+    rows = []
     for episode, _ in batches:
-        answers = learner.sequence(episode["support_x"], episode["support_y"])
+        outputs = learner.sequence(episode["support_x"], episode["support_y"])
         scores = [
-            metrics.PresentationAccuracy(k + 1).score(episode["support_y"], answers)
+            metrics.PresentationAccuracy(k + 1).score(episode["support_y"], outputs)
             for k in range(presentations)
         ]
-        found.append(np.stack(scores, 1))
-    return np.concatenate(found).astype("float64")
+        rows.append(np.stack(scores, 1))
+    return np.concatenate(rows).astype("float64")
 
 
-def summary(tasks):
-    """Mean over tasks, and half the width of its 95% interval."""
-    from keras_meta import metrics
-
-    tasks = np.asarray(tasks, "float64")
-    deviation = tasks.std(ddof=1) / len(tasks) ** 0.5
-    return float(tasks.mean()), float(metrics.Z95 * deviation)
-
-
-def chance(mean, interval):
-    """The two-sided probability of so large a mean where the true one is zero.
-
-    Args:
-        mean: over tasks.
-        interval: half the width of its 95% interval.
-    """
-    from keras_meta import metrics
-
-    if interval == 0:
-        return float(mean == 0)
-    return math.erfc(abs(mean) * metrics.Z95 / interval / 2**0.5)
-
-
-def holm(chances):
-    """Holm's correction of the p-values of several comparisons, in their order.
-
-    Reference:
-        Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
-    """
-    order = np.argsort(chances, kind="stable")
-    factors = np.arange(len(chances), 0, -1)
-    adjusted = np.maximum.accumulate(np.asarray(chances)[order] * factors)
-    found = np.empty(len(chances))
-    found[order] = np.minimum(adjusted, 1)
-    return found.tolist()
-
-
-def over_seeds(pairs):
-    """Whether one method is better than another: "better", "worse" or "open".
-
-    Args:
-        pairs: `(mean, half-width)` of the paired difference in each training seed. It
-            is "better" if every interval lies above zero, and "worse" if below.
-    """
-    if pairs and all(mean > width for mean, width in pairs):
-        return "better"
-    if pairs and all(mean < -width for mean, width in pairs):
-        return "worse"
-    return "open"
-
-
-def proportion(right, count):
-    """The 95% interval of a share, `(low, high)` (Wilson, 1927)."""
-    from keras_meta import metrics
-
-    z = metrics.Z95**2 / count
-    centre, spread = right / count + z / 2, right / count * (1 - right / count)
-    width = (z * spread + z**2 / 4) ** 0.5
-    return (centre - width) / (1 + z), (centre + width) / (1 + z)
-
-
-def summaries(values):
-    """The `summary` of each column of `[tasks, K]`: means and half-widths, `[2, K]`."""
-    return np.transpose([summary(each) for each in np.transpose(values)])
-
-
-def difference(tasks, others):
-    """How much more one entry scores than another, task by task, `[T, ...]`.
-
-    Args:
-        tasks, others: scores of the same tasks in the same order, `[T, ...]`.
-
-    Raises:
-        ValueError: they are not of as many tasks.
-    """
-    tasks, others = np.asarray(tasks, "float64"), np.asarray(others, "float64")
-    if tasks.shape != others.shape:
-        raise ValueError(
-            f"expected scores of the same tasks, got {list(tasks.shape)} and "
-            f"{list(others.shape)}."
-        )
-    return tasks - others
-
-
-# What two figures of one data set must share for their tasks to be the same.
+# Two figures of one data set with equal values of these have the same tasks.
 SHARED = ("ways", "shots", "queries", "seed", "episodes", "normalization")
 
 
 def key(figure):
-    """The name in `tasks.npz` of the scores that a figure is of."""
+    """The name of a figure's task scores in `tasks.npz`."""
     return " ".join(str(figure[name]) for name in SHARED)
 
 
 def against_maml(cards):
-    """Each entry compared with MAML on the tasks that both were scored on.
+    """Compares each entry with MAML on the tasks that both were scored on.
 
     Args:
-        cards: of entries, beside which `tasks.npz` has the scores of their tasks, by
-            the `key` of the figure.
+        cards: of entries; `tasks.npz` beside a card has the scores of its tasks, by the
+            `key` of the figure.
 
     Yields:
-        `(model, MAML's entry, figure, mean, half-width)`: of the `difference`, and the
-        model's figure of these tasks.
+        `(model, MAML's entry, figure, mean, half-width)`: the model's figure of these
+        tasks, and the mean and half-width of the paired difference.
     """
     scored = {}
     for card in cards:
@@ -343,36 +267,45 @@ def against_maml(cards):
         bases = [row for row in rows if row[0].learner == "MAML"]
         if not bases:
             continue
-        # Of two MAMLs, that which was trained with this normalization.
-        asked = bases[0][1]["normalization"]
-        alike = [row for row in bases if row[0].normalization == asked]
+        # If there are two MAMLs: the one that was trained with this normalization.
+        normalization = bases[0][1]["normalization"]
+        alike = [row for row in bases if row[0].normalization == normalization]
         base, _, base_tasks = (alike or bases)[0]
         for card, figure, tasks in rows:
             if card.name != base.name:
-                compared = summary(difference(tasks, base_tasks))
-                yield card.name, base.name, figure, *compared
+                difference = intervals.difference(tasks, base_tasks)
+                yield card.name, base.name, figure, *intervals.summary(difference)
 
 
 def temperature(name, tasks=200):
-    """What to divide an entry's logits by, for the likelihood of validation tasks.
+    """The temperature of an entry's logits with the highest validation likelihood.
+
+    Args:
+        name: of a trained entry.
+        tasks: validation tasks.
 
     Raises:
-        ValueError: no such entry, or data that cannot be had.
+        ValueError: no such entry, or data that are not available.
     """
+    import tensorflow as tf
+
     learner, recipe = zoo.load(name), recipes.recipe(name)
     data = recipe.task.episodes(learner.preprocess, recipe.seed)["validation"]()
-    found = list(answers(learner, data.take(tasks).batch(BATCH)))
-    labels = np.concatenate([y.ravel() for y, _ in found])
-    logits = np.concatenate([z.reshape(-1, z.shape[-1]) for _, z in found])
-    logits = logits.astype("float64") - logits.max(axis=-1, keepdims=True)
+    pairs = list(predictions(learner, data.take(tasks).batch(BATCH)))
+    labels = np.concatenate([y.ravel() for y, _ in pairs])
+    logits = np.concatenate([z.reshape(-1, z.shape[-1]) for _, z in pairs])
+    logits = logits.astype("float64")
     right = logits[np.arange(len(labels)), labels]
     choices = np.exp(np.linspace(-2, 2, 81))
-    losses = [np.mean(np.log(np.exp(logits / t).sum(-1)) - right / t) for t in choices]
+    losses = [
+        np.mean(tf.reduce_logsumexp(logits / choice, -1) - right / choice)
+        for choice in choices
+    ]
     return float(choices[np.argmin(losses)])
 
 
 def protocol(figure):
-    """What a figure's tasks were, such as `5 ways, 1 shot`."""
+    """The tasks of a figure in words, such as `5 ways, 1 shot`."""
     shots = figure["shots"]
     words = f"{shots} points"
     if figure["ways"]:

@@ -1,4 +1,4 @@
-"""Supervised pretraining of an encoder, which few-shot tasks validate."""
+"""Supervised pretraining of an encoder, validated on few-shot tasks."""
 
 import keras
 import tensorflow as tf
@@ -9,7 +9,7 @@ from keras_meta.learners import protonet
 
 @keras.saving.register_keras_serializable("keras_meta.zoo")
 class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
-    """Cross-entropy of integer labels with a share of the target on all classes.
+    """Cross-entropy of integer labels with label smoothing.
 
         -(1 - e) log p(y) - e / N sum_n log p(n)
 
@@ -44,9 +44,9 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 class Supervised(protonet.ProtoNet):
     """An encoder trained as a classifier of all training classes, with a linear head.
 
-    It trains on the cross-entropy of the queries' logits, whatever the support set.
-    At all other times it is a prototypical network: validation tasks of classes that
-    are new tell how well the features serve few-shot learning.
+    It trains on the cross-entropy of the queries' logits and ignores the support set.
+    Outside training it is a prototypical network: validation tasks of unseen classes
+    measure how well the features serve few-shot learning.
 
     Args:
         network: the encoder, see `ProtoNet`.
@@ -60,7 +60,7 @@ class Supervised(protonet.ProtoNet):
         Darrell and Wang, "Meta-Baseline", ICCV 2021, for the two stages.
     """
 
-    gapless = False  # a batch has some of the classes
+    gapless = False  # a batch has only some of the classes
 
     def __init__(self, network, outputs, smoothing=0.1, **kwargs):
         super().__init__(network, outputs, **kwargs)

@@ -1,4 +1,4 @@
-"""Meta-training that stops and resumes exactly, and tells how it goes."""
+"""Meta-training that stops and resumes exactly, and reports its progress."""
 
 import contextlib
 import csv
@@ -15,13 +15,14 @@ import keras
 import tensorflow as tf
 
 from keras_meta import batch_norm, checks
-from keras_meta.zoo import cards, cluster, named, recipes, runs
+from keras_meta.zoo import atomic, cards, cluster, named, recipes, runs
 
 # Training batches that the statistics of averaged weights are computed on.
 CALIBRATION_BATCHES = 100
-TOGETHER = 10  # meta-steps that are taken in one call, for the small ones' sake
-# Fields of a recipe that decide the outcome, beside those that a command may set.
-OF_A_RECIPE = (
+TOGETHER = 10  # meta-steps in one call, which saves the overhead of small meta-steps
+# Fields of a recipe that decide the result, apart from those with an option of their
+# own in `keras-meta train`.
+RECORDED_FIELDS = (
     "task",
     "optimizer",
     "optimizer_settings",
@@ -37,7 +38,7 @@ PARTNER_LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.UnavailableError,
 )
-STOPPED = "stopped; the same command goes on from the last checkpoint"
+STOPPED = "stopped; the same command resumes at the last checkpoint"
 
 
 class Stopped(SystemExit):
@@ -45,29 +46,30 @@ class Stopped(SystemExit):
 
 
 def fit(load, directory, settings, tasks, every, metric):
-    """Meta-trains, going on from the last checkpoint in `directory` if there is one.
+    """Meta-trains from the last checkpoint in `directory`, or from the start.
 
-    Episode i is a function of (seed, i) and a checkpoint holds weights, optimizer and
-    step, so a run that was stopped ends with the same bits as one that was not.
+    Episode i is a function of (seed, i), and a checkpoint contains weights, optimizer
+    and step. A run that was stopped and resumed therefore ends with the same bits as an
+    uninterrupted one.
 
     Args:
-        load: gives what to train and on what, once `directory` is known to suit:
-            `(make, episodes, validation)`. `make` gives the compiled learner to begin
-            with, its optimizer keeping a moving average of the weights (`use_ema`);
+        load: returns `(make, episodes, validation)`; called after `directory` and
+            `settings` are checked. `make` returns the initial learner, compiled with an
+            optimizer that computes a moving average of the weights (`use_ema`);
             `episodes` is `start -> endless dataset` of training episodes; `validation`
             is a finite dataset of batches of episodes.
-        directory: a `pathlib.Path`; see `Run` for what is written there.
-        settings: what the run is of, a dict with at least "steps", the meta-steps in
-            all; a run is not resumed with other settings, nor with other `tasks`
-            (`runs.record`).
+        directory: a `pathlib.Path`; see `Run` for the files in it.
+        settings: the settings of the run, a dict with at least "steps", the total
+            number of meta-steps. A run is not resumed with other settings, nor with
+            other `tasks` (`runs.record`).
         tasks: tasks in a meta-step.
         every: meta-steps between checkpoints and validations; the last meta-step has
-            both too. Another value may resume a run.
-        metric: the validation metric that the best weights are chosen by.
+            both too. A run may be resumed with another value.
+        metric: the validation metric that decides which weights are best.
 
     Raises:
         ValueError: `steps`, `tasks` or `every` is no positive integer, `directory`
-            holds a run of other settings or one that is training now, or training
+            contains a run with other settings or one that is training now, or training
             diverged.
         ConnectionError: another worker stopped.
         Stopped: the run was interrupted.
@@ -76,7 +78,7 @@ def fit(load, directory, settings, tasks, every, metric):
     for name, value in (("steps", steps), ("tasks", tasks), ("every", every)):
         checks.check_integer(name, value, 1)
     first = is_first()
-    # Processes of a cluster share the folder, and the first writes.
+    # Processes of a cluster share the folder; the first one writes.
     with runs.claimed(directory) if first else contextlib.nullcontext():
         runs.record(directory, {**settings, "tasks": tasks}, write=first)
         make, episodes, validation = load()
@@ -87,12 +89,12 @@ def fit(load, directory, settings, tasks, every, metric):
         if done >= steps:
             print(f"{done} of {steps} meta-steps are done")
             return
-        # With several workers, TensorFlow cannot run a loop of a learner's in a loop of
-        # steps. A checkpoint must not fall inside such a loop.
+        # With several workers, TensorFlow cannot run a learner's loop inside a loop of
+        # meta-steps. Checkpoints lie between two loops of meta-steps.
         alone = tf.distribute.get_strategy().cluster_resolver is None
         together = math.gcd(every, done, steps, TOGETHER) if alone else 1
         learner.steps_per_execution = together
-        begins = f"going on from meta-step {done}" if done else "starting"
+        begins = f"resuming at meta-step {done}" if done else "starting"
         print(f"{begins}: to meta-step {steps}, writing to {directory}", flush=True)
         try:
             learner.fit(
@@ -113,15 +115,16 @@ def fit(load, directory, settings, tasks, every, metric):
 
 
 def check(recipe, workers, numbers):
-    """Checks what a command was given, before any data is loaded.
+    """Checks the numbers of a command before any data is loaded.
 
     Args:
-        recipe: the `recipes.Recipe` to train.
+        recipe: the `recipes.schema.Recipe` to train.
         workers: processes that share the tasks of a meta-step.
-        numbers: `{name: value}` of the command's numbers; None is the recipe's own.
+        numbers: `{name: value}` of the command's numbers; None: the recipe's value.
 
     Raises:
-        ValueError: a number that is none, or workers that do not divide the tasks.
+        ValueError: a value that is no such integer, workers that do not divide the
+            tasks, or pretraining_steps for a recipe without pretraining.
     """
     for name, value in numbers.items():
         if value is not None:
@@ -134,21 +137,21 @@ def check(recipe, workers, numbers):
             )
     if numbers.get("pretraining_steps") is not None and not recipe.pretraining:
         raise ValueError(
-            "expected pretraining_steps for a recipe with pretraining alone, this one "
+            "expected pretraining_steps for a recipe with pretraining only, this one "
             "has none."
         )
 
 
 def settings(name, steps, seed, validation_tasks, origin, stage=None):
-    """What decides the outcome of a recipe's run, for `fit` to record.
+    """The settings that decide the result of a recipe's run, which `fit` records.
 
     Args:
         name: of the recipe.
         steps: meta-steps.
         seed: of the weights and the episodes.
-        validation_tasks: tasks in a validation, which choose the best weights.
+        validation_tasks: tasks in a validation, which decides the best weights.
         origin: the zoo entry or the .keras file to start from; None for random weights.
-        stage: the one of the recipe's stages that the run is of; None for the last.
+        stage: the stage of the recipe that the run trains; None for the last.
 
     Raises:
         ValueError: no such recipe, or no such origin.
@@ -162,7 +165,7 @@ def settings(name, steps, seed, validation_tasks, origin, stage=None):
         "initial_weights": origin or cards.RANDOM,
         "initial_sha256": origin and sha256_of(origin),
         "learner": runs.described(recipe.learner().get_config()),
-        **{key: runs.described(getattr(recipe, key)) for key in OF_A_RECIPE},
+        **{key: runs.described(getattr(recipe, key)) for key in RECORDED_FIELDS},
     }
 
 
@@ -175,12 +178,12 @@ def sha256_of(origin):
     if not named.is_file(origin):
         return cards.card(origin).sha256
     if not pathlib.Path(origin).is_file():
-        raise ValueError(f"expected a model to start from, found none at {origin}.")
+        raise ValueError(f"expected a model to start from, got no file at {origin}.")
     return cards.sha256(origin)
 
 
 def is_first():
-    """Whether this process is the one of its cluster that writes."""
+    """Whether this process is the process of its cluster that writes files."""
     return cluster.is_first(tf.distribute.get_strategy().cluster_resolver)
 
 
@@ -211,7 +214,7 @@ class Run(keras.callbacks.Callback):
 
     @property
     def step(self):
-        with tf.init_scope():  # a signal may come while a graph is traced
+        with tf.init_scope():  # a signal may arrive while a graph is traced
             return int(self.model.optimizer.iterations.numpy())
 
     def resume(self):
@@ -237,7 +240,7 @@ class Run(keras.callbacks.Callback):
         return None
 
     def on_train_begin(self, logs=None):
-        # Several workers do all things together; what the first writes is kept.
+        # All workers run the same code; only the files of the first are kept.
         if not is_first():
             self.scratch = tempfile.TemporaryDirectory()
             self.directory = pathlib.Path(self.scratch.name)
@@ -255,7 +258,7 @@ class Run(keras.callbacks.Callback):
             signal.signal(number, handler)
 
     def _stop(self, number, frame):
-        if self.stop_signal or self.saved == self.step:  # nothing to wait for
+        if self.stop_signal or self.saved == self.step:  # no meta-step would be lost
             raise Stopped(STOPPED)
         self.stop_signal = True
         left = min(-self.step % self.every, self.steps - self.step)
@@ -268,7 +271,7 @@ class Run(keras.callbacks.Callback):
             else "once this checkpoint is written"
         )
         print(
-            f"\nstopping {when}; once more to stop at once, and to lose them",
+            f"\nstopping {when}; a second signal stops at once and loses them",
             flush=True,
         )
 
@@ -283,31 +286,35 @@ class Run(keras.callbacks.Callback):
                 self.model.stop_training = True
 
     def _checkpoint(self, logs):
-        """Validates and writes all, `logs` being of the meta-steps since the last."""
+        """Validates and writes all files.
+
+        Args:
+            logs: metrics of the meta-steps since the last checkpoint.
+        """
         if not math.isfinite(logs["loss"]):
             raise ValueError(
                 f"expected a finite loss by meta-step {self.step}, got {logs['loss']}: "
-                f"training diverged, {self.directory} holds what was learned before."
+                f"training diverged, {self.directory} has the checkpoints before it."
             )
         variables = self.model.trainable_variables
         held = [*variables, *self.model.moving_statistics()]
         raw = [v.numpy() for v in held]
         self.model.optimizer.finalize_variable_values(variables)
-        # The moving statistics are those of the raw weights.
+        # The moving statistics so far belong to the raw weights.
         batch_norm.estimate(self.model, self.calibration)
-        found = self.model.evaluate(self.validation, verbose=0, return_dict=True)
-        score = found[self.metric]
+        scores = self.model.evaluate(self.validation, verbose=0, return_dict=True)
+        score = scores[self.metric]
         row = {f"val_{self.metric}": score}
-        if best_of([*self.rows, row], self.metric) is row:
+        if best_row([*self.rows, row], self.metric) is row:
             save(fresh(self.model), self.directory / "best.keras")
         for variable, value in zip(held, raw, strict=True):
             variable.assign(value)
 
         passed = time.time() - self.began
         row = {"step": self.step, "seconds": round(self.spent + passed, 1), **logs}
-        row |= {f"val_{key}": value for key, value in found.items()}
+        row |= {f"val_{key}": value for key, value in scores.items()}
         self.rows.append(row)
-        runs.replace(self.directory / "log.csv", self._write_log)
+        atomic.replace(self.directory / "log.csv", self._write_log)
         with self.writer.as_default(step=self.step):
             for key, value in row.items():
                 tf.summary.scalar(key, float(value))
@@ -315,14 +322,14 @@ class Run(keras.callbacks.Callback):
         last = self.directory / "last.keras"
         if last.exists():
             previous = self.directory / "previous.keras"
-            runs.replace(previous, lambda draft: shutil.copy(last, draft))
+            atomic.replace(previous, lambda draft: shutil.copy(last, draft))
         save(self.model, last)
 
         pace = passed / max(self.step - self.first_step, 1)
         left = pace * (self.steps - self.step)
         print(
             f"step {self.step}/{self.steps}  loss {logs['loss']:.4f}  validation "
-            f"{self.metric} {score:.4f} ± {found[self.metric + '_95']:.4f}  "
+            f"{self.metric} {score:.4f} ± {scores[self.metric + '_95']:.4f}  "
             f"{1000 * pace:.0f} ms a step, {left / 60:.0f} minutes left",
             flush=True,
         )
@@ -334,68 +341,19 @@ class Run(keras.callbacks.Callback):
             writer.writerows(self.rows)
 
 
-def best_of(rows, metric):
-    """The row of a log whose weights were kept: of equals, the last."""
+def best_row(rows, metric):
+    """The row of a log with the best validation score; the last one of equal rows."""
     sign = 1 if metric == "accuracy" else -1
     return max(reversed(rows), key=lambda row: sign * float(row[f"val_{metric}"]))
 
 
-def transfer(trained, learner):
-    """Copies what a trained learner has in common with another, by path and shape.
-
-    Returns:
-        The paths of the variables that begin anew.
-    """
-
-    def variables(model):
-        return {v.path.removeprefix(f"{model.name}/"): v for v in model.variables}
-
-    found, new = variables(trained), []
-    for path, variable in variables(learner).items():
-        if path in found and found[path].shape == variable.shape:
-            variable.assign(found[path])
-        else:
-            new.append(path)
-    return new
-
-
-def has_fixed_encoder(learner):
-    """Whether no weight before the last layer of the network is to be trained."""
-    network = getattr(learner, "network", None)
-    encoder = (
-        [layer for layer in network.layers[:-1] if layer.weights] if network else []
-    )
-    return bool(encoder) and not any(layer.trainable for layer in encoder)
-
-
-def split(learner):
-    """Cuts the network of a learner before its last layer.
-
-    Returns:
-        The encoder, a Keras model of all layers before, and a learner of its outputs
-        with the weights of the rest; `transfer` brings back what that one learns.
-    """
-    *_, last = learner.network.layers
-    features = keras.Input(last.input.shape[1:])
-    rest = keras.Model(features, type(last).from_config(last.get_config())(features))
-    config = learner.get_config()
-    config |= {
-        "network": keras.saving.serialize_keras_object(rest),
-        "example_shape": list(features.shape[1:]),
-        "preprocess": None,
-    }
-    reader = type(learner).from_config(config)
-    transfer(learner, reader)
-    return keras.Model(learner.network.input, last.input), reader
-
-
 def save(learner, path):
-    """Saves a learner so that `path` is never half written."""
-    runs.replace(path, learner.save)
+    """Saves a learner; a file at `path` is replaced completely or not at all."""
+    atomic.replace(path, learner.save)
 
 
 def fresh(learner):
-    """A copy of a learner with an optimizer that has not stepped."""
+    """A copy of a learner, compiled with a new optimizer."""
     copy = type(learner).from_config(learner.get_config())
     copy.set_weights(learner.get_weights())
     copy.compile()

@@ -22,7 +22,8 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import plots, tasks, zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import intervals, recipes
+from keras_meta.zoo.recipes import sources
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/completion", "Folder of the table and the picture.")
@@ -95,7 +96,7 @@ def best(settings, make, batches, column):
 
 def predictors(learner, validation, known):
     """`{name: predict}`, tuned for this many known pixels."""
-    seed = FLAGS.seed + recipes.PART_SEEDS["validation"]
+    seed = FLAGS.seed + sources.PART_SEEDS["validation"]
     batches = drawn(validation, known, seed, FLAGS.tuning_tasks)
     (k,) = best([(k,) for k in NEIGHBOURS], nearest, batches, 0)
     setting = best(
@@ -120,7 +121,7 @@ def show(found):
     for name in found[KNOWN[0]]:
         cells = []
         for known in KNOWN:
-            parts = scores.summaries(found[known][name]).T
+            parts = intervals.summaries(found[known][name]).T
             cells.append("\n".join(f"{m:.4f} ± {w:.4f}" for m, w in parts))
         table.add_row(name, *cells, end_section=True)
     rich.console.Console(width=120).print(table)
@@ -158,7 +159,7 @@ def main(_):
         sys.exit(f"completion: error: {error}")
     assert set(card.test_classes) == set(pools["test"].class_ids)
     validation, test = task.family(pools["validation"]), task.family(pools["test"])
-    seed = FLAGS.seed + recipes.PART_SEEDS["test"]
+    seed = FLAGS.seed + sources.PART_SEEDS["test"]
     models = {known: predictors(learner, validation, known) for known in KNOWN}
     tests = {known: drawn(test, known, seed, FLAGS.tasks) for known in KNOWN}
     found = {

@@ -25,7 +25,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import plots, tasks, zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import intervals, recipes
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/functions", "Folder of the table and the pictures.")
@@ -95,7 +95,7 @@ def scored(name):
     found = {}
     for predictor in parts[0]:
         errors = np.concatenate([part[predictor] for part in parts])
-        found[predictor] = scores.summaries(errors)
+        found[predictor] = intervals.summaries(errors)
     return found
 
 

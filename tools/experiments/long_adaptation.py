@@ -32,7 +32,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import plots
-from keras_meta.zoo import runs, scores, training
+from keras_meta.zoo import atomic, intervals, runs, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/long", "Folder of the runs.")
@@ -170,7 +170,7 @@ def train(run, data, out):
 
         settings = {**run._asdict(), "settings": METHODS[run.method][2][run.candidate]}
         training.fit(load, folder, settings, FLAGS.tasks, FLAGS.every, "accuracy")
-        best = training.best_of(log(run, out), "accuracy")
+        best = training.best_row(log(run, out), "accuracy")
         write_json(record, {"accuracy": float(best["val_accuracy"]), **settings})
     return json.loads(record.read_text(encoding="utf-8"))
 
@@ -183,7 +183,7 @@ def log(run, out):
 
 def write_json(path, value):
     text = json.dumps(value)
-    runs.replace(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    atomic.write_text(path, text)
 
 
 def trained(run, out):
@@ -226,7 +226,7 @@ def score(run, data, out):
             with path.open("wb") as file:
                 np.savez(file, **found)
 
-        runs.replace(record, draft)
+        atomic.replace(record, draft)
     with np.load(record) as found:
         return dict(found)
 
@@ -252,7 +252,7 @@ def freeze(run, data, out):
             began = time.perf_counter()
             learner.adapt(episode["support_x"], episode["support_y"])
             times.append(time.perf_counter() - began)
-        mean, interval = scores.summary(right)
+        mean, interval = intervals.summary(right)
         rows.append(
             {
                 "method": run.method,
@@ -357,7 +357,7 @@ def write_csv(path, rows):
             writer.writerows(rows)
 
     if rows:
-        runs.replace(path, draft)
+        atomic.replace(path, draft)
         print(f"wrote {path}")
 
 
@@ -377,7 +377,7 @@ def validation_rows(every, out):
 def curve_rows(results):
     for run, found in results.items():
         for steps, right in zip(SCORED, found["right"], strict=True):
-            mean, interval = scores.summary(right)
+            mean, interval = intervals.summary(right)
             figures = {"accuracy": mean, "accuracy_95": interval}
             yield {"method": run.method, "seed": run.seed, "steps": steps, **figures}
 
@@ -399,11 +399,11 @@ def differences(results):
     seeds = sorted({seed for _, seed in right})
     for one, two in PAIRS:
         pairs = [
-            scores.summary(scores.difference(right[one, seed], right[two, seed]))
+            intervals.summary(intervals.difference(right[one, seed], right[two, seed]))
             for seed in seeds
             if (one, seed) in right and (two, seed) in right
         ]
-        verdict = scores.over_seeds(pairs)
+        verdict = intervals.over_seeds(pairs)
         for seed, (mean, interval) in zip(seeds, pairs, strict=False):
             points = {"points": 100 * mean, "points_95": 100 * interval}
             row = {"method": one, "against": two, "seed": seed, "steps": STEPS}
@@ -417,7 +417,9 @@ def draw(results, path):
     methods = list(dict.fromkeys(run.method for run in results))
     for method in methods:
         mine = [found for run, found in results.items() if run.method == method]
-        mean, width = scores.summaries(np.concatenate([f["right"] for f in mine], 1).T)
+        mean, width = intervals.summaries(
+            np.concatenate([f["right"] for f in mine], 1).T
+        )
         plain = method.removeprefix("sigma-")
         style = {"color": COLOURS.get(plain, "#8a8a8a")}
         solid = method.startswith("sigma")
@@ -445,7 +447,7 @@ def draw(results, path):
     figure.legend(
         *left.get_legend_handles_labels(), loc="outside lower center", ncols=4
     )
-    runs.replace(path, lambda draft: figure.savefig(draft, dpi=120, format="png"))
+    atomic.replace(path, lambda draft: figure.savefig(draft, dpi=120, format="png"))
     print(f"wrote {path}")
 
 

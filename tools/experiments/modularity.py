@@ -22,7 +22,16 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import entries, modularity, pages, recipes, runs, scores
+from keras_meta.zoo import (
+    atomic,
+    entries,
+    intervals,
+    modularity,
+    pages,
+    recipes,
+    runs,
+    scores,
+)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The entry.", required=True)
@@ -71,13 +80,13 @@ def measured(name, shares_of_seeds):
         frozen_scores(learner, name, frozen) for frozen in ([], half, [largest])
     )
     rows = {
-        "half_cost": scores.difference(whole, less),
-        "largest_cost": scores.difference(whole, least),
-        "more": scores.difference(less, least),
+        "half_cost": intervals.difference(whole, less),
+        "largest_cost": intervals.difference(whole, least),
+        "more": intervals.difference(less, least),
     }
     figures = {}
     for title, tasks in rows.items():
-        mean, interval = scores.summary(tasks)
+        mean, interval = intervals.summary(tasks)
         figures[title] = round(mean, 6)
         figures[title.removesuffix("_cost") + "_95"] = round(interval, 6)
     return modularity.Measured(
@@ -103,7 +112,7 @@ def write(rows, path):
             writer.writeheader()
             writer.writerows(map(dataclasses.asdict, rows))
 
-    runs.replace(path, draft)
+    atomic.replace(path, draft)
 
 
 def main(_):

@@ -23,7 +23,7 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import intervals, recipes, scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/presentations", "Folder of the table and the picture.")
@@ -77,7 +77,7 @@ def differences(found):
     for name in found:
         pairs.setdefault(zoo.card(name).protocol, []).append(name)
     return {
-        f"{second} minus {first}": scores.difference(found[second], found[first])
+        f"{second} minus {first}": intervals.difference(found[second], found[first])
         for first, second in (pair for pair in pairs.values() if len(pair) == 2)
     }
 
@@ -91,7 +91,7 @@ def show(found):
     for k in SHOWN:
         table.add_column(str(k), justify="right")
     for name, values in {**found, **differences(found)}.items():
-        means, widths = scores.summaries(values)
+        means, widths = intervals.summaries(values)
         cells = [f"{means[k - 1]:.1f} ± {widths[k - 1]:.1f}" for k in SHOWN]
         table.add_row(name, *cells)
     for name, means in published(found).items():
@@ -103,7 +103,7 @@ def draw(found, path):
     figure = matplotlib.figure.Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, values in found.items():
-        means, widths = scores.summaries(values)
+        means, widths = intervals.summaries(values)
         k = np.arange(1, len(means) + 1)
         axes.errorbar(k, means, widths, marker="o", markersize=4, label=name)
     for name, means in published(found).items():
@@ -126,7 +126,7 @@ def main(_):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "presentation", "accuracy", "accuracy_95"])
         for name, values in found.items():
-            for k, row in enumerate(scores.summaries(values).T):
+            for k, row in enumerate(intervals.summaries(values).T):
                 writer.writerow([name, k + 1, *row])
     print(f"wrote {out / 'presentations.csv'} and {out / 'presentations.png'}")
 

@@ -23,7 +23,8 @@ from absl import app, flags
 
 import keras_meta as km
 from keras_meta import episodes, zoo
-from keras_meta.zoo import recipes, scores
+from keras_meta.zoo import intervals
+from keras_meta.zoo.recipes import functions, sources
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/processes", "Folder of the table and the picture.")
@@ -73,7 +74,7 @@ def scored(family, models):
     """`{name: {context points: [tasks, 1 + levels]}}` on the same tasks."""
     found = {name: {} for name in models}
     for points in CONTEXTS:
-        seed = FLAGS.seed + recipes.PART_SEEDS["test"]
+        seed = FLAGS.seed + sources.PART_SEEDS["test"]
         data = family.episodes(points, QUERIES, seed).take(FLAGS.tasks).batch(BATCH)
         parts = {name: [] for name in models}
         for episode, y in data.as_numpy_iterator():
@@ -96,7 +97,7 @@ def show(found):
     for points in CONTEXTS:
         table.add_column(str(points), justify="right")
     for name, by_points in found.items():
-        cells = [scores.summary(by_points[points][:, 0]) for points in CONTEXTS]
+        cells = [intervals.summary(by_points[points][:, 0]) for points in CONTEXTS]
         table.add_row(name, *[f"{mean:.3f}\n±{width:.3f}" for mean, width in cells])
     console.print(table)
 
@@ -112,9 +113,9 @@ def show(found):
         for name, by_points in found.items()
     }
     for name, rows in pooled.items():
-        above = scores.difference(rows[:, 0], pooled[EXACT][:, 0])
-        cells = [scores.summary(rows[:, 0]), scores.summary(above)]
-        shares = [scores.summary(rows[:, 1 + i]) for i in range(len(LEVELS))]
+        above = intervals.difference(rows[:, 0], pooled[EXACT][:, 0])
+        cells = [intervals.summary(rows[:, 0]), statistics.summary(above)]
+        shares = [intervals.summary(rows[:, 1 + i]) for i in range(len(LEVELS))]
         table.add_row(
             name,
             *[f"{mean:.3f} ± {width:.3f}" for mean, width in cells],
@@ -130,7 +131,7 @@ def draw(family, models, path):
     )
     grid = np.linspace(-2, 2, 200, dtype=np.float32)[None, :, None]
     for row, panels in enumerate(figure.subplots(DRAWN, len(models), squeeze=False)):
-        seed = episodes.fold_seed(FLAGS.seed + recipes.PART_SEEDS["test"], row)
+        seed = episodes.fold_seed(FLAGS.seed + sources.PART_SEEDS["test"], row)
         x, y = (v.numpy() for v in family.sample(seed, 300))
         order = np.argsort(x[:, 0])
         context = x[None, :DRAWN_CONTEXT], y[None, :DRAWN_CONTEXT]
@@ -160,7 +161,7 @@ def draw(family, models, path):
 def main(_):
     out = pathlib.Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    family = recipes.GP_RBF.family(None)
+    family = functions.GP_RBF.family(None)
     try:
         models = predictors(family)
     except ValueError as error:
@@ -175,7 +176,7 @@ def main(_):
         writer.writerow(["predictor", "context_points", *head])
         for name, by_points in found.items():
             for points, rows in by_points.items():
-                cells = [scores.summary(rows[:, i]) for i in range(len(names))]
+                cells = [intervals.summary(rows[:, i]) for i in range(len(names))]
                 writer.writerow([name, points, *np.ravel(cells)])
     print(f"wrote {out / 'processes.csv'} and {out / 'processes.png'}")
 

@@ -1,6 +1,6 @@
-"""The `keras-meta` commands, one a module.
+"""The `keras-meta` commands, one in each module.
 
-A module has `HELP`, one line; `DESCRIPTION`, if `--help` says more; `add(parser)`,
-which adds its arguments; and `run(arguments, output)`, which gives the exit code, or
-None for 0. No module imports TensorFlow before it runs.
+A module has `HELP`, one line; optionally `DESCRIPTION`, the text of `--help`;
+`add(parser)`, which adds its arguments; and `run(arguments, output)`, which returns the
+exit code, or None for 0. No module imports TensorFlow before it runs.
 """

@@ -2,7 +2,7 @@
 
 from keras_meta.zoo import console, named
 
-HELP = "whether a network can be meta-trained: derivatives, cost"
+HELP = "check a network's derivatives and the cost of meta-training"
 MARKS = {"right": "✓", "wrong": "✗", "note": " "}
 
 
@@ -11,12 +11,12 @@ def add(parser):
         "model", metavar="FILE.keras|NAME", help="a network, a learner or an entry"
     )
     parser.add_argument(
-        "--learner", metavar="NAME", help="for a network (default: MAML)"
+        "--learner", metavar="NAME", help="the learner for a network (default: MAML)"
     )
     parser.add_argument(
         "--loss",
         default="sparse_categorical_crossentropy",
-        help="for a network; or mse",
+        help="the loss for a network (default: %(default)s); or mse",
     )
     parser.add_argument(
         "--jit", action="store_true", default=None, help="compare with XLA too"
@@ -32,33 +32,33 @@ def run(arguments, output):
 
     with output.status("comparing derivatives"):
         findings = check.check(learner, arguments.jit)
-    made = console.table("", "part", "finding")
+    table = console.table("", "part", "finding")
     for finding in findings:
-        made.add_row(MARKS[finding.state], finding.what, finding.sentence)
+        table.add_row(MARKS[finding.state], finding.what, finding.sentence)
     rows = [
         {"part": finding.what, "state": finding.state, "finding": finding.sentence}
         for finding in findings
     ]
     document = {"model": arguments.model, "findings": rows}
-    output.show(made, rows=rows, document=document)
+    output.show(table, rows=rows, document=document)
     return int(any(finding.state == "wrong" for finding in findings))
 
 
 def _learner(model, kind, loss):
-    """The learner of a file or an entry, or one made of a file's network."""
+    """The learner of a file or an entry, or a new learner of a file's network."""
     km = console.start()
     from keras_meta import api
 
     learner = named.model(model)
     if isinstance(learner, km.Learner):
         if kind:
-            raise ValueError(f"expected no --learner: {model} holds a learner.")
+            raise ValueError(f"expected no --learner, {model} contains a learner.")
         return learner
     kind = kind or "MAML"
     kinds = {
-        name: each
-        for name, each in vars(api).items()
-        if isinstance(each, type) and issubclass(each, km.MAML.__base__)
+        name: value
+        for name, value in vars(api).items()
+        if isinstance(value, type) and issubclass(value, km.MAML.__base__)
     }
     if kind not in kinds:
         raise ValueError(f"expected one of {', '.join(sorted(kinds))}, got {kind}.")

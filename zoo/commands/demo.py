@@ -10,7 +10,11 @@ HELP = "learn five new characters, fine-tune, export; under a minute"
 def add(parser):
     console.add_out(parser, ".", "DIR", "where demo.png and the exported model go")
     parser.add_argument(
-        "--seed", metavar="N", type=console.integer(), default=0, help="of the task"
+        "--seed",
+        metavar="N",
+        type=console.integer(),
+        default=0,
+        help="seed of the task",
     )
 
 

@@ -3,25 +3,25 @@
 import pathlib
 
 from keras_meta import zoo
-from keras_meta.zoo import console, facts, named, scores
+from keras_meta.zoo import console, facts, folders, intervals, named, scores
 
-HELP = "score an entry on tasks it has never seen"
+HELP = "score an entry on unseen tasks"
 DESCRIPTION = """\
-Scores an entry on replayable tasks: of its own test classes, of a folder of
-yours, or of Lake's one-shot protocol.
+Scores an entry on replayable tasks: from its own test classes, from a folder of
+yours, or from Lake's one-shot protocol.
 
   keras-meta evaluate maml.omniglot_5w1s --episodes 1000
   keras-meta evaluate maml.omniglot_5w1s --data letters/ --ways 5 --shots 1
   keras-meta evaluate protonet.lake --protocol lake
 
 With --data each sub-folder of DIR is a class of images, and NAME may also be a
-learner that you saved, FILE.keras. With --protocol lake a
-task is twenty characters of one evaluation alphabet: one drawer gives the
-support examples, another the queries. --lake-runs scores the twenty runs that
-Lake et al. published.
+learner that you saved, FILE.keras. With --protocol lake a task has twenty
+characters of one evaluation alphabet: one drawer drew the support examples,
+another the queries. --lake-runs scores the twenty runs that Lake et al.
+published.
 """
 NORMALIZATION = {
-    "inductive": "each query is answered by itself",
+    "inductive": "each query is predicted independently",
     "transductive": "the queries of a task share normalization statistics",
 }
 SIZES = "ways", "shots", "queries"
@@ -29,7 +29,7 @@ EPISODES, SEED = 1000, 0
 
 
 def add(parser):
-    console.add_name(parser, "an entry, as `list` names it; or FILE.keras with --data")
+    console.add_name(parser, "an entry of `keras-meta list`; or FILE.keras with --data")
     for option, least, text in (
         ("episodes", 2, f"tasks (default: {EPISODES})"),
         ("ways", 2, "classes of a task (default: as trained, or 5)"),
@@ -38,8 +38,8 @@ def add(parser):
             1,
             "examples of a class, or points (default: as trained, or 1)",
         ),
-        ("queries", 1, "queries of a class, or points (default: as its recipe tests)"),
-        ("seed", 0, f"of the tasks (default: {SEED})"),
+        ("queries", 1, "queries of a class, or points (default: as in its recipe)"),
+        ("seed", 0, f"seed of the tasks (default: {SEED})"),
     ):
         parser.add_argument(
             f"--{option}", metavar="N", type=console.integer(least), help=text
@@ -49,16 +49,16 @@ def add(parser):
         "--data",
         metavar="DIR",
         type=pathlib.Path,
-        help="tasks of your own images: a sub-folder for each class; fewer ways and "
-        "queries by default where DIR has no more",
+        help="tasks from your own images: a sub-folder for each class; fewer ways and "
+        "queries by default if DIR has fewer",
     )
     kinds.add_argument(
         "--protocol",
         metavar="KIND",
         choices=["zoo", "lake"],
         default="zoo",
-        help="zoo: tasks of the entry's own test classes (default); lake: of Lake's "
-        "protocol",
+        help="zoo: tasks from the entry's own test classes (default); lake: from "
+        "Lake's protocol",
     )
     kinds.add_argument(
         "--lake-runs",
@@ -84,10 +84,8 @@ def run(arguments, output):
         return _lake_runs(zoo.card(name), arguments.lake_runs, output)
     if arguments.protocol == "lake":
         _refuse(arguments, "--protocol lake", SIZES)
-    if arguments.data and not arguments.data.is_dir():
-        raise ValueError(
-            f"expected a folder of classes, found none at {arguments.data}."
-        )
+    if arguments.data:
+        folders.check_folder(arguments.data)
     episodes = arguments.episodes or EPISODES
     seed = SEED if arguments.seed is None else arguments.seed
     sizes = arguments.ways, arguments.shots, arguments.queries
@@ -106,22 +104,22 @@ def run(arguments, output):
 
 
 def _refuse(arguments, option, others):
-    given = [f"--{name}" for name in others if getattr(arguments, name) is not None]
-    if given:
-        raise ValueError(f"expected no {', '.join(given)} with {option}.")
+    refused = [f"--{name}" for name in others if getattr(arguments, name) is not None]
+    if refused:
+        raise ValueError(f"expected no {', '.join(refused)} with {option}.")
 
 
 def _show(output, name, score):
     tasks = score.pop("tasks")
-    where = {
+    origin = {
         "zoo": "",
         "lake": " within an alphabet of Lake's protocol",
-    }.get(score["data"], f" of the classes in {score['data']}")
-    each = f"{score['queries']} queries{' of each class' if score['ways'] else ''}"
+    }.get(score["data"], f" from the classes in {score['data']}")
+    queries = f"{score['queries']} queries{' of each class' if score['ways'] else ''}"
     output.show(
         f"{name}: {scores.sentence(score)}",
-        f"95% interval over {score['episodes']} tasks{where}, seed {score['seed']}; "
-        f"{facts.task(score['ways'], score['shots'])}, {each}; "
+        f"95% interval over {score['episodes']} tasks{origin}, seed {score['seed']}; "
+        f"{facts.task(score['ways'], score['shots'])}, {queries}; "
         f"{score['normalization']}: {NORMALIZATION[score['normalization']]}",
         rows=[score],
         document={**score, "tasks": tasks},
@@ -134,18 +132,18 @@ def _lake_runs(card, directory, output):
 
     with output.status("scoring runs"):
         errors = lake.official(card.name, directory)
-    made = console.table("run", ">errors")
+    table = console.table("run", ">errors")
     rows = []
     for number, error in enumerate(errors, start=1):
         rows.append({"run": f"run{number:02d}", "error": error})
-        made.add_row(rows[-1]["run"], f"{error:.0%}")
-    mean, interval = scores.summary(errors)
+        table.add_row(rows[-1]["run"], f"{error:.0%}")
+    mean, interval = intervals.summary(errors)
     document = {"model": card.name, "mean": mean, "interval": interval}
     document |= {"normalization": card.normalization, "runs": rows}
     output.show(
-        made,
+        table,
         f"{card.name}: {mean:.1%} ± {interval:.1%} errors in {len(errors)} runs, "
-        f"{card.normalization}; people make 4.5%, BPL 3.3%",
+        f"{card.normalization}; people: 4.5%, BPL: 3.3%",
         rows=rows,
         document=document,
     )

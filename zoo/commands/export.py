@@ -5,24 +5,24 @@ import sys
 import warnings
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, console, facts, named
+from keras_meta.zoo import atomic, cards, console, facts, named
 
 HELP = "write an entry, or all, as SavedModels that adapt"
 DESCRIPTION = """\
 Writes an entry, or a learner that you saved, as a SavedModel for TensorFlow
-Serving, DIR/NAME/<version>/, loads it and compares its answers to one random
-task with those of the learner:
+Serving in DIR/NAME/<version>/. The command then loads it and compares its
+predictions for one random task with those of the learner:
 
   keras-meta export maml.omniglot_5w1s-inductive served
   keras-meta export mine.keras served
 
-Writes every entry so, as one model repository with models.config,
-batching.config and a docker-compose.yml that starts a server of them all
-(`docker compose up` in DIR):
+Writes all entries as one model repository with models.config, batching.config
+and a docker-compose.yml that starts a server for all of them (`docker compose
+up` in DIR):
 
   keras-meta export --all served
 
-A model that is there already gets a new version.
+A model that exists gets a new version.
 """
 
 MODEL = """  config {{
@@ -31,7 +31,7 @@ MODEL = """  config {{
     model_platform: "tensorflow"
   }}
 """
-# Tasks of equal sizes are joined along T. Padding would add examples to a support set.
+# The server joins tasks of equal sizes along T. Padding would add support examples.
 BATCHING = """max_batch_size { value: 16 }
 batch_timeout_micros { value: 1000 }
 num_batch_threads { value: 2 }
@@ -47,17 +47,17 @@ COMPOSE = """services:
       - --enable_batching=true
       - --batching_parameters_file=/models/batching.config
 """
-# Float32 sums in another order agree to about 1e-6, before inner steps enlarge it.
+# Float32 sums in another order differ by about 1e-6; inner steps enlarge that.
 TOLERANCE = 1e-3
 
 
 def add(parser):
     console.add_name(
-        parser, "an entry, as `list` names it; or FILE.keras, a learner", nargs="?"
+        parser, "an entry of `keras-meta list`; or FILE.keras, a learner", nargs="?"
     )
-    parser.add_argument("--all", action="store_true", help="every entry, and no NAME")
+    parser.add_argument("--all", action="store_true", help="all entries, without NAME")
     parser.add_argument(
-        "directory", metavar="DIR", type=pathlib.Path, help="gets NAME/<version>/"
+        "directory", metavar="DIR", type=pathlib.Path, help="receives NAME/<version>/"
     )
 
 
@@ -80,7 +80,7 @@ def run(arguments, output):
             with output.status(f"exporting {name}"):
                 learner = one or zoo.load(name)
                 path = _export(learner, name, folder / named.short(name))
-        except OSError:  # a full disk, which would fail for all
+        except OSError:  # a full disk, on which all exports fail
             raise
         except Exception as error:
             failed.append(name)
@@ -96,33 +96,33 @@ def run(arguments, output):
 
 
 def _export(learner, name, base):
-    """Exports a learner and compares the export with it.
+    """Exports a learner and compares the predictions of both.
 
     Returns:
         The path of the new version.
 
     Raises:
-        ValueError: the export gives other answers.
+        ValueError: the export gives other predictions.
     """
     import keras_meta as km
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always", UserWarning)
         path = km.export(learner, base)
-    for warning in said:
-        if warning.category is UserWarning:  # others are not for this command's user
+    for warning in recorded:
+        if warning.category is UserWarning:  # others are for developers
             print(f"keras-meta: warning: {name}: {warning.message}", file=sys.stderr)
     difference = _difference(learner, path)
     if not difference <= TOLERANCE:
         raise ValueError(
-            f"expected {path} to give the answers of {name}, got others: the largest "
-            f"difference is {difference:.1e}."
+            f"expected {path} to give the predictions of {name}, got others: the "
+            f"largest difference is {difference:.1e}."
         )
     return path
 
 
 def _difference(learner, path):
-    """The largest difference of answers to a random task, relative above one."""
+    """The largest difference of predictions for a random task, relative above one."""
     import numpy as np
     import tensorflow as tf
 
@@ -134,16 +134,16 @@ def _difference(learner, path):
     state = learner.adapt(episode["support_x"], episode["support_y"])
     expected = learner.infer(state, episode["query_x"])
     if learner.classification:
-        found, expected = outputs["probabilities"], tf.nn.softmax(expected)
+        predicted, expected = outputs["probabilities"], tf.nn.softmax(expected)
     else:
-        found = outputs["mean"]
+        predicted = outputs["mean"]
         expected = expected[0] if isinstance(expected, tuple) else expected
     expected = np.asarray(expected, "float64")
-    return np.max(np.abs(found - expected) / np.maximum(np.abs(expected), 1))
+    return np.max(np.abs(predicted - expected) / np.maximum(np.abs(expected), 1))
 
 
 def _repository(folder, failed, output):
-    """Writes what a server of all models in a folder reads."""
+    """Writes the configuration of a server for all models in a folder."""
     served = sorted(path.parent.name for path in folder.glob("*/model.keras"))
     served = [name for name in served if name not in failed]
     configs = "".join(MODEL.format(name=name) for name in served)
@@ -152,7 +152,7 @@ def _repository(folder, failed, output):
         ("batching.config", BATCHING),
         ("docker-compose.yml", COMPOSE),
     ):
-        console.write(folder / name, text.encode())
+        atomic.write_text(folder / name, text)
     output.print(
         f"{len(served)} models; start a server with: cd {folder} && docker compose up"
     )

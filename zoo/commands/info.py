@@ -5,9 +5,9 @@ import json
 import rich.table
 
 from keras_meta import zoo
-from keras_meta.zoo import console, facts, recipes, scores
+from keras_meta.zoo import console, facts, recipes
 
-HELP = "all about one entry"
+HELP = "show all facts about one entry"
 
 
 def add(parser):
@@ -19,9 +19,12 @@ def run(arguments, output):
     name = arguments.name
     if name in [card.name for card in zoo.list_models()]:
         card = zoo.card(name)
-        document, lines = facts.of_card(card), _trained(card)
+        document, lines = facts.from_card(card), _trained(card)
     else:
-        document, lines = facts.of_recipe(name), _untrained(recipes.recipe(name), name)
+        document, lines = (
+            facts.from_recipe(name),
+            _untrained(recipes.recipe(name), name),
+        )
     grid = rich.table.Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -42,19 +45,7 @@ def _cell(value):
 
 def _trained(card):
     lines = {
-        "for": facts.purpose(card.inputs, card.family),
-        "trained on": card.protocol,
-        "normalization": card.normalization,
-        **{_setting(figure): scores.sentence(figure) for figure in card.figures},
-        "data": card.data,
-        "licence of the data": card.licence,
-        "paper": card.paper,
-        "training": f"{card.steps} meta-steps, the weights of {card.kept} kept, "
-        f"{card.hours} hours on two cores, "
-        f"seed {card.seed}",
-        "began from": "; ".join(
-            filter(None, (facts.origin(card), facts.initial_score(card)))
-        ),
+        **facts.described(card),
         "command": facts.command(card.name),
         **_weights(card),
     }
@@ -66,7 +57,7 @@ def _trained(card):
 
 
 def _weights(card):
-    """Where the weights are, and the hash of their file."""
+    """The place of the weights, and the hash of their file."""
     if not card.external:
         return {
             "weights": f"{card.weights} ({facts.size(card)})",
@@ -75,14 +66,9 @@ def _weights(card):
     return {
         "weights": f"{card.external['url']} ({facts.size(card)}); Keras downloads them "
         "on first use",
-        "md5": card.external["md5"] or "none: Keras checks none",
+        "md5": card.external["md5"] or "none: Keras does not check the file",
         "licence of the weights": card.external["licence"],
     }
-
-
-def _setting(figure):
-    task = facts.task(figure["ways"], figure["shots"])
-    return f"{task}, {figure['normalization']}, {figure['episodes']} tasks"
 
 
 def _untrained(recipe, name):

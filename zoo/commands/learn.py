@@ -2,7 +2,9 @@
 
 import pathlib
 
-from keras_meta.zoo import console, learn
+from keras_meta.zoo import console, folders, learn_curve, learn_images
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
 HELP = "learn your own classes or curve from a few examples"
 DESCRIPTION = """\
@@ -10,17 +12,17 @@ Learns classes from a few images of each and classifies other images:
 
   keras-meta learn drawings/ --support examples/
 
-  examples/cat/1.png examples/cat/2.png examples/dog/1.png   a folder a class
-  drawings/a.png drawings/b.png                              to be classified
+  examples/cat/1.png examples/cat/2.png examples/dog/1.png   one folder a class
+  drawings/a.png drawings/b.png                              images to classify
 
 Without --support, DIR holds the two folders as DIR/support/ and DIR/query/.
-Classes may have different numbers of images. The pretrained models know drawn
-characters; the examples show whether ink is dark or light. HEIC and AVIF files
-need pip install 'keras-meta[photos]'. Images are resized to a square: crop them
-to the drawing first, and draw strokes as thick as a pen's.
+Classes may have different numbers of images. The pretrained models were trained
+on drawn characters; the examples decide whether ink is dark or light. HEIC and
+AVIF files need pip install 'keras-meta[photos]'. Images are resized to squares:
+crop them to the drawing first, and draw strokes as thick as a pen's.
 
-Images to classify whose class is known lie in sub-folders of the classes'
-names. Their accuracy and confusion table are reported:
+Put images whose class is known into sub-folders named after the classes. The
+command then reports accuracy and a confusion table:
 
   drawings/cat/3.png drawings/dog/4.png
 
@@ -33,11 +35,11 @@ Learns a curve from a few points and predicts others:
   0.3,-0.4
   2,
 
-A row without y, such as the last, is an x to predict.
+A row with an empty y, such as the last, is an x to predict.
 
---csv writes a row a query: file, class, confidence, label (the known class,
-where there are any) and a probability p_CLASS for each class; or x, mean and
-scale (one standard deviation, where the model has one).
+--csv writes one row for each query: file, class, confidence, label (if classes
+are known) and a probability p_CLASS for each class; or x, mean and scale (one
+standard deviation, if the model predicts it).
 """
 
 
@@ -57,14 +59,31 @@ def add(parser):
     parser.add_argument(
         "--model",
         metavar="NAME|FILE.keras",
-        help="an entry, or a learner that you saved (default: the entry best on "
-        "validation tasks of as many classes and examples; or of curves)",
+        help="an entry, or a learner that you saved (default: the entry with the best "
+        "validation score for your numbers of classes and examples, or for curves)",
     )
     console.add_out(
-        parser, learn.LEARNED, "FILE", "the picture, " + ", ".join(learn.PICTURES)
+        parser, folders.PICTURE, "FILE", "the picture, " + ", ".join(PICTURES)
     )
     console.add_output(parser)
 
 
 def run(arguments, output):
-    return learn.run(arguments, output)
+    queries, out = arguments.queries, arguments.out
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"expected --out to end in {', '.join(PICTURES)}, got {out}.")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"expected a folder for --out, got none at {out.parent}.")
+    output.keep_apart(out, queries)
+    if not queries.exists():
+        raise ValueError(f"expected images or points, got nothing at {queries}.")
+    if queries.is_dir():
+        return learn_images.run(arguments, output)
+    if queries.suffix.lower() != ".csv":
+        raise ValueError(f"expected a folder of images or a .csv file, got {queries}.")
+    if arguments.support:
+        raise ValueError(
+            "expected no --support with a .csv file, whose rows with y are the "
+            "examples."
+        )
+    return learn_curve.run(arguments, output)

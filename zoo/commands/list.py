@@ -3,8 +3,8 @@
 from keras_meta import zoo
 from keras_meta.zoo import console, facts, recipes, scores
 
-HELP = "what the zoo has, with measured figures"
-# Of a table that no terminal shows.
+HELP = "list all entries with their figures"
+# Of the table, if standard output is no terminal.
 WIDTH = 80
 
 
@@ -16,14 +16,14 @@ def run(arguments, output):
     cards = zoo.list_models()
     trained = [card.name for card in cards]
     untrained = [name for name in recipes.RECIPES if name not in trained]
-    rows = [_row(facts.of_card(card)) for card in cards]
-    rows += [_row(facts.of_recipe(name)) for name in untrained]
+    rows = [_row(facts.from_card(card)) for card in cards]
+    rows += [_row(facts.from_recipe(name)) for name in untrained]
 
     wide = console.table("name", "for", "task", "on unseen tasks", ">size")
     narrow = console.table("name", "task", "on unseen tasks", "norm.")
     narrow.padding = 0, 1, 0, 0
-    for made in (wide, narrow):
-        made.columns[0].no_wrap = True
+    for table in (wide, narrow):
+        table.columns[0].no_wrap = True
     for card in cards:
         figure = scores.sentence(card.figures[0]) if card.figures else "not measured"
         task = facts.task(card.ways, card.shots)
@@ -37,21 +37,21 @@ def run(arguments, output):
         short = {"inductive": "ind.", "transductive": "trans."}[card.normalization]
         narrow.add_row(card.name, task, figure, short)
     for name in untrained:
-        about = recipes.RECIPES[name].task
-        task = facts.task(about.ways, about.shots)
-        purpose = facts.purpose(about.inputs, about.source.family)
+        protocol = recipes.RECIPES[name].task
+        task = facts.task(protocol.ways, protocol.shots)
+        purpose = facts.purpose(protocol.inputs, protocol.source.family)
         wide.add_row(name, purpose, task, "untrained recipe", style="dim")
         narrow.add_row(name, task, "untrained recipe", style="dim")
     output.show(console.fitting(wide, narrow, WIDTH), rows=rows, width=WIDTH)
 
 
-def _row(about):
-    """The facts of an entry that have a column each; its first figure among them."""
-    figure = about["figures"][0] if about["figures"] else {}
+def _row(entry):
+    """The columns of an entry in CSV and JSON: some facts and its first figure."""
+    figure = entry["figures"][0] if entry["figures"] else {}
     columns = "name", "trained", "inputs", "data", "licence", "ways", "shots"
     measured = "metric", "mean", "interval", "episodes", "normalization"
     return (
-        {name: about[name] for name in columns}
+        {name: entry[name] for name in columns}
         | {name: figure.get(name) for name in measured}
-        | {name: about[name] for name in ("bytes", "paper", "command")}
+        | {name: entry[name] for name in ("bytes", "paper", "command")}
     )

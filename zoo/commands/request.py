@@ -6,18 +6,18 @@ from keras_meta.zoo import console, request
 
 HELP = "send examples and queries to an exported model in TensorFlow Serving"
 DESCRIPTION = """\
-Sends a few labelled examples and the questions in one request; the served model
-learns and answers:
+Sends support examples and queries in one request. The served model learns from
+the examples and returns predictions:
 
   keras-meta request localhost:8501 NAME --support examples/ --query drawings/
   keras-meta request localhost:8500 NAME --support points.csv
 
-The same request without a server, through the loader and session that one would
-use:
+The same request without a server, through TensorFlow Serving's loader and
+session:
 
   keras-meta request NAME --local served/ --support examples/ --query drawings/
 
-Folders and the columns of --csv are as of `keras-meta learn`.
+Folders, points.csv and the columns of --csv are those of `keras-meta learn`.
 """
 
 

@@ -11,15 +11,15 @@ Trains an entry from its recipe:
 
   keras-meta train maml.omniglot_5w1s
 
-Ctrl-C or SIGTERM stops it at the next checkpoint, a second one at once. The
-same command goes on from the last checkpoint. All that is written is in --out:
+Ctrl-C or SIGTERM stops the run at the next checkpoint, a second signal at once.
+The same command resumes at the last checkpoint. All files are written to --out:
 checkpoints, the best weights, log.csv and TensorBoard events.
 
-With --publish the best weights so far become the zoo's, without training if the
-run has ended. With --workers N (or with TF_CONFIG set on each of many machines)
-N processes train together on the same episodes.
+--publish stores the best weights in the zoo; a run that has ended is published
+without further training. With --workers N (or TF_CONFIG set on each of several
+machines) N processes train together on the same episodes.
 """
-# What `entries.run` takes under the same names.
+# The arguments of `entries.run` with the same names.
 OPTIONS = (
     "steps",
     "pretraining_steps",
@@ -46,7 +46,7 @@ def add(parser):
             None,
             "steps of a recipe's pretraining (default: the recipe's)",
         ),
-        ("seed", 0, None, "of weights and episodes (default: the recipe's)"),
+        ("seed", 0, None, "seed of weights and episodes (default: the recipe's)"),
         ("every", 1, 500, "meta-steps between checkpoints and validations"),
         ("validation-tasks", 1, 200, "tasks in a validation"),
         ("workers", 1, 1, "processes on this machine that share a meta-step's tasks"),
@@ -65,21 +65,21 @@ def add(parser):
         help="weights to start from (default: the recipe's)",
     )
     parser.add_argument(
-        "--publish", action="store_true", help="make the best weights the zoo's"
+        "--publish", action="store_true", help="store the best weights in the zoo"
     )
     parser.add_argument(
         "--float16",
         action="store_true",
-        help="with --publish: store float16 weights, if the validation score stays",
+        help="with --publish: store float16 weights if the validation score is kept",
     )
 
 
 def run(arguments, output):
     name = arguments.name
-    recipes.recipe(name)  # a mistake is told before the wait
+    recipes.recipe(name)  # raises before TensorFlow starts
     if arguments.float16 and not arguments.publish:
         raise ValueError(
-            "expected --publish with --float16, which is about publishing."
+            "expected --publish with --float16, which is an option of publishing."
         )
     directory = arguments.out or pathlib.Path("runs", name)
     console.start()
@@ -97,8 +97,8 @@ def run(arguments, output):
         )
     except OSError as error:
         raise OSError(
-            f"{error.strerror or error}: nothing is lost, the same command goes on "
-            "from the last checkpoint"
+            f"{error.strerror or error}: nothing is lost, the same command resumes at "
+            "the last checkpoint"
         ) from error
     except training.Stopped as stopped:
         print(f"keras-meta: {stopped}", file=sys.stderr)
@@ -106,7 +106,7 @@ def run(arguments, output):
 
 
 def _words(arguments, directory):
-    """The command again, for the other processes."""
+    """The arguments of the command, for the other processes."""
     words = ["train", arguments.name, f"--out={directory}"]
     for option in (*OPTIONS, "workers"):
         value = getattr(arguments, option)

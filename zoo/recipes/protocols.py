@@ -1,39 +1,36 @@
-"""What a recipe is made of: how tasks are drawn, and `Recipe`.
-
-Importing this needs no TensorFlow.
-"""
+"""How tasks are drawn from a source. Importing this needs no TensorFlow."""
 
 import collections.abc
 import dataclasses
 import itertools
 
-from keras_meta.zoo import sources
+from keras_meta.zoo.recipes import sources
 
 
 def augmented(augment, preprocess):
-    """Changes the images of an episode at random, for `episodes.seeded_map`.
+    """A function that augments the images of an episode, for `episodes.seeded_map`.
 
     Args:
-        augment: of `keras_meta.augmentation.apply`.
-        preprocess: the `ImagePreprocess` that the images came through, or None. Its
-            `mean` and `deviation` apply to the changed images.
+        augment: see `keras_meta.augmentation.apply`.
+        preprocess: the `ImagePreprocess` of the images, or None. Its `mean` and
+            `deviation` are applied after the augmentation.
     """
     import tensorflow as tf
 
     def function(seed, episode, query_y):
         seeds = tf.unstack(tf.random.split(seed, 2))
         keys = "support_x", "query_x"
-        changed = {
-            key: _changed(episode[key], own, augment, preprocess)
-            for key, own in zip(keys, seeds, strict=True)
+        images = {
+            key: _augmented_images(episode[key], own_seed, augment, preprocess)
+            for key, own_seed in zip(keys, seeds, strict=True)
         }
-        return {**episode, **changed}, query_y
+        return {**episode, **images}, query_y
 
     return function
 
 
-def _changed(x, seed, augment, preprocess):
-    """Augmented images x, which came through `preprocess`, if that is not None."""
+def _augmented_images(x, seed, augment, preprocess):
+    """Augments images x that have passed through `preprocess`, unless it is None."""
     from keras_meta import augmentation
 
     if preprocess is None:
@@ -48,20 +45,30 @@ def _queries(count):
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """N-way K-shot episodes from a source."""
+    """N-way K-shot episodes from a source.
+
+    Attributes:
+        source: a `sources.Source`.
+        ways, shots: of test and validation tasks.
+        queries: queries of each class in training tasks.
+        training_ways, training_shots: of training tasks; None: `ways` and `shots`.
+        curriculum: `(ways, shots, tasks)` of the stages that training begins with, one
+            after another.
+        test_queries: queries of each class in test and validation tasks.
+        labels: "onehot" or "strings".
+        augment: random changes of the images of training tasks, see
+            `keras_meta.augmentation.apply`; None: no changes.
+    """
 
     source: sources.Source
     ways: int = 5
     shots: int = 1
-    queries: int = 5  # of each class, while training
-    # In place of ways and shots, while training.
+    queries: int = 5
     training_ways: int | None = None
     training_shots: int | None = None
-    # `(ways, shots, tasks)` of what training begins with, one after the other.
     curriculum: tuple[tuple[int, int, int], ...] = ()
     test_queries: int = 15
     labels: str = "onehot"
-    # Of `keras_meta.augmentation.apply`, for each image while training.
     augment: dict | None = None
     metric = "accuracy"
 
@@ -72,7 +79,10 @@ class Classification:
     def episodes(self, preprocess, seed, encode=None):
         """`{part: start -> endless dataset}` for "train" and "validation".
 
-        With `encode`, of what it makes of the images.
+        Args:
+            preprocess: the `ImagePreprocess` of the learner.
+            seed: of the episodes.
+            encode: a model of the images; the episodes then hold its outputs.
         """
         from keras_meta import episodes
 
@@ -80,21 +90,20 @@ class Classification:
         if encode:
             parts = "train", "validation"
             pools = {part: pools[part].encoded(encode) for part in parts}
-
-        def of(ways, shots, queries):
-            return lambda start=0: pools["train"].episodes(
-                ways, shots, queries, seed, start, labels=self.labels
-            )
-
-        asked = self.training_ways or self.ways, self.training_shots or self.shots
+        ways, shots = self.training_ways or self.ways, self.training_shots or self.shots
         ends = [0, *itertools.accumulate(count for *_, count in self.curriculum)]
 
+        def tasks(ways, shots, start):
+            return pools["train"].episodes(
+                ways, shots, self.queries, seed, start, labels=self.labels
+            )
+
         def train(start=0):
-            data = of(*asked, self.queries)(max(start, ends[-1]))
+            data = tasks(ways, shots, max(start, ends[-1]))
             stages = zip(self.curriculum, ends, ends[1:], strict=False)
-            for (ways, shots, _), first, end in reversed(list(stages)):
+            for (stage_ways, stage_shots, _), first, end in reversed(list(stages)):
                 begin = max(start, first)
-                stage = of(ways, shots, self.queries)(begin)
+                stage = tasks(stage_ways, stage_shots, begin)
                 data = stage.take(max(end - begin, 0)).concatenate(data)
             return data
 
@@ -112,7 +121,12 @@ class Classification:
         return {"train": train, "validation": self.validation(pools, seed)}
 
     def validation(self, pools, seed):
-        """`start -> endless dataset` of validation episodes from some pools."""
+        """`start -> endless dataset` of validation episodes.
+
+        Args:
+            pools: the pools of the source, or pools of their features.
+            seed: of the recipe.
+        """
         groups = self.source.groups(pools["validation"])
         return lambda start=0: pools["validation"].episodes(
             self.ways,
@@ -149,12 +163,12 @@ class Classification:
 class Supervised:
     """Batches of labelled images of the training classes, all in one classification.
 
-    Validation is that of the task which training is for. An element of the training
-    data is an episode whose support set and queries are the same batch, for learners
-    such as `supervised.Supervised`.
+    Validation uses few-shot tasks. An element of the training data is an episode whose
+    support set and queries are the same batch, for learners such as
+    `supervised.Supervised`.
 
     Attributes:
-        task: a `Classification`: its source, validation and augmentation are used.
+        task: a `Classification`; defines the source, validation and augmentation.
         batch: images in a batch.
     """
 
@@ -179,7 +193,7 @@ class Supervised:
                 data = episodes.seeded_map(
                     data,
                     lambda seed, x, y: (
-                        _changed(x, seed, self.task.augment, preprocess),
+                        _augmented_images(x, seed, self.task.augment, preprocess),
                         y,
                     ),
                     seed + sources.AUGMENTATION_SEED,
@@ -200,15 +214,17 @@ class Functions:
     """Tasks of a family of functions.
 
     Attributes:
-        source: what they are, or are made of.
+        source: the functions, or the images that the tasks are drawn from.
         family: `ClassPool or None -> keras_meta.tasks.TaskFamily`.
-        shots: support points of a test, and while training if `training_shots` is None.
-        queries: query points while training.
+        shots: support points of a test task, and of a training task if
+            `training_shots` is None.
+        queries: query points of a training task.
         training_shots: `(low, high)`, drawn for each meta-step.
         block: the tasks in a meta-step, if `training_shots` is given.
-        test_queries: query points in tests.
+        test_queries: query points of a test task.
         metric: "mse", "nll" or "accuracy".
-        inputs: what x is: "curves" (a number), "points" or "pixels" (their places).
+        inputs: the kind of x: "curves" (a number), "points" or "pixels" (a place in an
+            image).
     """
 
     source: sources.Source
@@ -223,20 +239,22 @@ class Functions:
     ways = None
 
     def episodes(self, preprocess, seed):
+        """`{part: start -> endless dataset}` for "train" and "validation"."""
         pools = self.source.pools(preprocess)
 
-        def of(part, shots, queries):
+        def tasks(part, shots, queries):
             family = self.family(pools[part])
             return lambda start=0: family.episodes(
                 shots, queries, seed + sources.PART_SEEDS[part], start, self.block
             )
 
         return {
-            "train": of("train", self.training_shots or self.shots, self.queries),
-            "validation": of("validation", self.shots, self.test_queries),
+            "train": tasks("train", self.training_shots or self.shots, self.queries),
+            "validation": tasks("validation", self.shots, self.test_queries),
         }
 
     def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
+        """The endless dataset of unseen tasks."""
         pool = self.source.load and self.source.load(preprocess, test_classes)
         return self.family(pool).episodes(
             shots, queries, seed + sources.PART_SEEDS["test"]
@@ -248,70 +266,3 @@ class Functions:
             f"{'-'.join(map(str, dict.fromkeys(shots)))} points and "
             f"{_queries(self.queries)} while training, {self.shots} points in tests"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class External:
-    """Weights that Keras downloads on first use; nothing of them is in the zoo.
-
-    Attributes:
-        url: of the file.
-        md5: of the file, by which Keras checks it; None where Keras has none.
-        licence: of the weights.
-    """
-
-    url: str
-    md5: str | None
-    licence: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All that `keras-meta train` needs to train an entry.
-
-    Attributes:
-        learner: makes the untrained learner.
-        task: its episodes.
-        paper: of the algorithm.
-        steps: meta-steps.
-        tasks: tasks in a meta-step.
-        rate: of the optimizer, brought to zero by a cosine.
-        average: momentum of the moving average of the weights that is kept.
-        warm_start: the entry whose weights to start from, if any.
-        adjust: changes the learner that has been given them, in place.
-        optimizer: the name of the meta-optimizer.
-        optimizer_settings: further arguments of it, if any.
-        clip: the norm that longer gradients are cut to, if any.
-        intra_op: threads inside an op; 2 where all tasks are one batch.
-        seed: of the weights and the episodes.
-        pretraining: the recipe of the stage before this one, if any, whose best weights
-            this one begins from.
-        external: where weights that are not trained here come from, see `External`.
-    """
-
-    learner: collections.abc.Callable
-    task: Classification | Functions
-    paper: str
-    steps: int
-    tasks: int = 16
-    rate: float = 1e-3
-    average: float = 0.999
-    warm_start: str | None = None
-    adjust: collections.abc.Callable | None = None
-    optimizer: str = "adam"
-    optimizer_settings: dict | None = None
-    clip: float | None = None
-    intra_op: int = 1
-    seed: int = 0
-    pretraining: "Recipe | None" = None
-    external: External | None = None
-
-    @property
-    def stages(self):
-        """The recipes to train one after another; the last one is this."""
-        return (*(self.pretraining.stages if self.pretraining else ()), self)
-
-    @property
-    def protocol(self):
-        """The episodes of all stages, a sentence."""
-        return "; before that, ".join(str(stage.task) for stage in self.stages[::-1])

@@ -1,9 +1,9 @@
-"""Published splits of classes for few-shot learning, by class name, and the photos'.
+"""Splits of classes by name: the published CIFAR-FS and FC100, and our photographs.
 
 CIFAR-FS: Bertinetto, Henriques, Torr and Vedaldi, "Meta-Learning with Differentiable
 Closed-Form Solvers", ICLR 2019, arXiv 1805.08136. FC100: Oreshkin, Rodriguez Lopez and
 Lacoste, "TADAM: Task Dependent Adaptive Metric for Improved Few-Shot Learning", NeurIPS
-2018, arXiv 1805.10123. Both are lists of classes of CIFAR-100, as TFDS spells them.
+2018, arXiv 1805.10123. Both list classes of CIFAR-100 in the spelling of TFDS.
 """
 
 CIFAR_FS = {
@@ -60,8 +60,9 @@ CALTECH101 = (
     "sunflower tick trilobite umbrella watch water_lilly wheelchair wild_cat "
     "windsor_chair wrench yin_yang"
 ).split()
-# Classes of the same animal or thing as another, in both data sets or twice in
-# Caltech-101: all of them train, so that a class left out is unlike every other.
+# Classes with a related class: the same animal or thing in the other data set, or twice
+# in Caltech-101. All of them are training classes, so that no held-out class resembles
+# a training class.
 KIN = {
     "cifar100": (
         "beaver butterfly chair crab crocodile cup dolphin elephant kangaroo lamp "
@@ -75,8 +76,9 @@ KIN = {
         "hawksbill ketch lotus schooner stegosaurus water_lilly wild_cat windsor_chair"
     ).split(),
 }
-# Drawn from the others by `np.random.RandomState(0)`, five of each data set: those of
-# CIFAR-100 are validation and test classes of CIFAR-FS too. All the rest train.
+# Drawn by `np.random.RandomState(0)` from the classes without a related class, five of
+# each data set. Those of CIFAR-100 are validation and test classes of CIFAR-FS too. All
+# other classes are training classes.
 PHOTOS = {
     "validation": {
         "cifar100": "camel cattle maple_tree television tractor".split(),

@@ -1,26 +1,28 @@
-"""Where tasks come from: data sets and their splits. Importing needs no TensorFlow."""
+"""Data sets with their splits into classes. Importing this needs no TensorFlow."""
 
 import collections.abc
 import dataclasses
 
-# Episode streams of one recipe must not overlap, whatever its seed.
+from keras_meta.zoo import downloads
+
+# The episode streams of a recipe's parts do not overlap, for any seed of the recipe.
 PART_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 AUGMENTATION_SEED = 3_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where tasks come from.
+    """A data set, or a family of functions, that tasks are drawn from.
 
     Attributes:
-        id: of the data and its split; tasks of one id, ways and shots are the same.
+        id: of the data and its split; with one id, ways and shots, tasks are the same.
         family: the data in a few words.
-        title: what it is, for the card.
+        title: the data set and its split, for the card.
         licence: of the data.
         sizes: numbers of training, validation and test classes.
-        load: `(preprocess, label ids or None) -> ClassPool`; None if tasks are drawn
-            from a formula.
-        rotations: whether quarter turns are training classes too.
+        load: `(preprocess, label ids or None) -> ClassPool`; None if a formula draws
+            the tasks.
+        rotations: whether quarter turns are additional training classes.
         procedural: whether a program draws the images.
     """
 
@@ -34,7 +36,7 @@ class Source:
     procedural: bool = False
 
     def pools(self, preprocess):
-        """`{part: ClassPool}` of disjoint classes, or of None without `load`."""
+        """`{part: ClassPool}` with disjoint classes; values are None without `load`."""
         if self.load is None:
             return dict.fromkeys(PART_SEEDS)
         pool = self.load(preprocess, None)
@@ -49,7 +51,10 @@ class Source:
         return pool and [int(i) for i in pool.class_ids]
 
     def groups(self, pool):
-        """`{label id: group}` of classes that share validation tasks; None: all do."""
+        """`{label id: group}`; a validation task draws its classes from one group.
+
+        None: validation tasks draw from all classes.
+        """
         return None
 
 
@@ -61,8 +66,9 @@ EVALUATION = range(964, 1623)
 class Alphabets(Source):
     """Whole alphabets to train and to validate, the evaluation alphabets to test.
 
-    Sizes are numbers of training and validation alphabets and of test characters.
-    Validation tasks are each of one alphabet, as Lake's tests are.
+    `sizes` has the numbers of training alphabets, validation alphabets and test
+    characters. A validation task draws its classes from one alphabet, as Lake's tests
+    do.
     """
 
     def pools(self, preprocess):
@@ -75,7 +81,7 @@ class Alphabets(Source):
         parts = {"validation": order[:validation], "train": order[validation:]}
         if len(order) != train + validation:
             raise ValueError(
-                f"expected {train} + {validation} alphabets, found {len(order)}."
+                f"expected {train} + {validation} alphabets, got {len(order)}."
             )
         pools = {
             part: pool.select([i for i in groups if groups[i] in alphabets])
@@ -96,10 +102,10 @@ class Alphabets(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Named(Source):
-    """A split by the names of classes, such as a published one.
+    """A split by class names, such as a published one.
 
     Attributes:
-        names: of the training, validation and test classes, a tuple of each.
+        names: the names of the training, validation and test classes, three tuples.
     """
 
     names: tuple[tuple[str, ...], ...] = ()
@@ -108,18 +114,18 @@ class Named(Source):
     def pools(self, preprocess):
         pool = self.load(preprocess, None)
         return {
-            part: called(pool, names, self.family)
+            part: select_names(pool, names, self.family)
             for part, names in zip(PART_SEEDS, self.names, strict=True)
         }
 
 
-def called(pool, names, data):
-    """The classes of a pool that have these names.
+def select_names(pool, names, data):
+    """The classes of a pool with these names, a `ClassPool`.
 
     Args:
         pool: a `ClassPool`.
         names: of the classes.
-        data: what the pool is of, for the sentence.
+        data: the name of the data set, for the error.
 
     Raises:
         ValueError: a name that no class has.
@@ -128,18 +134,21 @@ def called(pool, names, data):
     missing = sorted(set(names) - ids.keys())
     if missing:
         raise ValueError(
-            f"expected the classes of {data}, found none called "
+            f"expected the classes of {data}, got none with the name "
             f"{', '.join(missing[:5])}."
         )
     return pool.select([ids[name] for name in names])
 
 
 def tfds(name, split="train+test"):
+    """`load` of a source: the images of a TFDS data set."""
+
     def load(preprocess, ids):
         import keras_meta as km
 
-        if ids is None:
-            return km.ClassPool.from_tfds(name, split, preprocess)
-        return km.ClassPool.from_tfds(name, "train+test", preprocess).select(ids)
+        with downloads.quiet(name):
+            if ids is None:
+                return km.ClassPool.from_tfds(name, split, preprocess)
+            return km.ClassPool.from_tfds(name, "train+test", preprocess).select(ids)
 
     return load
