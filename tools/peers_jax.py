@@ -50,10 +50,10 @@ def maml(form, weights, episode, query_y, rate, inner_steps, inner_rate):
 
     def value_and_grad(theta, tasks):
         if form == "map":
-            found = jax.lax.map(
+            per_task = jax.lax.map(
                 functools.partial(jax.value_and_grad(query_loss), theta), tasks
             )
-            return jax.tree.map(lambda x: jnp.mean(x, 0), found)
+            return jax.tree.map(lambda x: jnp.mean(x, 0), per_task)
         return jax.value_and_grad(mean_loss)(theta, tasks)
 
     begin, update, current = optimizers.adam(rate, eps=1e-7)

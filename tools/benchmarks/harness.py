@@ -282,7 +282,7 @@ def race(sides):
             for place in places
         ]
         for place in places:
-            turn(place, steps[place])  # traces what only a long turn runs
+            turn(place, steps[place])  # traces the call of several steps
         for _ in rich.progress.track(range(FLAGS.rounds), "measuring"):
             for place in places:
                 times[place].append(turn(place, steps[place]))

@@ -9,8 +9,8 @@ BEGAN is the time at which the process was started, REPORT a JSON file. The stag
 - trace: building of graphs in Python;
 - run: all other work.
 
-A moment belongs to the innermost stage. This file imports little: what it imports is
-not measured as an import of the command.
+A moment belongs to the innermost stage. This file imports only small modules of the
+standard library, because its own imports are not measured.
 """
 
 import builtins

@@ -59,7 +59,7 @@ def run(benchmarks, out):
     """Runs all benchmarks and publishes their tables.
 
     Each table is stored as soon as it is measured. The same command resumes an
-    interrupted run. Nothing is published before all tables are there.
+    interrupted run. Tables are published after the last one is measured.
 
     Args:
         benchmarks: `{name: function that returns a harness.Table}`.
@@ -91,7 +91,7 @@ def run(benchmarks, out):
 
 
 def stored(path, measure):
-    """A table from its file, or measured and written there."""
+    """Reads a table from its file, or measures it and writes the file."""
     from keras_meta.zoo import runs
 
     if not path.exists():

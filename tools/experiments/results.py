@@ -24,7 +24,7 @@ def define_flags(name, tasks, unit="Test tasks.", models=None):
         name: of the experiment and its default folder.
         tasks: the default number of tasks.
         unit: help of that number.
-        models: the default entries; without them there is no such flag.
+        models: the default entries; None defines no flag for them.
     """
     flags.DEFINE_string("out", f"runs/{name}", "Folder of the results.")
     flags.DEFINE_integer("tasks", tasks, unit, lower_bound=2)
