@@ -66,6 +66,8 @@ setuptools.setup(
             "jupytext>=1.16",
             "myst-nb>=1.2",
             "sphinx>=8.1",
+            "sphinx-design>=0.6",
+            "sphinx-mathjax-offline>=0.0.2",
         ],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "photos": ["pillow>=11.3", "pillow-heif>=1.0"],  # AVIF and HEIC

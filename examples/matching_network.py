@@ -33,16 +33,11 @@ class MatchingNetwork(km.Learner):
 
     def __init__(self, network, outputs=5, scale=10.0, preprocess=None, **kwargs):
         super().__init__(
-            "sparse_categorical_crossentropy",
-            network.input_shape[1:],
-            outputs,
-            preprocess,
-            **kwargs,
+            "sparse_categorical_crossentropy", network, outputs, preprocess, **kwargs
         )
         self.network = network
         self.bound = network_module.Network(network)
         self.scale = scale
-        self.built = True
 
     def features(self, x, training):
         """f(x), of length 1."""
@@ -63,6 +58,5 @@ class MatchingNetwork(km.Learner):
 
     def get_config(self):
         config = super().get_config()
-        del config["loss"]
         config["network"] = keras.saving.serialize_keras_object(self.network)
         return {**config, "outputs": self.output_size, "scale": self.scale}

@@ -21,13 +21,13 @@ def __getattr__(name):
     module = f"{__name__}.{name}"
     if not name.startswith("_"):
         if importlib.util.find_spec(module):
-            found = importlib.import_module(module)
+            imported = importlib.import_module(module)
             if "keras" in sys.modules:
                 _register()
-            return found
+            return imported
         api = importlib.import_module(f"{__name__}.api")
         if hasattr(api, name):
-            # Kept, so that later uses do not look for a module of this name.
+            # Stored, so that later uses do not search for a module of this name.
             return globals().setdefault(name, getattr(api, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -40,8 +40,8 @@ def __dir__():
 def _register(_=None):
     """Registers the learners, so that Keras loads their files.
 
-    Not while a module of the library is being imported, which `api` needs whole: it
-    registers what it has, and the first use of a public name the rest.
+    It does nothing while a module of the library is being imported, because `api` needs
+    complete modules. The first use of a public name then registers the learners.
     """
     library = [
         module
@@ -49,7 +49,7 @@ def _register(_=None):
         if name.startswith(f"{__name__}.")
         and not name.startswith((f"{__name__}.zoo", f"{__name__}.__main__"))
     ]
-    if not any(getattr(each.__spec__, "_initializing", False) for each in library):
+    if not any(getattr(m.__spec__, "_initializing", False) for m in library):
         importlib.import_module(f"{__name__}.api")
 
 

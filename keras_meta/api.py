@@ -12,7 +12,6 @@ from keras_meta import metrics as metrics
 from keras_meta import networks as networks
 from keras_meta import runtime as runtime
 from keras_meta import tasks as tasks
-from keras_meta.episodes import ClassPool as ClassPool
 from keras_meta.fine_tuning import finetune as finetune
 from keras_meta.images import ImagePreprocess as ImagePreprocess
 from keras_meta.learner import Learner as Learner
@@ -29,5 +28,6 @@ from keras_meta.learners.reptile import Reptile as Reptile
 from keras_meta.learners.shrinkage import SigmaIMAML as SigmaIMAML
 from keras_meta.learners.shrinkage import SigmaMAML as SigmaMAML
 from keras_meta.learners.sigma_reptile import SigmaReptile as SigmaReptile
+from keras_meta.pool import ClassPool as ClassPool
 from keras_meta.saved_model import export as export
 from keras_meta.units import StandardUnits as StandardUnits

@@ -1,15 +1,80 @@
 """Random changes of images while training, each a pure function of a seed.
 
-All take images `[n, H, W, C]` in [0, 1] and a seed `[2]`, draw for each image by
-itself, and return float32 images of the same shape. With a batch of images `tf.image`'s
-`stateless_random_*` functions draw one amount for all of them, except for flips.
+All take images `[n, H, W, C]` in [0, 1] and a seed `[2]`, draw independently for each
+image, and return float32 images of the same shape. `tf.image`'s `stateless_random_*`
+functions, except for flips, draw one amount for all images of a batch.
 """
 
+import numpy as np
 import tensorflow as tf
 
-from keras_meta import images as images_module
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in `tf.image.rgb_to_grayscale`
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as of `tf.image.rgb_to_grayscale`
+
+def affine(images, angle, zoom, shift, shear=0.0):
+    """Rotates, scales, shears and translates each image about its centre, bilinearly.
+
+    Args:
+        images: `[n, H, W, C]`; pixels outside of an image are zero.
+        angle: in radians, counter-clockwise, `[n]`.
+        zoom: above 1 enlarges, `[n]`.
+        shift: rightwards and downwards, as shares of width and height, `[n, 2]`.
+        shear: of columns by rows, `[n]` or a number.
+
+    Returns:
+        Images of the same shape, float32.
+    """
+    images = tf.cast(tf.convert_to_tensor(images), tf.float32)
+    height, width = images.shape[1:3]
+    # Maps a position (x, y) of the result, relative to its centre, to one of the input.
+    cosine, sine = tf.cos(angle) / zoom, tf.sin(angle) / zoom
+    a, b = cosine, shear * cosine - sine
+    c, d = sine, shear * sine + cosine
+    centre = tf.constant([(width - 1) / 2, (height - 1) / 2])
+    moved = centre + shift * tf.constant([width, height], tf.float32)
+    x0 = centre[0] - a * moved[:, 0] - b * moved[:, 1]
+    y0 = centre[1] - c * moved[:, 0] - d * moved[:, 1]
+    zero = tf.zeros_like(x0)
+    return tf.ensure_shape(
+        tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=tf.stack([a, b, x0, c, d, y0, zero, zero], axis=1),
+            output_shape=[height, width],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="CONSTANT",
+        ),
+        images.shape,
+    )
+
+
+def random_affine(images, seed, degrees=180.0, zoom=(0.8, 1.2), shift=0.2, shear=0.0):
+    """Rotates, scales, shears and translates each image by uniformly random amounts.
+
+    Args:
+        images: `[n, H, W, C]`, zero where empty.
+        seed: `[2]`; the same seed gives the same images.
+        degrees: largest rotation in either direction, in degrees.
+        zoom: `(low, high)`.
+        shift: largest translation, as a share of the image's size.
+        shear: largest shear in either direction.
+
+    Returns:
+        float32 `[n, H, W, C]`.
+    """
+    seeds = tf.unstack(tf.random.split(seed, 4))
+    count = tf.shape(images)[0]
+
+    def draw(seed, low, high, *shape):
+        return tf.random.stateless_uniform([count, *shape], seed, low, high)
+
+    return affine(
+        images,
+        draw(seeds[0], -np.radians(degrees), np.radians(degrees)),
+        draw(seeds[1], *map(float, zoom)),
+        draw(seeds[2], -float(shift), float(shift), 2),
+        draw(seeds[3], -float(shear), float(shear)),
+    )
 
 
 def random_flip(images, seed):
@@ -106,7 +171,7 @@ def random_cutout(images, seed, size=8):
 
 
 AUGMENTATIONS = {
-    "affine": images_module.random_affine,
+    "affine": random_affine,
     "flip": random_flip,
     "crop": random_crop,
     "jitter": random_jitter,

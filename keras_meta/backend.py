@@ -19,7 +19,7 @@ def of_keras():
         import keras
 
         return keras.config.backend()
-    except (ImportError, ValueError):  # for want of its backend, or for another reason
+    except (ImportError, ValueError):  # the backend is not installed, or another reason
         home = os.environ.get("KERAS_HOME", "~/.keras")
         try:
             settings = (
@@ -27,12 +27,12 @@ def of_keras():
                 .expanduser()
                 .read_text(encoding="utf-8")
             )
-            found = json.loads(settings).get("backend", "tensorflow")
+            name = json.loads(settings).get("backend", "tensorflow")
         except (OSError, ValueError):
-            found = "tensorflow"
-        if found == "tensorflow":
+            name = "tensorflow"
+        if name == "tensorflow":
             raise
-        return found
+        return name
 
 
 def check():
@@ -40,9 +40,9 @@ def check():
 
     Keras is not imported for it if the environment names another backend.
     """
-    found = of_keras()
-    if found != "tensorflow":
+    name = of_keras()
+    if name != "tensorflow":
         raise BackendError(
-            f"expected the TensorFlow backend of Keras, got {found}: set "
+            f"expected the TensorFlow backend of Keras, got {name}: set "
             "KERAS_BACKEND=tensorflow before Keras is imported."
         )

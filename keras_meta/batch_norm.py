@@ -147,6 +147,17 @@ def is_inexact(layer):
     return type(layer) in EXACT and not getattr(layer, "renorm", False)
 
 
+def require_exact_form(layers):
+    """Raises a ValueError for a layer whose batch statistics cannot be read."""
+    for layer in layers:
+        if not is_inexact(layer):
+            raise ValueError(
+                "expected keras.layers.BatchNormalization without renorm, whose batch "
+                f"statistics can be read, got layer '{layer.name}' of "
+                f"{type(layer).__name__}."
+            )
+
+
 class Exact(keras.layers.Layer):
     """A normalization layer's exact form, with the variables of that layer.
 

@@ -1,4 +1,4 @@
-"""Checks of what users pass to a learner: one sentence each, before anything runs."""
+"""Checks of a learner's inputs: one sentence for each, before anything runs."""
 
 import contextlib
 import re
@@ -11,17 +11,17 @@ import tensorflow as tf
 INPUTS = ("support_x", "support_y", "query_x")
 UNEQUAL_TASKS = "expected query_x and the state to be of the same number of tasks."
 UNEQUAL_QUERIES = "expected query_x and query_y of equal T and Q, they differ."
-# What to do about labels, in the sentences that refuse them.
+# Remedies for invalid labels, in the errors that refuse them.
 NUMBERED = "np.unique(labels, return_inverse=True)[1]"
-RENUMBER = f"{NUMBERED} renumbers those of a task"
+RENUMBER = f"{NUMBERED} renumbers the labels of a task"
 ONE_HOT = "np.argmax(labels, axis=-1) turns one-hot labels into integers"
-# A dataset of more batches than this is endless for all purposes: `episodes(...)` is a
-# range of 2^62 indices, whatever is mapped and batched after it.
+# A dataset of more batches than this counts as endless: `episodes(...)` is a mapped
+# range of 2^63 indices.
 ENDLESS = 2**32
 
 
 def required(tensors, *checks):
-    """A nest of tensors, of which a graph has nothing until all checks have passed.
+    """Returns a nest of tensors that a graph computes only after all checks.
 
     Args:
         tensors: the nest.
@@ -31,7 +31,7 @@ def required(tensors, *checks):
     assertions = []
     for condition, sentence in checks:
         if tf.is_symbolic_tensor(condition):
-            # Sentence by sentence: a later condition may not even make sense.
+            # In order, because a later condition may presuppose an earlier one.
             with tf.control_dependencies(assertions):
                 assertions = [tf.debugging.Assert(condition, [sentence], name="check")]
         elif not condition:
@@ -50,7 +50,7 @@ def check_integer(name, value, least):
 
 @contextlib.contextmanager
 def in_a_sentence():
-    """Raises what a graph's check states as `required` does outside of graphs."""
+    """Converts the error of a graph's check to the ValueError of `required`."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -62,30 +62,35 @@ def in_a_sentence():
 
 
 def is_finite(nest):
-    """Whether no tensor of a nest has a NaN or an infinity."""
+    """Returns whether all tensors of a nest are finite."""
     floating = [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floating])
 
 
 def finite(name, condition):
-    """The check that what is called so is finite."""
+    """Returns the check of a condition that states whether values are finite."""
     return condition, f"expected finite values in {name}, got NaN or infinity."
 
 
 def named_shape(spec, *axes):
-    """The shape of examples in words: `[T, S, 28, 28, 1]`, if `axes` are T and S.
+    """Returns the shape of examples in words, such as `[T, S, 28, 28, 1]`.
 
     Args:
         spec: their TensorSpec, with two leading axes.
-        *axes: what to call those that are there.
+        *axes: names of the leading axes.
     """
     return f"[{', '.join([*axes, *map(str, spec.shape[2:])])}]"
 
 
 def check_episodes(learner, episodes):
-    """Raises unless these are batches of episodes, before any is drawn."""
-    if isinstance(episodes, keras.utils.PyDataset) or hasattr(episodes, "__next__"):
-        return  # of which nothing is known before
+    """Raises a ValueError unless these are batches of episodes; draws none.
+
+    A Python data set, an iterator or a distributed data set states no shapes. Each
+    batch is checked then.
+    """
+    unknown = keras.utils.PyDataset, tf.distribute.DistributedDataset
+    if isinstance(episodes, unknown) or hasattr(episodes, "__next__"):
+        return
     spec = getattr(episodes, "element_spec", episodes)
     episode = spec[0] if isinstance(spec, tuple) else spec
     if not isinstance(episode, dict) or not set(INPUTS) <= set(episode):
@@ -104,17 +109,17 @@ def check_episodes(learner, episodes):
     check_y(learner, "support_y", episode["support_y"])
     if isinstance(spec, tuple) and len(spec) > 1:
         check_y(learner, "query_y", spec[1])
-        asked, answered = (v.shape[:2] for v in (episode["query_x"], spec[1]))
-        if not asked.is_compatible_with(answered):
+        query_x, query_y = episode["query_x"], spec[1]
+        if not query_x.shape[:2].is_compatible_with(query_y.shape[:2]):
             raise ValueError(UNEQUAL_QUERIES)
 
 
 def check_end(data, steps, argument):
-    """Raises if a dataset never ends and nothing says how many batches to draw.
+    """Raises a ValueError if a dataset never ends and the number of batches is None.
 
     Args:
-        data: what Keras takes as x.
-        steps: how many batches are to be drawn, None for all.
+        data: x of `fit`, `evaluate` or `predict`.
+        steps: number of batches to draw, None for all.
         argument: the name of the argument that sets `steps`.
     """
     if steps is None and isinstance(data, tf.data.Dataset):
@@ -127,7 +132,7 @@ def check_end(data, steps, argument):
 
 
 def check_x(learner, name, x):
-    """Raises unless an x, or its TensorSpec, has the right shape and kind."""
+    """Raises a ValueError unless an x, or its TensorSpec, is valid."""
     spec = learner.x_spec(name)
     if not spec.shape.is_compatible_with(x.shape):
         missing = spec.shape.rank - len(x.shape)
@@ -146,7 +151,7 @@ def check_x(learner, name, x):
 
 
 def check_y(learner, name, y):
-    """Raises unless a y, or its TensorSpec, has the right shape and kind."""
+    """Raises a ValueError unless a y, or its TensorSpec, is valid."""
     spec = learner.y_spec(name)
     if learner.classification and not tf.as_dtype(y.dtype).is_integer:
         dtype = tf.as_dtype(y.dtype)
@@ -165,12 +170,12 @@ def check_y(learner, name, y):
 
 
 def _is_onehot(spec, y):
-    """Whether a y, or its TensorSpec, has an axis more than labels have."""
+    """Returns whether a y, or its TensorSpec, has one axis more than labels."""
     return spec.dtype.is_integer and len(y.shape) == spec.shape.rank + 1
 
 
 def checked_x(learner, name, x):
-    """x in the learner's precision, once it is known to be right."""
+    """Returns x in the learner's precision, after validation."""
     spec = learner.x_spec(name)
     x = tf.convert_to_tensor(x)
     check_x(learner, name, x)
@@ -179,7 +184,7 @@ def checked_x(learner, name, x):
 
 
 def checked_support(learner, support_x, support_y):
-    """Both, once all is known to be right."""
+    """Returns support_x and support_y in the learner's dtypes, after validation."""
     support_x = checked_x(learner, "support_x", support_x)
     y = tf.convert_to_tensor(support_y)
     check_y(learner, "support_y", y)
@@ -193,9 +198,9 @@ def checked_support(learner, support_x, support_y):
             tf.reduce_all(shape >= [1, learner.least_support]),
             "expected at least one task and one support example, got none.",
         ),
-        _is_answer(learner, "support_y", y),
+        _y_check(learner, "support_y", y),
     ]
-    # Once it is checked: a cast to int32 may wrap.
+    # The check above reads y before this cast, which may overflow.
     y = tf.cast(y, learner.y_spec("support_y").dtype)
     if learner.classification and learner.gapless:
         # The n labels of a task without a gap are below its number of examples.
@@ -213,8 +218,16 @@ def checked_support(learner, support_x, support_y):
     return required((support_x, y), *checks)
 
 
+def checked_query(learner, state, query_x):
+    """Returns a state, and query_x in the learner's precision, after validation."""
+    query_x = checked_x(learner, "query_x", query_x)
+    tasks = tf.shape(tf.nest.flatten(state)[0])[0]
+    same = tf.equal(tasks, tf.shape(query_x)[0])
+    return required((state, query_x), (same, UNEQUAL_TASKS))
+
+
 def checked_data(learner, data):
-    """A batch as Keras gives it, once its query_y and weights are known to be right.
+    """Returns the parts of a batch of `fit` or `evaluate`, after validation.
 
     Returns:
         `(episode, query_y, weights)`: weights `[T]` or `[T, Q]`, or None.
@@ -226,7 +239,7 @@ def checked_data(learner, data):
     classes = None
     if learner.classification:
         classes = tf.reduce_max(tf.cast(episode["support_y"], tf.int64)) + 1
-    checks = [(equal, UNEQUAL_QUERIES), _is_answer(learner, "query_y", y, classes)]
+    checks = [(equal, UNEQUAL_QUERIES), _y_check(learner, "query_y", y, classes)]
     if weights is not None:
         weights = tf.cast(weights, learner.variable_dtype)
         rank = weights.shape.rank
@@ -246,11 +259,36 @@ def checked_data(learner, data):
     return episode, *required((y, weights), *checks)
 
 
-def _is_answer(learner, name, y, classes=None):
-    """The check that all of a y are labels of a class, or finite numbers."""
+def checked_weights(sample_weight, values, axes):
+    """Returns the sample weights of a metric in float64, after validation.
+
+    Args:
+        sample_weight: the weights as given.
+        values: the weighted values, which have the shape that weights must have.
+        axes: that shape in words.
+
+    Raises:
+        ValueError: weights of another shape, negative or not finite. Inside a graph,
+            conditions unknown at tracing raise an InvalidArgumentError.
+    """
+    weights = tf.cast(sample_weight, "float64")
+    expected = f"expected sample_weight of shape {axes}"
+    if not weights.shape.is_compatible_with(values.shape):
+        raise ValueError(f"{expected}, got {list(weights.shape)}.")
+    same = tf.reduce_all(tf.equal(tf.shape(weights), tf.shape(values)))
+    valid = tf.reduce_all((weights >= 0) & tf.math.is_finite(weights))
+    return required(
+        weights,
+        (same, f"{expected}, got another."),
+        (valid, "expected sample_weight to be finite and >= 0, got one that is not."),
+    )
+
+
+def _y_check(learner, name, y, classes=None):
+    """Returns the check that all of a y are labels of a class, or finite numbers."""
     if not learner.classification:
         return finite(name, is_finite(y))
-    y = tf.cast(y, tf.int64)  # in int8 the number of classes may wrap
+    y = tf.cast(y, tf.int64)  # the number of classes may overflow int8
     if learner.output_size is not None:
         classes, limit = learner.output_size, f"{learner.output_size})"
         hint = f"{RENUMBER}, and a learner of more outputs (with_classes) takes more"

@@ -92,14 +92,14 @@ def listed(directory, folders=False):
     Returns:
         `(paths, skipped)`, paths sorted by name and skipped `[(path, reason)]`.
     """
-    found, skipped = [], []
+    paths, skipped = [], []
     for path in sorted(pathlib.Path(directory).iterdir()):
         reason = _why_not(path, folders)
         if reason is None:
-            found.append(path)
+            paths.append(path)
         else:
             skipped.append((path, reason))
-    return found, skipped
+    return paths, skipped
 
 
 def notes(skipped):

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# Tone and coverage above which a transparent image counts as light, or has a ground.
+# Intensity above which a transparent image counts as light, and coverage above which it
+# has a ground.
 LIGHT, HALF = 128, 0.5
 
 
@@ -79,8 +80,8 @@ class ImagePreprocess:
         self.channels = channels
         self.invert = invert
         self.detect = bool(invert if detect is None else detect)
-        self.mean = _of_channels("mean", mean, channels)
-        self.deviation = _of_channels("deviation", deviation, channels, above=0)
+        self.mean = _by_channel("mean", mean, channels)
+        self.deviation = _by_channel("deviation", deviation, channels, above=0)
 
     @property
     def shape(self):
@@ -124,17 +125,17 @@ class ImagePreprocess:
         """Converts images to grey or colour, also if a graph's channels are unknown."""
         given, leading = images.shape[-1], images.shape[:-1]
         if given is None:
-            found = tf.shape(images)[-1]
+            channels = tf.shape(images)[-1]
             check = tf.debugging.Assert(
-                (found == 1) | (found == 3),
+                (channels == 1) | (channels == 3),
                 [
                     "expected uint8 images of shape [..., H, W, 1 or 3], got channels:",
-                    found,
+                    channels,
                 ],
             )
             with tf.control_dependencies([check] if check is not None else []):
                 return tf.cond(
-                    found == 3,
+                    channels == 3,
                     lambda: self._recoloured(tf.ensure_shape(images, [*leading, 3])),
                     lambda: self._recoloured(tf.ensure_shape(images, [*leading, 1])),
                 )
@@ -175,7 +176,7 @@ class ImagePreprocess:
         Returns:
             float32 `[..., height, width, channels]`.
         """
-        # A product: a graph makes one of a quotient by a constant, which differs.
+        # A product: graphs replace a quotient by a product, which rounds differently.
         scaled = tf.cast(images, tf.float32) * (1 / 255)
         invert = tf.convert_to_tensor(self.invert if invert is None else invert)
         if invert.shape.rank:
@@ -252,11 +253,12 @@ class ImagePreprocess:
         return cls(**config)
 
 
-def _of_channels(name, values, channels, above=None):
-    """A number for each channel, a list of floats; None for None.
+def _by_channel(name, values, channels, above=None):
+    """Returns one number for each channel, a list of floats, or None for None.
 
     Raises:
-        ValueError: other things, or values that are not above `above`.
+        ValueError: values that are not finite numbers above `above`, or another number
+            of them.
     """
     if values is None:
         return None
@@ -290,7 +292,7 @@ def ink_tones(images):
     tone = tf.reduce_mean(tf.cast(images, tf.float32), axis=-1)
     tone -= tf.reduce_mean(tone, axis=(-2, -1), keepdims=True)
     skew = tf.reduce_mean(tone**3, axis=(-2, -1))
-    return tf.cast(tf.sign(tf.round(skew)), tf.int32)  # no sign of mere rounding
+    return tf.cast(tf.sign(tf.round(skew)), tf.int32)  # rounding errors have no sign
 
 
 def decode(content):
@@ -315,7 +317,7 @@ def decode(content):
         pixels = tf.cond(
             is_png,
             lambda: tf.io.decode_png(content),
-            # The default way differs from Pillow's by some levels.
+            # The default method differs from Pillow's by some intensity levels.
             lambda: tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE"),
         )
     return opaque(pixels)
@@ -343,69 +345,3 @@ def opaque(pixels):
     light = weighted > LIGHT * coverage
     ground = tf.where(light == (coverage > HALF), 255, 0)
     return tf.cast((alpha * colours + (255 - alpha) * ground + 127) // 255, tf.uint8)
-
-
-def affine(images, angle, zoom, shift, shear=0.0):
-    """Rotates, scales, shears and translates each image about its centre, bilinearly.
-
-    Args:
-        images: `[n, H, W, C]`; pixels from outside are zero.
-        angle: in radians, counter-clockwise, `[n]`.
-        zoom: above 1 enlarges, `[n]`.
-        shift: rightwards and downwards, as shares of width and height, `[n, 2]`.
-        shear: of columns by rows, `[n]` or a number.
-
-    Returns:
-        Images of the same shape, float32.
-    """
-    images = tf.cast(tf.convert_to_tensor(images), tf.float32)
-    height, width = images.shape[1:3]
-    # From a place (x, y) in the new image, about its centre, to a place in the old.
-    cosine, sine = tf.cos(angle) / zoom, tf.sin(angle) / zoom
-    a, b = cosine, shear * cosine - sine
-    c, d = sine, shear * sine + cosine
-    centre = tf.constant([(width - 1) / 2, (height - 1) / 2])
-    moved = centre + shift * tf.constant([width, height], tf.float32)
-    x0 = centre[0] - a * moved[:, 0] - b * moved[:, 1]
-    y0 = centre[1] - c * moved[:, 0] - d * moved[:, 1]
-    zero = tf.zeros_like(x0)
-    return tf.ensure_shape(
-        tf.raw_ops.ImageProjectiveTransformV3(
-            images=images,
-            transforms=tf.stack([a, b, x0, c, d, y0, zero, zero], axis=1),
-            output_shape=[height, width],
-            fill_value=0.0,
-            interpolation="BILINEAR",
-            fill_mode="CONSTANT",
-        ),
-        images.shape,
-    )
-
-
-def random_affine(images, seed, degrees=180.0, zoom=(0.8, 1.2), shift=0.2, shear=0.0):
-    """Rotates, scales, shears and translates each image by uniformly random amounts.
-
-    Args:
-        images: `[n, H, W, C]`, zero where empty.
-        seed: `[2]`; the same seed gives the same images.
-        degrees: largest rotation in either direction, in degrees.
-        zoom: `(low, high)`.
-        shift: largest translation, as a share of the image's size.
-        shear: largest shear in either direction.
-
-    Returns:
-        float32 `[n, H, W, C]`.
-    """
-    seeds = tf.unstack(tf.random.split(seed, 4))
-    count = tf.shape(images)[0]
-
-    def draw(seed, low, high, *shape):
-        return tf.random.stateless_uniform([count, *shape], seed, low, high)
-
-    return affine(
-        images,
-        draw(seeds[0], -np.radians(degrees), np.radians(degrees)),
-        draw(seeds[1], *map(float, zoom)),
-        draw(seeds[2], -float(shift), float(shift), 2),
-        draw(seeds[3], -float(shear), float(shear)),
-    )

@@ -111,3 +111,22 @@ class WorkersModel(keras.Model):
         if isinstance(tf.distribute.get_strategy(), workers):
             return {name: tf.reshape(value, [1]) for name, value in results.items()}
         return results
+
+
+class WrappedDataset(tf.data.Dataset):
+    """A `tf.data.Dataset` with the elements of another, for subclasses.
+
+    Args:
+        dataset: a `tf.data.Dataset`.
+    """
+
+    def __init__(self, dataset):
+        self._wrapped = dataset
+        super().__init__(tf.data.experimental.to_variant(dataset))
+
+    def _inputs(self):
+        return [self._wrapped]
+
+    @property
+    def element_spec(self):
+        return self._wrapped.element_spec

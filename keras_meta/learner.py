@@ -1,7 +1,5 @@
 """Learner: the base class of all few-shot learners."""
 
-import functools
-
 import keras
 import tensorflow as tf
 
@@ -10,13 +8,14 @@ from keras_meta import (
     checks,
     keras_private,
     losses,
+    network,
     settings,
     trainer,
     units,
 )
 
-# Added to the logit of a class that is absent from the support set: its probability is
-# then exactly zero in float32, and nothing turns into NaN as infinity would.
+# Added to the logit of a class that is absent from the support set. Its probability is
+# then exactly zero in float32. Infinity would cause NaN.
 ABSENT = -1e9
 
 # Names of arguments in other libraries, and their equivalents here.
@@ -61,7 +60,8 @@ class Learner(settings.Spelled, trainer.Trainer):
             (the learner predicts mean and scale), or a `keras.losses.Loss`. It is the
             inner loss of learners that have one, and the query loss unless `compile`
             sets another.
-        example_shape: shape of one example x, without batch axes.
+        example_shape: shape of one example x, without batch axes; or the Keras model
+            that reads x, whose input shape and dtype policy are then the learner's.
         outputs: number of classes N, or of target dimensions d_y; None if the support
             set determines the number of classes.
         preprocess: the `ImagePreprocess` that produces x, if x are images. The command
@@ -117,7 +117,11 @@ class Learner(settings.Spelled, trainer.Trainer):
                 f"expected the arguments of {type(self).__name__}, got {name}: use "
                 f"{ELSEWHERE[name]}."
             )
-        # Layers cast by themselves: to float16 they would cast targets and losses too.
+        if isinstance(example_shape, keras.Model):
+            network.require_built(example_shape)
+            kwargs.setdefault("dtype", network.policy(example_shape))
+            example_shape = example_shape.input_shape[1:]
+        # Layers cast their own inputs. Autocasting here would cast targets too.
         super().__init__(autocast=False, **kwargs)
         self.supports_jit = False  # until `compile(jit_compile=True)`
         self.support_loss = losses.get(loss, self.variable_dtype)
@@ -128,6 +132,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         self.point_units = point_units
         self.query_loss = self.support_loss
         self._loss_config = losses.config(loss)
+        self.built = True  # a subclass builds its layers in `__init__`
 
     # Implemented or overridden by subclasses.
 
@@ -216,7 +221,7 @@ class Learner(settings.Spelled, trainer.Trainer):
 
         x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
         copy = type(self).from_config(self.get_config())
-        copy(self.example())  # so that it has its variables
+        copy(self.example())  # creates its variables
         copy.set_weights(self.get_weights())
         state = tf.nest.map_structure(lambda v: v[0], self.adapt(x[None], y[None]))
         optimizer = optimizer or keras.optimizers.Adam(1e-3)
@@ -232,7 +237,7 @@ class Learner(settings.Spelled, trainer.Trainer):
 
     # Called by users.
 
-    def adapt(self, support_x, support_y, training=False, traced=False):
+    def adapt(self, support_x, support_y, training=False):
         """Learns T tasks, each from its own S support examples.
 
         Args:
@@ -240,8 +245,6 @@ class Learner(settings.Spelled, trainer.Trainer):
             support_y: integer labels `[T, S]`, where the n <= N labels of a task are
                 0..n-1; or targets `[T, S, d_y]`.
             training: if True, uses the settings of meta-training.
-            traced: if True, reuses the shape-polymorphic trace inside a `tf.function`
-                too.
 
         Returns:
             The state: a nest of tensors, each with a leading T.
@@ -249,29 +252,17 @@ class Learner(settings.Spelled, trainer.Trainer):
         Raises:
             ValueError: wrong rank or shape, no support example, labels out of range or
                 with a gap, values that are not finite, or values so large that learning
-                diverges. A surrounding `tf.function` checks divergence only with
-                `traced`.
+                diverges. A surrounding `tf.function` does not check divergence.
         """
-        return self._adapted(support_x, support_y, training, traced)[0]
+        return self._adapt(support_x, support_y, training)[0]
 
-    def _adapted(self, support_x, support_y, training, traced=False):
-        """Returns the state, and the activity regularizers of a trace or None."""
-        support_x, support_y = checks.checked_support(self, support_x, support_y)
-        if training or not (traced or tf.executing_eagerly()):
-            return self.adapt_tasks(support_x, support_y, training), None
-        state, finite, penalty = self._traced_adapt()(support_x, support_y)
-        sentence = checks.finite("what was learned of support_x", finite)
-        return checks.required(state, sentence), penalty
-
-    def infer(self, state, query_x, training=False, traced=False):
+    def infer(self, state, query_x, training=False):
         """Predicts Q queries of each task.
 
         Args:
             state: the state that `adapt` returned for T tasks.
             query_x: `[T, Q, ...]`.
             training: if True, uses the settings of meta-training.
-            traced: if True, reuses the shape-polymorphic trace inside a `tf.function`
-                too.
 
         Returns:
             Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`, or a pair of mean and
@@ -281,26 +272,7 @@ class Learner(settings.Spelled, trainer.Trainer):
             ValueError: wrong rank or shape, a T that differs from the state's, a state
                 computed with other settings, or values that are not finite.
         """
-        return self._inferred(state, query_x, training, traced)[0]
-
-    def _inferred(self, state, query_x, training, traced=False):
-        """Returns the predictions, and the activity regularizers of a trace or None."""
-        query_x = checks.checked_x(self, "query_x", query_x)
-        tasks = tf.shape(tf.nest.flatten(state)[0])[0]
-        same = tf.equal(tasks, tf.shape(query_x)[0])
-        state, query_x = checks.required((state, query_x), (same, checks.UNEQUAL_TASKS))
-        if training or not (traced or tf.executing_eagerly()):
-            return self.infer_tasks(state, query_x, training), None
-        try:
-            tf.nest.assert_same_structure(state, self.state_spec(), check_types=False)
-        except (TypeError, ValueError):
-            raise ValueError(
-                "expected the state that adapt gives with the settings and trainable "
-                "flags of now, got one of another structure: adapt again."
-            ) from None
-        outputs, finite, penalty = self._traced_infer()(state, query_x)
-        sentence = checks.finite("the answers to query_x", finite)
-        return checks.required(outputs, sentence), penalty
+        return self._infer(state, query_x, training)[0]
 
     def with_classes(self, classes):
         """Returns a copy with another number of classes, reusing the weights.
@@ -331,9 +303,9 @@ class Learner(settings.Spelled, trainer.Trainer):
             value = self.carried(old.numpy(), tuple(new.shape))
             if value is None:
                 raise ValueError(
-                    f"{type(self).__name__} reads labels through weights made for "
-                    f"{self.output_size} classes: expected to be trained anew for "
-                    f"{classes}."
+                    f"expected a learner without weights for a fixed number of "
+                    f"classes, {type(self).__name__} reads labels through weights for "
+                    f"{self.output_size}: train another one for {classes}."
                 )
             new.assign(value)
         if self.compiled:
@@ -341,14 +313,28 @@ class Learner(settings.Spelled, trainer.Trainer):
         return copy
 
     def call(self, episode, training=False):
-        state, support_penalty = self._adapted(
+        state, support_penalty = self._adapt(
             episode["support_x"], episode["support_y"], training
         )
-        outputs, query_penalty = self._inferred(state, episode["query_x"], training)
+        outputs, query_penalty = self._infer(state, episode["query_x"], training)
         for penalty in (support_penalty, query_penalty):
-            if penalty is not None:  # else the layers have added their own
+            if penalty is not None:  # otherwise the layers have added their own
                 self.add_loss(penalty)
         return stacked(outputs)
+
+    def _adapt(self, support_x, support_y, training):
+        """Returns the state, and the activity regularizers of a trace or None."""
+        if not training and tf.executing_eagerly():
+            return self.adapt_traced(support_x, support_y)
+        support_x, support_y = checks.checked_support(self, support_x, support_y)
+        return self.adapt_tasks(support_x, support_y, training), None
+
+    def _infer(self, state, query_x, training):
+        """Returns the predictions, and the activity regularizers of a trace or None."""
+        if not training and tf.executing_eagerly():
+            return self.infer_traced(state, query_x)
+        state, query_x = checks.checked_query(self, state, query_x)
+        return self.infer_tasks(state, query_x, training), None
 
     def export(self, *args, **kwargs):
         """Refuses Keras' export, whose signature has no support set: see `km.export`.
@@ -361,66 +347,6 @@ class Learner(settings.Spelled, trainer.Trainer):
             "request, got learner.export."
         )
 
-    # Traces, for any T, S and Q, with whether what comes out is finite.
-
-    def trace_key(self):
-        """Returns what a trace depends on besides its inputs: settings and flags."""
-        layers = keras_private.layers_of(self)
-        flags = tuple(layer.trainable for layer in layers)
-        return settings.current(self), flags
-
-    def _traced_adapt(self):
-        return self.traced(
-            "adapt",
-            functools.partial(_traceable, self.adapt_tasks),
-            [self.x_spec("support_x"), self.y_spec("support_y")],
-        )
-
-    def _traced_infer(self):
-        return self.traced(
-            "infer",
-            functools.partial(_traceable, self.infer_tasks),
-            [self.state_spec(), self.x_spec("query_x")],
-        )
-
-    def traced(self, name, function, signature):
-        """Returns the `tf.function` of a name; retraced when settings or flags change.
-
-        Args:
-            name: name of the trace.
-            function: the function to trace.
-            signature: its inputs, a list of nests of TensorSpecs; None for any.
-        """
-        return self._functions.get(self.trace_key(), name, function, signature)
-
-    def state_spec(self):
-        """Returns the structure of the state that `adapt` returns, as TensorSpecs."""
-        return tf.nest.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype),
-            self._traced_adapt().get_concrete_function().structured_outputs[0],
-        )
-
-    def x_spec(self, name):
-        """Returns the TensorSpec of examples `[T, S or Q, ...]`, T, S and Q free."""
-        return tf.TensorSpec(
-            [None, None, *self.example_shape], self.variable_dtype, name
-        )
-
-    def y_spec(self, name):
-        """Returns the TensorSpec of labels `[T, S]` or targets `[T, S, d_y]`."""
-        if self.classification:
-            return tf.TensorSpec([None, None, *self.label_shape], tf.int32, name)
-        shape = [None, None, self.output_size]
-        return tf.TensorSpec(shape, self.variable_dtype, name)
-
-    def example(self):
-        """Returns an episode of zeros: one task with one example and one query."""
-        spec = self.x_spec("support_x")
-        x = tf.zeros([1, 1, *self.example_shape], spec.dtype)
-        spec = self.y_spec("support_y")
-        y = tf.zeros([1, 1, *spec.shape[2:]], spec.dtype)
-        return {"support_x": x, "support_y": y, "query_x": x}
-
     def masked(self, outputs, classes):
         """Masks the logits of absent classes.
 
@@ -429,7 +355,7 @@ class Learner(settings.Spelled, trainer.Trainer):
                 unchanged.
             classes: number of classes present, `[T]` or a scalar.
         """
-        outputs = tf.cast(outputs, self.variable_dtype)  # float16 ends at 65504
+        outputs = tf.cast(outputs, self.variable_dtype)  # the largest float16 is 65504
         if not self.classification:
             return outputs
         classes = tf.reshape(classes, [-1] + [1] * (outputs.shape.rank - 1))
@@ -438,7 +364,8 @@ class Learner(settings.Spelled, trainer.Trainer):
 
     def get_config(self):
         config = super().get_config()
-        config["loss"] = self._loss_config
+        if settings.accepts(type(self), "loss"):
+            config["loss"] = self._loss_config
         for name in ("preprocess", "point_units"):
             config[name] = keras.saving.serialize_keras_object(getattr(self, name))
         flags = [layer.trainable for layer in keras_private.layers_of(self)]
@@ -455,21 +382,9 @@ class Learner(settings.Spelled, trainer.Trainer):
         }
         flags = config.pop("layer_flags", None)
         learner = cls(**config)
-        # Parents come before the layers inside, which have the last word.
+        # A flag also sets those of the layers inside, which follow in this order.
         for layer, flag in zip(
             keras_private.layers_of(learner), flags or [], strict=False
         ):
             layer.trainable = flag
         return learner
-
-
-def _traceable(function, *args):
-    """Returns a function's outputs, whether they are finite, and its layers' losses.
-
-    No variable changes, and the layers store nothing of the trace.
-    """
-    with keras.StatelessScope(collect_losses=True) as scope:
-        outputs = function(*args)
-    penalties = [tf.cast(loss, keras.config.floatx()) for loss in scope.losses]
-    penalty = tf.add_n(penalties) if penalties else tf.zeros([])
-    return outputs, checks.is_finite(outputs), penalty

@@ -46,9 +46,12 @@ def run(cell, inputs, state, unroll=False):
     cells = getattr(cell, "cells", [cell])
     pairs = zip(state[::2], state[1::2], strict=True) if len(cells) == 1 else state
     last = []
-    for each, (hidden, memory) in zip(cells, pairs, strict=True):
-        bias = each.bias if each.use_bias else tf.zeros([4 * each.units], inputs.dtype)
-        weights = map(tf.convert_to_tensor, (each.kernel, each.recurrent_kernel, bias))
+    for layer, (hidden, memory) in zip(cells, pairs, strict=True):
+        bias = layer.bias
+        if not layer.use_bias:
+            bias = tf.zeros([4 * layer.units], inputs.dtype)
+        weights = layer.kernel, layer.recurrent_kernel, bias
+        weights = map(tf.convert_to_tensor, weights)
         inputs, memory = _lstm(unroll)(inputs, hidden, memory, *weights)
         last.append([inputs[:, -1], memory])
     return inputs, last[0] if len(cells) == 1 else last

@@ -1,45 +1,12 @@
 """Metrics of episodes: the mean over tasks and its 95% interval."""
 
 import keras
-import tensorflow as tf
 from keras import ops
 
-from keras_meta import keras_private, losses
+from keras_meta import checks, keras_private, losses
 
 # Half-width of a 95% normal interval, in standard errors.
 Z95 = 1.959964
-
-
-def _checked_weights(sample_weight, values, axes):
-    """Returns sample weights in float64, after validation.
-
-    Args:
-        sample_weight: the weights as given.
-        values: the weighted values, which have the shape that weights must have.
-        axes: that shape in words.
-
-    Raises:
-        ValueError: weights of another shape, negative or not finite. Inside a graph,
-            conditions unknown at tracing raise an InvalidArgumentError.
-    """
-    weights = tf.cast(sample_weight, "float64")
-    expected = f"expected sample_weight of shape {axes}"
-    if not weights.shape.is_compatible_with(values.shape):
-        raise ValueError(f"{expected}, got {list(weights.shape)}.")
-    same = tf.reduce_all(tf.equal(tf.shape(weights), tf.shape(values)))
-    sound = tf.reduce_all((weights >= 0) & tf.math.is_finite(weights))
-    for condition, sentence in (
-        (same, f"{expected}, got another."),
-        (sound, "expected sample_weight to be finite and >= 0, got one that is not."),
-    ):
-        if not tf.is_symbolic_tensor(condition):
-            if not condition:
-                raise ValueError(sentence)
-            continue
-        assertion = tf.debugging.Assert(condition, [sentence], name="check")
-        with tf.control_dependencies([assertion]):
-            weights = tf.identity(weights)
-    return weights
 
 
 def _product(weights, values):
@@ -47,25 +14,36 @@ def _product(weights, values):
     return ops.where(weights > 0, weights * values, 0)
 
 
-def _merge(metric, others):
-    """Adds the sums of other metrics to those of one."""
+class _SumsMetric(keras.metrics.Metric):
+    """A metric whose variables are sums, so that metrics merge by addition."""
 
-    def settings(each):
-        return {**each.get_config(), "name": None, "dtype": None, "interval": None}
+    def merge_state(self, metrics):
+        """Adds the sums of other metrics to this one.
 
-    others = list(others)
-    for other in others:
-        if type(other) is not type(metric) or settings(other) != settings(metric):
-            raise ValueError(
-                f"expected metrics of the kind and settings of {metric.name}, got "
-                f"{other.name}."
-            )
-    for other in others:
-        for mine, its in zip(metric.variables, other.variables, strict=True):
-            mine.assign_add(its)
+        Args:
+            metrics: metrics of the same class and settings.
+
+        Raises:
+            ValueError: metrics of another class or with other settings.
+        """
+        metrics = list(metrics)
+        for other in metrics:
+            if type(other) is not type(self) or _settings(other) != _settings(self):
+                raise ValueError(
+                    f"expected metrics of the class and settings of {self.name}, got "
+                    f"{other.name}."
+                )
+        for other in metrics:
+            for mine, its in zip(self.variables, other.variables, strict=True):
+                mine.assign_add(its)
 
 
-class EpisodeMetric(keras.metrics.Metric):
+def _settings(metric):
+    """Returns the configuration that decides which sums a metric adds up."""
+    return {**metric.get_config(), "name": None, "dtype": None, "interval": None}
+
+
+class EpisodeMetric(_SumsMetric):
     """The mean over tasks of a score, or the half-width of its 95% interval.
 
     The interval treats tasks, not queries, as independent samples: `1.96 s / sqrt(T)`
@@ -109,10 +87,10 @@ class EpisodeMetric(keras.metrics.Metric):
         self.interval = interval
         keras_private.set_direction(self, "down" if interval else self.direction)
         zeros = {"initializer": "zeros", "dtype": "float64"}
-        self.count = self.add_weight(name="count", **zeros)  # of positive weights
-        self.weight = self.add_weight(name="weight", **zeros)  # sum of w
-        self.total = self.add_weight(name="total", **zeros)  # sum of w s
-        # Of w^2, w^2 s and w^2 s^2.
+        # The number of positive weights w, and the sums of w, w s, w^2, w^2 s, w^2 s^2.
+        self.count = self.add_weight(name="count", **zeros)
+        self.weight = self.add_weight(name="weight", **zeros)
+        self.total = self.add_weight(name="total", **zeros)
         self.weight_squares = self.add_weight(name="weight_squares", **zeros)
         self.products = self.add_weight(name="products", **zeros)
         self.squares = self.add_weight(name="squares", **zeros)
@@ -155,9 +133,9 @@ class EpisodeMetric(keras.metrics.Metric):
             if sample_weight is None:
                 return scores, ops.ones_like(scores)
             axes = "[T] or [T, Q]" if by_query else "[T]"
-            return scores, _checked_weights(sample_weight, scores, axes)
+            return scores, checks.checked_weights(sample_weight, scores, axes)
         scores = ops.cast(self.query_scores(y_true, y_pred), "float64")
-        weights = _checked_weights(sample_weight, scores, "[T] or [T, Q]")
+        weights = checks.checked_weights(sample_weight, scores, "[T] or [T, Q]")
         scores = ops.sum(_product(weights, scores), axis=-1)
         scores = ops.divide_no_nan(scores, ops.sum(weights, axis=-1))
         return scores, ops.mean(weights, axis=-1)
@@ -171,17 +149,6 @@ class EpisodeMetric(keras.metrics.Metric):
         self.weight_squares.assign_add(ops.sum(squares))
         self.products.assign_add(ops.sum(_product(squares, scores)))
         self.squares.assign_add(ops.sum(_product(squares, ops.square(scores))))
-
-    def merge_state(self, metrics):
-        """Adds the sums of other metrics to this one.
-
-        Args:
-            metrics: metrics of the same class and settings.
-
-        Raises:
-            ValueError: metrics of another class or with other settings.
-        """
-        _merge(self, metrics)
 
     def result(self):
         mean = ops.divide_no_nan(self.total, self.weight)
@@ -227,11 +194,11 @@ class EpisodeAccuracy(EpisodeMetric):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
     def query_scores(self, y_true, y_pred):
-        guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        right = ops.equal(ops.cast(y_true, "int32"), guess)
-        if len(right.shape) == 3:
-            right = ops.all(right, axis=-1)
-        return ops.cast(right, self.dtype)
+        predicted = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        correct = ops.equal(ops.cast(y_true, "int32"), predicted)
+        if len(correct.shape) == 3:
+            correct = ops.all(correct, axis=-1)
+        return ops.cast(correct, self.dtype)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -320,17 +287,18 @@ class PresentationAccuracy(EpisodeMetric):
         super().__init__(interval=interval, name=name, dtype=dtype)
         self.presentation = presentation
 
-    def _shown(self, y_true, y_pred):
+    def _presented(self, y_true, y_pred):
         """Counts the classes that each task presents k times, and the correct ones."""
         y_true = ops.cast(y_true, "int32")
-        right = ops.equal(y_true, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+        correct = ops.equal(y_true, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         same = ops.equal(y_true[:, :, None], y_true[:, None])
         if len(y_true.shape) == 3:
-            right, same = ops.all(right, axis=-1), ops.all(same, axis=-1)
-        seen = ops.sum(ops.tril(ops.cast(same, "int32")), axis=-1)  # [T, S], from 1
-        here = ops.cast(ops.equal(seen, self.presentation), self.dtype)
-        rights = ops.sum(here * ops.cast(right, self.dtype), axis=-1)
-        return ops.sum(here, axis=-1), rights
+            correct, same = ops.all(correct, axis=-1), ops.all(same, axis=-1)
+        # The number of times that the class was presented so far, from 1, [T, S].
+        count = ops.sum(ops.tril(ops.cast(same, "int32")), axis=-1)
+        presented = ops.cast(ops.equal(count, self.presentation), self.dtype)
+        correct = ops.sum(presented * ops.cast(correct, self.dtype), axis=-1)
+        return ops.sum(presented, axis=-1), correct
 
     def score(self, y_true, y_pred):
         """Computes one score for each task that presents a class k times.
@@ -339,15 +307,15 @@ class PresentationAccuracy(EpisodeMetric):
             y_true: labels `[T, S]` or `[T, S, 5]`.
             y_pred: logits or probabilities `[T, S, N]` or `[T, S, 5, N]`.
         """
-        shown, rights = self._shown(y_true, y_pred)
-        return rights[shown > 0] / shown[shown > 0]
+        presented, correct = self._presented(y_true, y_pred)
+        return correct[presented > 0] / presented[presented > 0]
 
     def task_scores(self, y_true, y_pred, sample_weight=None):
-        shown, rights = self._shown(y_true, y_pred)
-        scores = ops.cast(ops.divide_no_nan(rights, shown), "float64")
-        weights = ops.cast(shown > 0, "float64")
+        presented, correct = self._presented(y_true, y_pred)
+        scores = ops.cast(ops.divide_no_nan(correct, presented), "float64")
+        weights = ops.cast(presented > 0, "float64")
         if sample_weight is not None:
-            weights *= _checked_weights(sample_weight, scores, "[T]")
+            weights *= checks.checked_weights(sample_weight, scores, "[T]")
         return scores, weights
 
     def get_config(self):
@@ -355,7 +323,7 @@ class PresentationAccuracy(EpisodeMetric):
 
 
 @keras.saving.register_keras_serializable("keras_meta")
-class CalibrationError(keras.metrics.Metric):
+class CalibrationError(_SumsMetric):
     """Expected calibration error: mean difference between confidence and accuracy.
 
     Predictions are sorted into bins by their confidence, the largest probability. The
@@ -396,36 +364,25 @@ class CalibrationError(keras.metrics.Metric):
         weights = ops.reshape(weights, [-1])
         logits = ops.cast(y_pred, "float64") / self.temperature
         confidence = ops.reshape(ops.max(ops.softmax(logits), axis=-1), [-1])
-        guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        right = ops.reshape(ops.equal(y_true, guess), [-1])
-        place = ops.cast(ops.ceil(confidence * self.bins) - 1, "int32")
-        here = ops.one_hot(place, self.bins, dtype="float64")
-        self.count.assign_add(ops.sum(here * weights[:, None], axis=0))
-        excess = _product(weights, ops.cast(right, "float64") - confidence)
-        self.excess.assign_add(ops.sum(here * excess[:, None], axis=0))
+        predicted = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        correct = ops.reshape(ops.equal(y_true, predicted), [-1])
+        bins = ops.cast(ops.ceil(confidence * self.bins) - 1, "int32")
+        members = ops.one_hot(bins, self.bins, dtype="float64")
+        self.count.assign_add(ops.sum(members * weights[:, None], axis=0))
+        excess = _product(weights, ops.cast(correct, "float64") - confidence)
+        self.excess.assign_add(ops.sum(members * excess[:, None], axis=0))
 
     @staticmethod
     def _weights(sample_weight, y_true):
-        """Weights of the shape of the labels."""
+        """Returns weights with the shape of the labels."""
         axes = "[T] or [T, Q]"
         if len(ops.shape(sample_weight)) == 1 and len(y_true.shape) > 1:
             rest = list(range(1, len(y_true.shape)))
             tasks = ops.sum(y_true, axis=rest)  # [T]
-            weights = _checked_weights(sample_weight, tasks, axes)
+            weights = checks.checked_weights(sample_weight, tasks, axes)
             weights = ops.expand_dims(weights, rest)
             return ops.broadcast_to(weights, ops.shape(y_true))
-        return _checked_weights(sample_weight, y_true, axes)
-
-    def merge_state(self, metrics):
-        """Adds the sums of other metrics to this one.
-
-        Args:
-            metrics: metrics of the same class and settings.
-
-        Raises:
-            ValueError: metrics of another class or with other settings.
-        """
-        _merge(self, metrics)
+        return checks.checked_weights(sample_weight, y_true, axes)
 
     def result(self):
         error = ops.sum(ops.abs(self.excess))

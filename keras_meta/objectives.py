@@ -1,4 +1,4 @@
-"""The support loss of one task, and its part in the outer loss of a batch of tasks."""
+"""The support loss of one task, and the outer loss of a batch of tasks."""
 
 import tensorflow as tf
 
@@ -7,23 +7,24 @@ from keras_meta import network as network_module
 
 
 class SupportLoss:
-    """The mean support loss of one task, as a function of all that it depends on.
+    """The mean support loss of one task, as a function of all its inputs.
 
-    Nothing is captured: a custom gradient drops the gradients of captured tensors, so
-    what the inner loop uses is an argument.
+    It captures no tensor, because `tf.custom_gradient` drops the gradients of captured
+    tensors. All inputs of the inner loop are therefore arguments.
 
     Args:
         network: a `network.Network`.
         adapted: its variables that adapt.
-        shared: its trainable variables that do not.
-        held: values of what does not learn, `{"buffers": [...], "frozen": [...]}`, in
-            the order of the network's roles; seeds are the task's own.
+        shared: its trainable variables that do not adapt.
+        held: values of the variables that are not trained, `{"buffers": [...],
+            "frozen": [...]}`, in the order of the network's roles; seeds may differ by
+            task.
         x: support examples `[S, ...]`.
         y: their labels `[S]` or targets `[S, d_y]`.
         loss: `(y, outputs) -> scalar`.
-        batch: support examples of one step, None for all.
-        order: the places of the examples in the order in which batches take them,
-            `[S]`; None to take them as they come.
+        batch: support examples per step, None for all.
+        order: indices of the examples in the order in which batches take them, `[S]`;
+            None for the order given.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class SupportLoss:
         self.y, self.loss, self.batch, self.order = y, loss, batch, order
         self.held = held
         self.ahead, self.graph = None, network.graph
-        if batch is None:  # what comes before the first layer that adapts is run once
+        if batch is None:  # layers before the first that adapts run once per task
             self.ahead, self.graph = network.split(adapted)
         self.x = x
 
     def inputs(self, shared):
-        """The tensors besides the adapted weights: features of x, shared weights."""
+        """Returns all inputs but the adapted weights: features of x, shared weights."""
         if self.ahead is None:
             return {"x": self.x, "weights": shared}
         pairs = self._pairs([], shared, self.held["buffers"])
@@ -46,22 +47,25 @@ class SupportLoss:
         return {"x": outputs.values, "weights": shared}
 
     def gradient(self, weights, inputs, buffers=None, index=None):
-        """Its gradient, and the buffers after the run.
+        """Computes the gradient, and the values of the buffers after it.
 
         Args:
-            weights: of `adapted`.
-            inputs: as `inputs` gives them.
-            buffers: of the network, those of the start by default.
-            index: of the inner step, which has a batch of its own; None for all of x.
+            weights: values of the variables `adapted`.
+            inputs: the result of `inputs`.
+            buffers: values of the network's buffers; by default the initial ones.
+            index: index of the inner step, which selects its batch; None for all of x.
+
+        Returns:
+            `(gradients, buffers)`, lists of tensors.
         """
         x, y = inputs["x"], self.y
         if self.batch is not None and index is not None:
             examples = tf.shape(x)[0]
             size = tf.minimum(self.batch, examples)
-            chosen = (index * size + tf.range(size)) % examples
+            indices = (index * size + tf.range(size)) % examples
             if self.order is not None:
-                chosen = tf.gather(self.order, chosen)
-            x, y = tf.gather(x, chosen), tf.gather(y, chosen)
+                indices = tf.gather(self.order, indices)
+            x, y = tf.gather(x, indices), tf.gather(y, indices)
         buffers = self.held["buffers"] if buffers is None else buffers
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
@@ -86,13 +90,13 @@ class SupportLoss:
 
 
 class OuterLoss:
-    """The outer loss of one task in a batch, weighed and normalized as Keras does.
+    """The outer loss of one task in a batch, weighted and normalized as in Keras.
 
     Args:
-        loss: a `keras.losses.Loss` of the queries.
-        query_y: of all tasks, `[T, Q, ...]`.
-        weights: `[T]` or `[T, Q]`, or None.
-        scale: the factor of gradients.
+        loss: the query loss, a `keras.losses.Loss`.
+        query_y: labels or targets of all tasks, `[T, Q, ...]`.
+        weights: weights of tasks `[T]` or of queries `[T, Q]`, or None.
+        scale: a factor of the gradients.
     """
 
     def __init__(self, loss, query_y, weights, scale):
@@ -105,7 +109,7 @@ class OuterLoss:
         self.scale = tf.cast(scale, loss.dtype)
 
     def loss(self, task, outputs):
-        """The task's part: the mean of these over tasks is Keras' loss of the batch."""
+        """Returns the task's loss; the mean over tasks is Keras' loss of the batch."""
         weights = task.get("weights")
         if weights is not None:
             queries = tf.shape(task["query_y"])[:1]
@@ -115,5 +119,5 @@ class OuterLoss:
         )
 
     def factor(self, task):
-        """The factor of a rule that is no gradient of this loss."""
+        """Returns the factor of an update that is not the gradient of this loss."""
         return self.scale * tf.cast(task.get("weights", 1.0), self.scale.dtype)

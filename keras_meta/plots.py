@@ -1,29 +1,27 @@
 """Figures: the examples of a task with their predictions, and fitted curves."""
 
-import functools
-
 import matplotlib.figure
 import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
-from matplotlib import font_manager, ft2font
 from matplotlib.backends import backend_agg
 
-from keras_meta import files
+from keras_meta import plot_text
 
-# Inches. A query is an image with two lines of small print below it.
+# Inches. A query is an image with two captions below it.
 IMAGE = 0.72
 GAP = 0.10
+CAPTION = IMAGE + 0.8 * GAP  # the width of a caption
 LINE = 0.14
-PRINT = 0.34
+CAPTIONS = 0.34
 MARGIN = 0.25
 TITLE = 0.38
 COLUMNS = 15
-# Examples of a class that are drawn; the picture says how many there are.
+# Examples of a class that are drawn. If there are more, a caption states how many.
 EXAMPLES = 6
 
 INK, GREY, BLUE, ORANGE = "#222222", "#8a8a8a", "#0072b2", "#d55e00"
-# Told apart by colour-blind eyes too (Okabe and Ito, 2008).
+# Colours that colour-blind readers can distinguish (Okabe and Ito, 2008).
 RIGHT, WRONG = "#009e73", "#d55e00"
 
 
@@ -77,17 +75,17 @@ def predictions(support_x, support_y, query_x, probabilities, names=None, query_
         for label in range(len(names)):
             rows += _wrapped(np.flatnonzero(query_y == label), COLUMNS)
 
-    # Examples stand in columns, a class in each; many classes in blocks of like width.
+    # Every class has a column of examples; many classes form blocks of equal width.
     wide = -(-len(names) // -(-len(names) // COLUMNS))
     blocks = _wrapped([np.flatnonzero(support_y == i) for i in range(len(names))], wide)
     heights = [min(EXAMPLES, max(map(len, block))) for block in blocks]
     cell = IMAGE + GAP
     columns = max(wide, *map(len, rows), 5)
     width = columns * cell + 2 * MARGIN
-    height = sum(heights) * cell + len(blocks) * (LINE + PRINT)
-    height += len(rows) * (cell + PRINT) + 2 * TITLE + 2 * MARGIN
+    height = sum(heights) * cell + len(blocks) * (LINE + CAPTIONS)
+    height += len(rows) * (cell + CAPTIONS) + 2 * TITLE + 2 * MARGIN
     figure = matplotlib.figure.Figure((width, height), dpi=120, facecolor="white")
-    backend_agg.FigureCanvasAgg(figure)  # measures text
+    backend_agg.FigureCanvasAgg(figure)  # `plot_text.write` measures text with it
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
 
@@ -98,20 +96,22 @@ def predictions(support_x, support_y, query_x, probabilities, names=None, query_
     for block, high in zip(blocks, heights, strict=True):
         for column, members in enumerate(block):
             left = MARGIN + column * cell
-            _print(axes, left, top, names[label], INK, "bold")
+            _caption(axes, left, top, names[label], INK, "bold")
             for row, i in enumerate(members[:EXAMPLES]):
                 _image(axes, support_x[i], left, top + LINE + row * cell, GREY)
             if len(members) > EXAMPLES:
                 below = top + LINE + EXAMPLES * cell
-                _print(axes, left, below, f"of {len(members)}", GREY)
+                _caption(axes, left, below, f"of {len(members)}", GREY)
             label += 1
-        top += high * cell + LINE + PRINT
+        top += high * cell + LINE + CAPTIONS
 
     _title(axes, top, title)
     top += TITLE
     for row in rows:
         if query_y is not None:
-            _print(axes, 0, top, names[query_y[row[0]]], GREY, upright=True)
+            x, y = 0.6 * MARGIN, top + IMAGE / 2
+            name = names[query_y[row[0]]]
+            plot_text.write(axes, name, x, y, CAPTION, GREY, rotation=90)
         for column, i in enumerate(row):
             left = MARGIN + column * cell
             guess = int(probabilities[i].argmax())
@@ -120,15 +120,16 @@ def predictions(support_x, support_y, query_x, probabilities, names=None, query_
                 good = guess == query_y[i]
                 colour, mark = (RIGHT, "✓ ") if good else (WRONG, "✗ ")
             _image(axes, query_x[i], left, top, colour)
-            _print(axes, left, top + cell, mark + names[guess], colour, "bold")
+            _caption(axes, left, top + cell, mark + names[guess], colour, "bold")
             share = f"{100 * probabilities[i, guess]:.0f}%"
-            _print(axes, left, top + cell + LINE, share, GREY)
-        top += cell + PRINT
+            _caption(axes, left, top + cell + LINE, share, GREY)
+        top += cell + CAPTIONS
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
 def _wrapped(items, wide):
+    """Splits a sequence into rows of at most `wide` items."""
     return [items[i : i + wide] for i in range(0, len(items), wide)]
 
 
@@ -136,54 +137,10 @@ def _title(axes, top, text):
     axes.text(MARGIN, top + 0.12, text, size=12, weight="bold", color=INK, va="center")
 
 
-def _print(axes, left, top, text, colour, weight="normal", upright=False):
-    """Small print in the middle of a cell, shortened until it fits."""
-    text, fonts = _drawable(text, weight)
-    if upright:
-        place = {"x": left + 0.6 * MARGIN, "y": top + IMAGE / 2, "rotation": 90}
-    else:
-        place = {"x": left + IMAGE / 2, "y": top + LINE / 2 - GAP / 2}
-    artist = axes.text(
-        s=text,
-        size=7,
-        color=colour,
-        weight=weight,
-        ha="center",
-        va="center",
-        parse_math=False,  # a name may hold a dollar sign
-        family=fonts,
-        **place,
-    )
-    renderer = axes.figure.canvas.get_renderer()
-    space = (IMAGE + 0.8 * GAP) * axes.figure.dpi
-    text = text[:40]
-    while max(artist.get_window_extent(renderer).size) > space:
-        text = text[:-1]
-        artist.set_text(text + "…")
-
-
-def _drawable(text, weight):
-    """A text as the fonts here can draw it, and their families, the usual one first."""
-    fonts, drawn = font_manager.FontProperties().get_family(), ""
-    for character in files.printable(text):
-        font = _font_of(character, weight)
-        drawn += character if font else "?"
-        fonts += [font] if font and font not in fonts else []
-    return drawn, fonts
-
-
-@functools.cache
-def _font_of(character, weight):
-    """The family of the usual font, or of another one here, that has a character."""
-    usual = font_manager.FontProperties().get_family()
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    for family in [*usual, *sorted(installed)]:
-        properties = font_manager.FontProperties(family=family, weight=weight)
-        font = ft2font.FT2Font(font_manager.findfont(properties))
-        # A font that has even what is no character draws boxes.
-        if font.get_char_index(ord(character)) and not font.get_char_index(0x10FFFF):
-            return family
-    return None
+def _caption(axes, left, top, text, colour, weight="normal"):
+    """Writes a line into a cell, shortened until it fits."""
+    x, y = left + IMAGE / 2, top + LINE / 2 - GAP / 2
+    plot_text.write(axes, text, x, y, CAPTION, colour, weight)
 
 
 def _image(axes, image, left, top, colour):
@@ -306,7 +263,7 @@ def scales(learner, examples=None):
         )
     axes.set_xscale("log")
     low, high = min(*values, start), max(*values, start)
-    # At least a decade, so that a scale which hardly moved is seen not to have.
+    # At least one decade, so that small differences from the start look small.
     room = max(10**0.5 / (high / low) ** 0.5, 1.3)
     axes.set_xlim(low / room, high * room)
     axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
@@ -341,11 +298,11 @@ def band(axes, x, mean, interval, label=None, **style):
     return line
 
 
-def curves(found, xlabel, ylabel, log=False):
+def curves(scores, xlabel, ylabel, log=False):
     """Draws scores against inner steps, support examples or a similar axis.
 
     Args:
-        found: `{name: (x, mean, half-width of the interval)}`, each `[K]`.
+        scores: `{name: (x, mean, half-width of the interval)}`, each `[K]`.
         xlabel: label of the x axis.
         ylabel: label of the y axis.
         log: if True, the x axis is logarithmic above 1 and linear below.
@@ -355,18 +312,18 @@ def curves(found, xlabel, ylabel, log=False):
     """
     figure = matplotlib.figure.Figure((7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for name, (x, mean, interval) in found.items():
+    for name, (x, mean, interval) in scores.items():
         band(axes, x, mean, interval, name, marker="o", markersize=3)
     if log:
         axes.set_xscale("symlog", linthresh=1)
-        places = sorted({each for x, *_ in found.values() for each in x})
-        axes.set_xticks(places, places)
+        ticks = sorted({value for x, *_ in scores.values() for value in x})
+        axes.set_xticks(ticks, ticks)
         axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(found) > 1:
-        axes.legend(fontsize=8)
+    if len(scores) > 1:  # outside: inside it would cover a curve or its interval
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

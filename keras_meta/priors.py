@@ -140,10 +140,10 @@ def joint(prior, modules, paths, start, scales):
 
 def by_weight(distribution, paths):
     """Returns the distribution of each weight of a `joint`, in the order of `paths`."""
-    found = {}
+    members = {}
     for module in distribution.model.values():
-        found.update(module.model)
-    return [found[path].distribution for path in paths]
+        members.update(module.model)
+    return [members[path].distribution for path in paths]
 
 
 @functools.cache

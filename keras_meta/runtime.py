@@ -27,11 +27,11 @@ def peak_memory():
         A number, or None on systems that do not report it (Windows).
     """
     if sys.platform == "linux":
-        # `getrusage` counts there what the process that began this one has held.
+        # On Linux, `getrusage` includes the memory of the parent process.
         status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
-        found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
-        if found:
-            return int(found[1]) / 2**10
+        peak = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+        if peak:
+            return int(peak[1]) / 2**10
     try:
         import resource
     except ImportError:

@@ -144,6 +144,11 @@ def signature(kind):
     return inspect.Signature([*known.values(), *([rest] if rest else [])])
 
 
+def accepts(kind, name):
+    """Returns whether a model's constructor has an argument, see `signature`."""
+    return name in signature(kind).parameters
+
+
 def names(kind):
     """Returns the names of all settings of a class, sorted."""
     return sorted(

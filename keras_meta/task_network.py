@@ -6,6 +6,9 @@ import tensorflow as tf
 from keras_meta import keras_private, priors, task_model
 from keras_meta.network import assign, values
 
+# Scale of the prior of a weight that does not adapt while others of its layer do.
+HELD = 3e-7
+
 
 def build(learner, x, y, optimizer=None):
     """Returns a Keras model that starts at a gradient learner's adapted weights.
@@ -37,14 +40,14 @@ def build(learner, x, y, optimizer=None):
     x = tf.cast(x, learner.variable_dtype)
     copies = [sources[id(source)] for source in statistics]
     assign(copies, learner.bound.measure(pairs, x))
-    kept = set(map(id, learner.task_layers()))
+    adapting = set(map(id, _adapting_layers(learner)))
     layers = zip(
         keras_private.layers_of(network),
         keras_private.layers_of(learner.network),
         strict=True,
     )
     for copy, source in layers:
-        if keras_private.is_leaf(source) and id(source) not in kept:
+        if keras_private.is_leaf(source) and id(source) not in adapting:
             copy.trainable = False
     trained = {id(v) for v in network.trainable_variables}
     variables = [
@@ -61,13 +64,42 @@ def build(learner, x, y, optimizer=None):
         y = tf.cast(y, learner.y_spec("y").dtype)
         optimizer = learner.task_optimizer(variables, x, y)
     sources = [source for _, source in variables]
-    scales = learner.task_prior(sources, len(y))
+    scales = prior_scales(learner, sources, len(y))
     if variables and scales is not None:
         network = TaskNetwork(
             network, learner.prior_family, len(y), dtype=learner.dtype_policy
         )
         network.set_prior(values(sources), scales)
     return network, optimizer
+
+
+def _adapting_layers(learner):
+    """Returns the leaf layers of a learner's network with a variable that adapts."""
+    adapted = {id(v) for v in learner.adapted()}
+    return [
+        layer
+        for layer in keras_private.layers_of(learner.network)
+        if keras_private.is_leaf(layer)
+        and adapted & {id(v) for v in layer.trainable_variables}
+    ]
+
+
+def prior_scales(learner, sources, examples):
+    """Returns the prior scale of given network variables, None for a flat prior.
+
+    Args:
+        learner: a `GradientLearner`.
+        sources: variables of its network.
+        examples: S.
+
+    Returns:
+        A scalar for each variable, `HELD` for those that do not adapt.
+    """
+    scales = learner.prior_scales(learner.meta_values(), tf.constant(examples))
+    if scales is None:
+        return None
+    scales = dict(zip(map(id, learner.adapted()), scales, strict=True))
+    return [tf.cast(scales.get(id(v), HELD), v.dtype) for v in sources]
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -181,8 +213,8 @@ class TaskNetwork(task_model.OneTask):
         paths = [variable.path for variable in variables]
         distributions = priors.by_weight(self.prior(), paths)
         ratios = [
-            priors.negative_log_ratio(*of_weight)
-            for of_weight in zip(
+            priors.negative_log_ratio(distribution, theta, phi)
+            for distribution, theta, phi in zip(
                 distributions, values(variables), values(self.centres), strict=True
             )
         ]

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import checks, keras_private, losses, metrics
+from keras_meta import checks, keras_private, losses, metrics, streams, traces
 
 
-class Trainer(keras_private.WorkersModel):
-    """The Keras side of a `Learner`, which implements `meta_gradient` and `trace_key`.
+class Trainer(traces.Traced, keras_private.WorkersModel):
+    """The Keras side of a `Learner`, which implements `meta_gradient`.
 
     Args:
         trainable: if False, `fit` changes no weight.
@@ -20,8 +20,8 @@ class Trainer(keras_private.WorkersModel):
     def __init__(self, trainable=True, **kwargs):
         self._meta_trains = bool(trainable)
         super().__init__(**kwargs)
-        self._functions = Functions()
-        # Keras would relax the shapes of a trace to any rank.
+        self._functions = traces.Functions()
+        # Part of the key of Keras' functions, which would otherwise accept any rank.
         self._weights_rank = None
 
     @property
@@ -119,15 +119,17 @@ class Trainer(keras_private.WorkersModel):
         self._weights_rank = _rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().fit(
-                x,
+                streams.divided(x, self.distribute_strategy),
                 y,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_split=validation_split,
-                validation_data=validation_data,
-                # Or Keras warns that it cannot shuffle a dataset.
+                validation_data=streams.divided(
+                    validation_data, self.distribute_strategy
+                ),
+                # Keras warns if it has to shuffle a dataset.
                 shuffle=False if isinstance(x, tf.data.Dataset) else shuffle,
                 sample_weight=sample_weight,
                 initial_epoch=initial_epoch,
@@ -174,7 +176,7 @@ class Trainer(keras_private.WorkersModel):
         self._weights_rank = _rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().evaluate(
-                x,
+                streams.divided(x, self.distribute_strategy),
                 y,
                 batch_size=batch_size,
                 verbose=verbose,
@@ -207,7 +209,7 @@ class Trainer(keras_private.WorkersModel):
         checks.check_end(x, steps, "steps")
         with checks.in_a_sentence():
             return super().predict(
-                x,
+                streams.divided(x, self.distribute_strategy),
                 batch_size=batch_size,
                 verbose=verbose,
                 steps=steps,
@@ -268,9 +270,9 @@ class Trainer(keras_private.WorkersModel):
             self.query_loss = loss
         if metrics is None and weighted_metrics is None:
             weighted_metrics = self.default_metrics()
-        # Keras asks it for "auto" and for True alike. A meta-step under XLA takes 2.1
-        # times as long for ProtoNet with Conv-4, 1.5 for the LSTM, 1.15 for a CNP and
-        # 0.85 for a MANN: measured once, on two cores.
+        # Keras reads it for "auto" as well as for True. A meta-step takes 2.1 times as
+        # long with XLA as without for ProtoNet with Conv-4, 1.5 times for the LSTM,
+        # 1.15 times for a CNP and 0.85 times for a MANN: measured once, on two cores.
         self.supports_jit = jit_compile is True and self.allows_jit
         super().compile(
             optimizer=optimizer,
@@ -282,7 +284,7 @@ class Trainer(keras_private.WorkersModel):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
-        self._functions = Functions()  # traced with layers as they are now
+        self._functions = traces.Functions()  # traced with layers as they are now
         self._compiled_variables = frozenset(map(id, self.trainable_variables))
 
     def compile_from_config(self, config):
@@ -296,16 +298,16 @@ class Trainer(keras_private.WorkersModel):
                 metrics.EpisodeAccuracy(),
                 metrics.EpisodeAccuracy(interval=True, name="accuracy_95"),
             ]
-        chosen = [
+        defaults = [
             metrics.EpisodeSquaredError(),
             metrics.EpisodeSquaredError(interval=True, name="mse_95"),
         ]
         if isinstance(self.query_loss, losses.GaussianNLL):
-            chosen += [
+            defaults += [
                 metrics.EpisodeNLL(),
                 metrics.EpisodeNLL(interval=True, name="nll_95"),
             ]
-        return chosen
+        return defaults
 
     def make_train_function(self, force=False):
         return super().make_train_function(force or self._is_stale("train"))
@@ -317,7 +319,7 @@ class Trainer(keras_private.WorkersModel):
         return super().make_predict_function(force or self._is_stale("predict"))
 
     def _is_stale(self, name):
-        """Whether Keras' function of a name was made with other settings or flags."""
+        """Returns whether Keras' function of a name has other settings or flags."""
         key = self.trace_key(), self.trainable, self._weights_rank
         return self._functions.is_stale(name, key)
 
@@ -334,14 +336,14 @@ class Trainer(keras_private.WorkersModel):
             if id(variable) in trained and gradient is not None
         ]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:  # the optimizer sums them
+        if replicas > 1:  # the optimizer sums the gradients of all replicas
             pairs = [(tf.convert_to_tensor(g) / replicas, v) for g, v in pairs]
         if pairs:
             self.optimizer.apply_gradients(pairs)
         else:
-            warnings.warn("the learner has nothing that trains.", stacklevel=2)
+            warnings.warn("the learner has no trainable variables.", stacklevel=2)
         keras_private.track_loss(self, loss, tf.shape(query_y)[0])
-        # A learner may report on the first few tasks of a batch.
+        # A learner may predict only the first tasks of a batch (`Reptile`).
         count = tf.shape(outputs)[0]
         weights = None if weights is None else weights[:count]
         episode = tf.nest.map_structure(lambda x: x[:count], episode)
@@ -355,36 +357,10 @@ class Trainer(keras_private.WorkersModel):
 
 
 def _rank_of_weights(x, sample_weight):
-    """The rank of the sample weights that Keras is given, None without any."""
+    """Returns the rank of the sample weights that Keras gets, None without any."""
     if sample_weight is not None:
         return len(np.shape(sample_weight))
     spec = getattr(x, "element_spec", None)
     if isinstance(spec, tuple) and len(spec) > 2:
         return spec[2].shape.rank
     return None
-
-
-class Functions:
-    """The traces of a learner, which Keras neither tracks nor saves."""
-
-    def __init__(self):
-        self.key = None
-        self.functions = {}
-        self.made_with = {}
-
-    def get(self, key, name, function, signature):
-        if key != self.key:
-            self.key, self.functions = key, {}
-        if name not in self.functions:
-            self.functions[name] = tf.function(
-                function,
-                input_signature=signature,
-                autograph=False,
-                reduce_retracing=True,
-            )
-        return self.functions[name]
-
-    def is_stale(self, name, key):
-        before = self.made_with.get(name, key)
-        self.made_with[name] = key
-        return before != key

@@ -72,14 +72,13 @@ class StandardUnits:
             "spread": tf.where(high > low, tf.sqrt(variance), 1.0),
         }
 
-    def adapt(self, learner, support_x, support_y, traced=False):
+    def adapt(self, learner, support_x, support_y):
         """Learns T tasks from points in their own units.
 
         Args:
             learner: the learner whose `adapt` gets the scaled points.
             support_x: `[T, S, d_x]`, read in float64.
             support_y: `[T, S, d_y]`, likewise.
-            traced: as for `Learner.adapt`.
 
         Returns:
             `{"state": the learner's, **units}`, see `fit`.
@@ -87,6 +86,40 @@ class StandardUnits:
         Raises:
             ValueError: as `Learner.adapt`, or points so large that their units are
                 infinite.
+        """
+        x, y, units = self.scale_support(learner, support_x, support_y)
+        return {"state": learner.adapt(x, y), **units}
+
+    def infer(self, learner, state, query_x):
+        """Predicts Q queries of each task, in the units of its support points.
+
+        Args:
+            learner: the learner that computed the state.
+            state: the state that `adapt` returned for T tasks.
+            query_x: `[T, Q, d_x]`, read in float64.
+
+        Returns:
+            Predictions `[T, Q, d_y]` in float64, or a pair of mean and scale.
+
+        Raises:
+            ValueError: as `Learner.infer`.
+        """
+        x = self.scale_query(learner, state, query_x)
+        return self.unscale(state, learner.infer(state["state"], x))
+
+    def scale_support(self, learner, support_x, support_y):
+        """Scales the support points of T tasks.
+
+        Args:
+            learner: the learner that defines the shapes.
+            support_x: `[T, S, d_x]`.
+            support_y: `[T, S, d_y]`.
+
+        Returns:
+            `(x, y, units)`: scaled points in float64, and the result of `fit`.
+
+        Raises:
+            ValueError: as `adapt`.
         """
         x = _checked(learner, "support_x", support_x, checks.check_x)
         y = _checked(learner, "support_y", support_y, checks.check_y)
@@ -96,30 +129,39 @@ class StandardUnits:
         units = checks.required(units, check)
         x = (x - units["centre"]) / units["unit"]
         y = (y - units["middle"]) / units["spread"]
-        return {"state": learner.adapt(x, y, traced=traced), **units}
+        return x, y, units
 
-    def infer(self, learner, state, query_x, traced=False):
-        """Predicts Q queries of each task, in the units of its support points.
+    def scale_query(self, learner, units, query_x):
+        """Scales the query points of T tasks to their support points' units.
 
         Args:
-            learner: the learner that computed the state.
-            state: the state that `adapt` returned for T tasks.
-            query_x: `[T, Q, d_x]`, read in float64.
-            traced: as for `Learner.infer`.
+            learner: the learner that defines the shapes.
+            units: the units of T tasks, as `fit` returns them.
+            query_x: `[T, Q, d_x]`.
 
         Returns:
-            Predictions `[T, Q, d_y]` in float64, or a pair of mean and scale.
+            float64 `[T, Q, d_x]`.
 
         Raises:
-            ValueError: as `Learner.infer`.
+            ValueError: wrong shape, values that are not finite, or another T.
         """
         x = _checked(learner, "query_x", query_x, checks.check_x)
-        same = tf.equal(tf.shape(state["centre"])[0], tf.shape(x)[0])
+        same = tf.equal(tf.shape(units["centre"])[0], tf.shape(x)[0])
         x = checks.required(x, (same, checks.UNEQUAL_TASKS))
-        x = (x - state["centre"]) / state["unit"]
-        x = tf.clip_by_value(x, -self.end, self.end)
-        outputs = learner.infer(state["state"], x, traced=traced)
-        middle, spread = state["middle"], state["spread"]
+        x = (x - units["centre"]) / units["unit"]
+        return tf.clip_by_value(x, -self.end, self.end)
+
+    def unscale(self, units, outputs):
+        """Converts scaled predictions to the units of the support points.
+
+        Args:
+            units: the units of T tasks, as `fit` returns them.
+            outputs: `[T, Q, d_y]`, or a pair of mean and scale.
+
+        Returns:
+            As `outputs`, in float64.
+        """
+        middle, spread = units["middle"], units["spread"]
         if isinstance(outputs, tuple):
             mean, scale = (tf.cast(output, tf.float64) for output in outputs)
             return middle + spread * mean, spread * scale
@@ -134,7 +176,7 @@ class StandardUnits:
 
 
 def setting(learner, name, value):
-    """The check of `point_units`: classification has no points."""
+    """Checks the setting `point_units`: classification has no points."""
     if value is not None and not isinstance(value, StandardUnits):
         raise ValueError(f"expected {name} to be StandardUnits or None, got {value!r}.")
     if value is not None and learner.classification:
@@ -143,7 +185,7 @@ def setting(learner, name, value):
 
 
 def _ends(values):
-    """The least and the largest value of each task, `[T, 1, d]`; 0 without points."""
+    """Returns the least and largest value of each task, `[T, 1, d]`; 0 without any."""
     least = tf.reduce_min(values, axis=1, keepdims=True)
     most = tf.reduce_max(values, axis=1, keepdims=True)
     some = tf.shape(values)[1] > 0
@@ -151,9 +193,9 @@ def _ends(values):
 
 
 def _checked(learner, name, values, check):
-    """Points in float64, once their shape is right and they are finite."""
+    """Returns points in float64, after validation of their shape and values."""
     if not tf.is_tensor(values):
-        values = np.asarray(values)  # TensorFlow makes float32 of Python's numbers
+        values = np.asarray(values)  # TensorFlow converts Python's floats to float32
     values = tf.convert_to_tensor(values)
     check(learner, name, values)
     values = tf.cast(values, tf.float64)

@@ -446,7 +446,7 @@ def test_other_numbers_of_classes(name):
             learner.with_classes(WAYS + 2)
         return
     if not learner.gapless:
-        with pytest.raises(ValueError, match=f"trained anew for {WAYS + 2}"):
+        with pytest.raises(ValueError, match=f"train another one for {WAYS + 2}"):
             learner.with_classes(WAYS + 2)
         return
     more = learner.with_classes(WAYS + 2)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import check
+from keras_meta import check, cost_check, probes
 from keras_meta.zoo import cli
 from tests import smooth
 
@@ -89,7 +89,7 @@ def test_a_wrong_second_derivative_is_named():
 def test_a_layer_without_a_second_derivative_is_named():
     with pytest.raises(LookupError):  # as training would
         learner = km.MAML(network(keras.layers.Conv2D(2, 3), Dilated(name="dilated")))
-        learner.meta_gradient(*check.random_episode(learner))
+        learner.meta_gradient(*probes.random_episode(learner))
     found = wrong(
         km.FOMAML(network(keras.layers.Conv2D(2, 3), Dilated(name="dilated")))
     )
@@ -98,7 +98,7 @@ def test_a_layer_without_a_second_derivative_is_named():
         km.MAML(network(keras.layers.Conv2D(2, 3), Dilated(name="dilated"))), cost=False
     )
     sentences = [each.sentence for each in found if each.state == "wrong"]
-    assert sentences[0].startswith("Dilated: its second derivative is not there")
+    assert sentences[0].startswith("Dilated: its second derivative does not exist")
     assert "meta-gradient" in [each.what for each in found if each.state == "wrong"]
 
 
@@ -149,7 +149,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_what_it_costs_grows_with_the_steps():
-    finding = check._cost(km.MAML(km.networks.conv4((28, 28, 1), filters=16)))
+    finding = cost_check.measure(km.MAML(km.networks.conv4((28, 28, 1), filters=16)))
     numbers = [
         float(n) for n in finding.sentence.split() if n.replace(".", "").isdigit()
     ]

@@ -16,9 +16,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from hypothesis import strategies
 
-from keras_meta import episodes, files, images
+import keras_meta as km
+from keras_meta import files, images
 
-ClassPool = episodes.ClassPool
+ClassPool = km.ClassPool
 
 
 def drawn(dataset, count):
@@ -429,7 +430,7 @@ def test_no_two_seeds_or_indices_share_an_episode():
 def fingerprint():
     """A hash of episodes of turned and inverted images of some split."""
     random = np.random.RandomState(0)
-    pool = episodes.ClassPool.from_arrays(
+    pool = km.ClassPool.from_arrays(
         random.randint(0, 256, [40, 12, 12, 3]).astype("uint8"),
         random.permutation(np.repeat(np.arange(10), 4)),
         images.ImagePreprocess(6, 6, 1),
@@ -448,7 +449,8 @@ def test_another_process_draws_the_same():
             "import hashlib",
             "import numpy as np",
             "import tensorflow as tf",
-            "from keras_meta import episodes, images",
+            "import keras_meta as km",
+            "from keras_meta import images",
             inspect.getsource(fingerprint),
             "print(fingerprint())",
         ]
@@ -724,7 +726,9 @@ def test_tfds_data_is_prepared_and_read(tfds_dir):
     assert sum(len(some.images_of(i)) for i in some.class_ids) == 3
     assert set(some.names) == set(some.class_ids)
 
-    expected = "expected 'tiny_drawings' with split {} to be had from TFDS (splits "
+    expected = (
+        "expected 'tiny_drawings' with split {} to be available from TFDS (splits "
+    )
     for split in ("'validation'", "'train['", "'train[:0]'"):
         said = sentence(pool, split[1:-1])
         assert said.startswith(expected.format(split) + "['test', 'train']), prepared")
@@ -770,9 +774,9 @@ def test_what_tfds_cannot_give_gets_a_sentence(tfds_dir):
     old = said("tiny_drawings:9.9.9")
     assert old.startswith(f"{name}'tiny_drawings:9.9.9': ") and "1.0.0" in old
     assert said("unreachable_drawings") == (
-        "expected 'unreachable_drawings' with split 'train' to be had from TFDS "
+        "expected 'unreachable_drawings' with split 'train' to be available from TFDS "
         f"(splits []), prepared in {tfds_dir}/unreachable_drawings/1.0.0 "
-        "(TFDS_DATA_DIR says where) or by download: no route to host"
+        "(set TFDS_DATA_DIR to change it) or by download: no route to host"
     )
     assert said("tiny_drawings") == (
         "expected the images of 'tiny_drawings' to share one size, they do not: give "
@@ -803,7 +807,7 @@ def test_an_episode_of_one_group():
     # Of three classes in "a", and of two in "c".
     assert uniform(np.sort(classes[classes[:, 0] % 3 == 0], axis=1), 3)
     assert uniform(classes[classes[:, 0] % 3 == 2], 2)
-    with pytest.raises(ValueError, match="has 9 and no group so many"):
+    with pytest.raises(ValueError, match="has 9 and no group has as many"):
         pool.episodes(4, 1, 2, groups=groups)
     with pytest.raises(ValueError, match=r"every class of the pool, \[8\] are missing"):
         pool.episodes(2, 1, 2, groups={i: 0 for i in range(8)})

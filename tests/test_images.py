@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from keras_meta import images, tasks
+from keras_meta import augmentation, images, tasks
 
 
 def pictures(*shape, seed=0):
@@ -186,7 +186,7 @@ def test_affine_is_bilinear_about_the_centre():
                             weight = (1 - abs(u - a)) * (1 - abs(v - b))
                             expected[i, row, column] += weight * x[i, b, a]
     given = [v.astype("float32") for v in (angle, zoom, shift, shear)]
-    np.testing.assert_allclose(images.affine(x, *given), expected, atol=2e-6)
+    np.testing.assert_allclose(augmentation.affine(x, *given), expected, atol=2e-6)
 
 
 def test_random_affine_draws_from_its_ranges():
@@ -195,7 +195,9 @@ def test_random_affine_draws_from_its_ranges():
 
     def places(dot=dot, **ranges):
         none = {"degrees": 0, "zoom": (1, 1), "shift": 0.0}
-        x = images.random_affine(dot, [1, 2], **{**none, **ranges})[..., 0].numpy()
+        x = augmentation.random_affine(dot, [1, 2], **{**none, **ranges})[
+            ..., 0
+        ].numpy()
         mass = x.sum((1, 2))
         grid = np.arange(41) - 20
         return x.sum(1) @ grid / mass, x.sum(2) @ grid / mass

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import batch_norm
+from keras_meta import batch_norm, task_network
 from tests import smooth
 
 
@@ -161,7 +161,7 @@ def test_the_prior_survives_saving(name, optimizer, tmp_path, names):
     logits = loaded.predict(x, verbose=0)
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     data = -np.mean(np.log(chances[np.arange(len(y)), y]))
-    scales = learner.task_prior(learner.adapted(), len(y))
+    scales = task_network.prior_scales(learner, learner.adapted(), len(y))
     prior = sum(
         0.5 / (len(y) * float(scale) ** 2) * np.sum((theta.numpy() - phi.numpy()) ** 2)
         for theta, phi, scale in zip(
@@ -393,7 +393,7 @@ def test_eager_steps_trace_nothing(capfd):
     ("change", "advice"),
     [
         (lambda y: y + 3, "a learner of more outputs (with_classes) takes more."),
-        (lambda y: np.where(y == 1, 0, y), "[1] renumbers those of a task."),
+        (lambda y: np.where(y == 1, 0, y), "[1] renumbers the labels of a task."),
         (lambda y: np.eye(3)[y], "np.argmax(labels, axis=-1) turns one-hot labels"),
         (lambda y: np.eye(3, dtype="int32")[y], "np.argmax(labels, axis=-1) turns"),
         (lambda y: y.astype(str), "np.unique(labels, return_inverse=True)[1] renumb"),

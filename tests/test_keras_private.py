@@ -144,3 +144,18 @@ def test_metrics_have_an_axis_under_several_workers(monkeypatch):
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
     for name, value in model.compute_metrics(*arguments).items():
         assert value.shape == (1,) and float(value[0]) == float(results[name])
+
+
+def test_a_wrapped_dataset_has_the_elements_and_options_of_the_other():
+    options = tf.data.Options()
+    options.deterministic = False
+    dataset = tf.data.Dataset.range(5).batch(2).with_options(options)
+    wrapped = keras_private.WrappedDataset(dataset)
+    assert isinstance(wrapped, tf.data.Dataset)
+    assert wrapped.element_spec == dataset.element_spec
+    assert wrapped.options().deterministic is False
+    assert [batch.tolist() for batch in wrapped.as_numpy_iterator()] == [
+        [0, 1],
+        [2, 3],
+        [4],
+    ]

@@ -39,7 +39,7 @@ def as_tfds_has_it(name, split, preprocess):
 
 
 def test_drawers_are_told_by_the_order_of_the_names(monkeypatch):
-    monkeypatch.setattr("keras_meta.episodes.read_tfds", as_tfds_has_it)
+    monkeypatch.setattr("keras_meta.sources.read_tfds", as_tfds_has_it)
     images, alphabets = lake.drawings(PREPROCESS)
     assert images.shape == (66, 20, 2, 2, 1)
     assert (images[:, :, 0, 0, 0] == np.arange(66)[:, None]).all()
@@ -50,13 +50,13 @@ def test_drawers_are_told_by_the_order_of_the_names(monkeypatch):
         images, labels, names = as_tfds_has_it(*arguments)
         return images, labels[::-1], names
 
-    monkeypatch.setattr("keras_meta.episodes.read_tfds", otherwise)
+    monkeypatch.setattr("keras_meta.sources.read_tfds", otherwise)
     with pytest.raises(ValueError, match="who drew what cannot be told"):
         lake.drawings(PREPROCESS)
 
 
 def test_tasks_are_of_one_alphabet_and_two_drawers(monkeypatch):
-    monkeypatch.setattr("keras_meta.episodes.read_tfds", as_tfds_has_it)
+    monkeypatch.setattr("keras_meta.sources.read_tfds", as_tfds_has_it)
     images, alphabets = lake.drawings(PREPROCESS)
     seen = set()
     tasks = lake.episodes(images, alphabets, PREPROCESS).take(60)

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from keras_meta import check, runtime
+from keras_meta import cost_check, runtime
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The names of `os`, and the modules, that Windows does not have.
@@ -127,18 +127,18 @@ def test_peak_memory_that_is_not_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr(sys, "platform", "win32")
     assert runtime.peak_memory() is None
-    sentence = check._cost_sentence(
+    sentence = cost_check.sentence(
         [{"ms": 10.0, "MB": None, "images": 30}, {"ms": 18.0, "MB": None, "images": 30}]
     )
     assert sentence == (
         "a meta-step of 4 tasks, 30 examples each, takes about 8 ms and 2.0 ms for "
-        "each inner step; this system does not tell the peak memory of a process"
+        "each inner step; this system does not report the peak memory of a process"
     )
 
 
 def test_the_sentence_of_cost():
     # By hand: from 1 to 5 steps 8 ms and 20 MB more.
-    sentence = check._cost_sentence(
+    sentence = cost_check.sentence(
         [{"ms": 10.0, "MB": 500.0, "images": 9}, {"ms": 18.0, "MB": 520.0, "images": 9}]
     )
     assert sentence == (

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends import backend_agg
 
 import keras_meta as km
-from keras_meta import plots
+from keras_meta import plot_text, plots
 
 
 def task(ways, shots, queries):
@@ -196,6 +196,6 @@ def test_names_that_the_font_lacks_are_drawn_without_a_warning():
     drawn = {text.get_text() for text in texts(figure)}
     assert "caf��" in drawn and drawn & {"字", "?"}
     # A font that has the character is taken; Matplotlib comes with one of this.
-    text, families = plots._drawable("a\u1d84", "normal")
+    text, families = plot_text.drawable("a\u1d84", "normal")
     assert text == "a\u1d84" and families[0] == "sans-serif" and len(families) == 2
-    assert plots._font_of("𓀀", "bold") or plots._drawable("𓀀", "bold")[0] == "?"
+    assert plot_text.family_of("𓀀", "bold") or plot_text.drawable("𓀀", "bold")[0] == "?"

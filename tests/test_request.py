@@ -17,7 +17,6 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import saved_model
 from keras_meta.zoo import cli, console, request
 
 PREPARE = km.ImagePreprocess(8, 8, 1)
@@ -251,12 +250,12 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
 def test_exports_that_take_no_bytes(
     served, data, rest, grpc_address, capsys, monkeypatch
 ):
-    whole = saved_model._signatures
+    whole = km.signatures.learner_signatures
 
     def without_bytes(learner):
         return {k: v for k, v in whole(learner).items() if k != "serving_bytes"}
 
-    monkeypatch.setattr(saved_model, "_signatures", without_bytes)
+    monkeypatch.setattr(km.signatures, "learner_signatures", without_bytes)
     km.export(keras.models.load_model(served / IMAGES / "model.keras"), served / "old")
     monkeypatch.undo()
     monkeypatch.chdir(data)

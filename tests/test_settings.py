@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import settings
+from keras_meta.learners import sequence
 
 
 class Base:
@@ -222,3 +223,50 @@ def test_learners_refuse_misspelled_settings():
     copy = type(learner).from_config(learner.get_config())
     with pytest.raises(AttributeError, match=sentence):
         copy.iner_rate = 0.5
+
+
+class Linear(km.Learner):
+    """A learner of its own, which predicts by one network and adapts nothing."""
+
+    def __init__(self, network, **kwargs):
+        super().__init__("mse", network, network.output_shape[-1], **kwargs)
+        self.network = network
+
+    def adapt_tasks(self, support_x, support_y, training=False):
+        return {"first": support_y[:, :1]}
+
+    def infer_tasks(self, state, query_x, training=False):
+        flat = tf.reshape(query_x, [-1, query_x.shape[-1]])
+        return tf.reshape(self.network(flat), [tf.shape(query_x)[0], -1, 2])
+
+    def get_config(self):
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network}
+
+
+def test_a_learner_has_the_shape_and_precision_of_its_network():
+    inputs = keras.Input([3], dtype="float64")
+    network = keras.Model(inputs, keras.layers.Dense(2, dtype="float64")(inputs))
+    learner = Linear(network)
+    assert learner.example_shape == (3,) and learner.variable_dtype == "float64"
+    assert Linear(network, dtype="float32").variable_dtype == "float32"
+    x, y = np.ones([1, 4, 3]), np.ones([1, 4, 2])
+    outputs = learner.infer(learner.adapt(x, y), x)
+    np.testing.assert_allclose(outputs, [network(x[0])], rtol=1e-12)
+    copy = Linear.from_config(learner.get_config())
+    assert copy.example_shape == (3,) and copy.variable_dtype == "float64"
+
+
+def test_a_config_has_the_arguments_of_the_constructor_alone():
+    assert "loss" not in Linear(km.networks.mlp()).get_config()
+    assert "loss" not in km.ProtoNet(km.networks.mlp()).get_config()
+    assert km.MAML(km.networks.mlp(), "mse").get_config()["loss"] == "mse"
+    cell = keras.layers.GRUCell(5)
+    learner = sequence.SequenceLearner(cell, example_shape=[4], outputs=3)
+    copy = sequence.SequenceLearner.from_config(learner.get_config())
+    assert type(copy.cell) is keras.layers.GRUCell and copy.cell.units == 5
+    copy.set_weights(learner.get_weights())
+    x, y = np.random.RandomState(0).normal(size=[2, 6, 4]), [[0, 1, 2, 0, 1, 2]] * 2
+    expected = learner.infer(learner.adapt(x, y), x)
+    np.testing.assert_array_equal(copy.infer(copy.adapt(x, y), x), expected)
+    assert "cell" not in km.LSTMLearner(example_shape=[4]).get_config()

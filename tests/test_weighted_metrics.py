@@ -165,12 +165,12 @@ def test_merging_another_kind_is_refused():
     for other in (metrics.PresentationAccuracy(2), metrics.EpisodeAccuracy()):
         with pytest.raises(
             ValueError,
-            match=f"^expected metrics of the kind and settings of presentation_1, got "
+            match=f"^expected metrics of the class and settings of presentation_1, got "
             f"{other.name}.$",
         ):
             first.merge_state([metrics.PresentationAccuracy(1), other])
     errors = metrics.CalibrationError(), metrics.CalibrationError(bins=10)
-    with pytest.raises(ValueError, match="^expected metrics of the kind and settings"):
+    with pytest.raises(ValueError, match="^expected metrics of the class and settings"):
         errors[0].merge_state(errors[1:])
 
 

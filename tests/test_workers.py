@@ -1,10 +1,14 @@
 """Several workers on the same episodes do what one process does."""
 
 import csv
+import json
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,20 +18,28 @@ from tests import worker
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def addresses(count):
+def free_addresses(count):
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    found = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return found
+    addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
+    for server in sockets:
+        server.close()
+    return addresses
 
 
-def test_two_workers_are_as_good_as_one(tmp_path):
-    there = addresses(2)
+def check_equal(actual, expected):
+    """Checks weights and results, but not which tasks a process computed."""
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        if not key.startswith("tasks/"):
+            np.testing.assert_allclose(actual[key], value, atol=1e-5, err_msg=key)
+
+
+def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
+    addresses = free_addresses(2)
     command = [sys.executable, "-m", "tests.worker"]
-    running = [
+    processes = [
         subprocess.Popen(
-            [*command, tmp_path / f"{index}.npz", str(index), *there],
+            [*command, tmp_path / f"{index}.npz", str(index), *addresses],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -36,14 +48,35 @@ def test_two_workers_are_as_good_as_one(tmp_path):
         for index in range(2)
     ]
     worker.main(tmp_path / "one.npz")
-    said = [each.communicate(timeout=120)[0] for each in running]
-    expected = dict(np.load(tmp_path / "one.npz"))
+    printed = [process.communicate(timeout=120)[0] for process in processes]
     for index in range(2):
-        assert (tmp_path / f"{index}.npz").exists(), said[index]
-        found = dict(np.load(tmp_path / f"{index}.npz"))
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            np.testing.assert_allclose(found[key], value, atol=1e-5, err_msg=key)
+        assert (tmp_path / f"{index}.npz").exists(), printed[index]
+    expected = dict(np.load(tmp_path / "one.npz"))
+    results = [dict(np.load(tmp_path / f"{index}.npz")) for index in range(2)]
+    for actual in results:
+        check_equal(actual, expected)
+    for key in (f"tasks/{name}" for name in worker.LEARNERS):
+        first, second = (set(actual[key]) for actual in results)
+        assert len(first) >= 40 and len(second) >= 40
+        assert not first & second  # no task is computed twice
+        # The training tasks, episodes 0 to 79, are all computed.
+        assert set(expected[key][:80]) <= first | second
+
+
+@pytest.mark.slow
+def test_two_devices_of_one_process_give_the_weights_of_one(tmp_path):
+    command = [sys.executable, "-m", "tests.worker", tmp_path / "two.npz", "mirrored"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    worker.main(tmp_path / "one.npz")
+    actual, expected = (dict(np.load(tmp_path / f"{n}.npz")) for n in ("two", "one"))
+    check_equal(actual, expected)
+    for key in (f"tasks/{name}" for name in worker.LEARNERS):
+        computed = actual[key].tolist()
+        assert set(expected[key][:80]) <= set(computed)
+        # Training, validation (16 tasks) and evaluation (20) read the stream anew, and
+        # some batches ahead.
+        assert max(map(computed.count, computed)) <= 3
 
 
 @pytest.mark.slow
@@ -69,3 +102,53 @@ def test_a_command_for_local_workers(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "workers to divide the 64 tasks of a meta-step, got 3" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_continues_after_a_worker_is_killed(tmp_path):
+    """Two hosts on loopback addresses; one is killed, and both are started again."""
+    command = [sys.executable, "-m", "keras_meta", "train", "lstm.boolean"]
+    command += ["--steps=40", "--every=10", "--validation-tasks=64"]
+    (first_port, second_port) = (a.rpartition(":")[2] for a in free_addresses(2))
+    hosts = [f"127.0.0.1:{first_port}", f"127.0.0.2:{second_port}"]
+    log, checkpoint = (tmp_path / "two" / n for n in ("log.csv", "last.keras"))
+
+    def start(index):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": hosts}, "task": task})
+        return subprocess.Popen(
+            [*command, f"--out={tmp_path / 'two'}"],
+            env={**os.environ, "TF_CONFIG": config},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    survivor, killed = start(0), start(1)
+    while not checkpoint.exists():
+        assert survivor.poll() is None and killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    _, error = survivor.communicate(timeout=120)
+    killed.communicate()
+    assert survivor.returncode == 2
+    (sentence,) = [line for line in error.splitlines() if "keras-meta" in line]
+    assert "one of them stopped" in sentence and "start all workers again" in sentence
+    assert "the same command goes on from the last checkpoint" in sentence
+    with log.open() as file:
+        assert len(list(csv.DictReader(file))) < 4
+
+    again = [start(0), start(1)]
+    printed = [process.communicate(timeout=240) for process in again]
+    assert [process.returncode for process in again] == [0, 0], printed
+    assert "going on from meta-step" in printed[0][0]
+    one = subprocess.run([*command, f"--out={tmp_path / 'one'}"], capture_output=True)
+    assert one.returncode == 0
+    rows = []
+    for run in ("one", "two"):
+        with (tmp_path / run / "log.csv").open() as file:
+            rows.append(list(csv.DictReader(file)))
+    assert len(rows[0]) == len(rows[1]) == 4
+    for expected, actual in zip(*rows, strict=True):
+        for key in expected.keys() - {"seconds"}:
+            assert float(actual[key]) == pytest.approx(float(expected[key]), abs=1e-4)

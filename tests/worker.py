@@ -1,8 +1,10 @@
 """Ten meta-steps of SGD, in one process or as one of several workers.
 
-    python -m tests.worker OUT [ADDRESS INDEX ...]
+    python -m tests.worker OUT [INDEX ADDRESS ... | mirrored]
 
-The addresses are of all workers. Writes the weights and what `fit` and `evaluate` tell.
+The addresses are those of all workers; "mirrored" trains on two logical devices. Writes
+the weights, the results of `fit` and `evaluate`, and the tasks that this process
+computed (the sums of their images).
 """
 
 import contextlib
@@ -24,16 +26,42 @@ LEARNERS = {
 }
 
 
+def recorded(sums):
+    """Returns episodes that append the sum of their support images to a list."""
+
+    def record(episode, query_y):
+        def append(total):
+            sums.append(float(total))
+            return query_y_dtype(0)
+
+        query_y_dtype = query_y.dtype.as_numpy_dtype
+        total = tf.reduce_sum(episode["support_x"])
+        zero = tf.numpy_function(append, [total], query_y.dtype)
+        return episode, query_y + tf.ensure_shape(zero, [])
+
+    return contract.blobs().map(record)
+
+
 def train(name):
-    """`(weights, told)` after ten steps on eight tasks each."""
+    """Returns `(weights, results, sums)` of ten steps on eight tasks each."""
     keras.utils.set_random_seed(0)
     learner = LEARNERS[name]()
     learner.compile(keras.optimizers.SGD(0.1))
-    episodes = contract.blobs().batch(8)
-    history = learner.fit(episodes, steps_per_epoch=10, verbose=0).history
-    told = {key: values[-1] for key, values in history.items()}
-    found = learner.evaluate(episodes, steps=3, verbose=0, return_dict=True)
-    return learner.get_weights(), {**told, **{f"val_{k}": found[k] for k in found}}
+    sums = []
+    episodes = recorded(sums).batch(8)
+    history = learner.fit(
+        episodes,
+        steps_per_epoch=10,
+        validation_data=episodes.take(2),
+        verbose=0,
+    ).history
+    results = {key: values[-1] for key, values in history.items()}
+    # The last of these batches has four tasks.
+    scores = learner.evaluate(
+        recorded(sums).take(20).batch(8), verbose=0, return_dict=True
+    )
+    results |= {f"evaluate_{key}": value for key, value in scores.items()}
+    return learner.get_weights(), results, sums
 
 
 def main(out, index=None, *addresses):
@@ -43,12 +71,18 @@ def main(out, index=None, *addresses):
         cluster = {"cluster": {"worker": list(addresses)}, "task": task}
         os.environ["TF_CONFIG"] = json.dumps(cluster)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    elif index == "mirrored":
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        devices = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, devices)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     arrays = {}
-    with strategy.scope() if addresses else contextlib.nullcontext():
+    with strategy.scope() if index else contextlib.nullcontext():
         for name in LEARNERS:
-            weights, told = train(name)
+            weights, results, sums = train(name)
             arrays |= {f"{name}/{i}": value for i, value in enumerate(weights)}
-            arrays |= {f"{name}/{key}": value for key, value in told.items()}
+            arrays |= {f"{name}/{key}": value for key, value in results.items()}
+            arrays[f"tasks/{name}"] = sums
     np.savez(out, **arrays)
 
 

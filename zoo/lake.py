@@ -51,7 +51,7 @@ def drawings(preprocess):
     """
     import keras_meta as km
 
-    images, labels, names = km.episodes.read_tfds("omniglot", "test", preprocess)
+    images, labels, names = km.sources.read_tfds("omniglot", "test", preprocess)
     from tensorflow_datasets.core import hashing
 
     hashed = hashing.Hasher("test").hash_key

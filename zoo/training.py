@@ -30,6 +30,13 @@ OF_A_RECIPE = (
     "clip",
     "adjust",
 )
+# Errors of a collective operation whose partner has stopped.
+PARTNER_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.UnavailableError,
+)
 STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
@@ -62,6 +69,7 @@ def fit(load, directory, settings, tasks, every, metric):
         ValueError: `steps`, `tasks` or `every` is no positive integer, `directory`
             holds a run of other settings or one that is training now, or training
             diverged.
+        ConnectionError: another worker stopped.
         Stopped: the run was interrupted.
     """
     steps = settings["steps"]
@@ -86,12 +94,20 @@ def fit(load, directory, settings, tasks, every, metric):
         learner.steps_per_execution = together
         begins = f"going on from meta-step {done}" if done else "starting"
         print(f"{begins}: to meta-step {steps}, writing to {directory}", flush=True)
-        learner.fit(
-            episodes(start=done * tasks).batch(tasks, drop_remainder=True),
-            steps_per_epoch=steps - done,
-            callbacks=[run],
-            verbose=1 if sys.stdout.isatty() else 0,
-        )
+        try:
+            learner.fit(
+                episodes(start=done * tasks).batch(tasks, drop_remainder=True),
+                steps_per_epoch=steps - done,
+                callbacks=[run],
+                verbose=1 if sys.stdout.isatty() else 0,
+            )
+        except PARTNER_LOST as error:
+            if alone:
+                raise
+            raise ConnectionError(
+                "expected every worker to respond, but one of them stopped "
+                f"({type(error).__name__}); start all workers again"
+            ) from error
     if run.stop_signal:
         raise Stopped(STOPPED)
 

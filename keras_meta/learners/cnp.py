@@ -10,8 +10,8 @@ AGGREGATES = ("mean", "attention")
 MIN_SCALE = 0.1  # as published
 
 
-def _least_scale(learner, name, value):
-    """The check of the least sigma, of which classification has none."""
+def _min_scale(learner, name, value):
+    """Checks the setting `min_scale`: classification predicts no scale."""
     if learner.classification and value != MIN_SCALE:
         raise ValueError(
             f"expected no {name} for classification, which predicts no scale, got "
@@ -86,7 +86,7 @@ class CNP(learner.Learner):
     """
 
     aggregate = settings.Fixed()
-    min_scale = settings.Setting(_least_scale)
+    min_scale = settings.Setting(_min_scale)
 
     def __init__(
         self,
@@ -99,29 +99,29 @@ class CNP(learner.Learner):
         preprocess=None,
         **kwargs,
     ):
-        bound = [network_module.Network(each) for each in (encoder, decoder)]
+        bound = network_module.Network(encoder), network_module.Network(decoder)
         kwargs.setdefault("dtype", network_module.policy(encoder))
         width, ahead = encoder.output_shape[-1], decoder.input_shape[-1]
-        given = losses.get(loss, "float32")
-        classification = losses.is_classification(given)
-        if isinstance(given, keras.losses.MeanSquaredError):
+        keras_loss = losses.get(loss, "float32")
+        classification = losses.is_classification(keras_loss)
+        if isinstance(keras_loss, keras.losses.MeanSquaredError):
             raise ValueError(
                 "expected a loss of mean and scale, such as gaussian, got mse."
             )
         if classification:
-            shape, wanted = encoder.input_shape[1:], (2 * width, 1)
+            shape, sizes = encoder.input_shape[1:], (2 * width, 1)
         else:
             outputs = 1 if outputs is None else outputs
-            shape, wanted = (ahead - width,), (ahead, 2 * outputs)
+            shape, sizes = (ahead - width,), (ahead, 2 * outputs)
             if encoder.input_shape[1:] != (ahead - width + outputs,):
                 raise ValueError(
                     "expected an encoder of [B, d_x + d_y] and a decoder of [B, D + "
                     f"d_x], got {list(encoder.input_shape)} and "
                     f"{list(decoder.input_shape)} with D = {width}, d_y = {outputs}."
                 )
-        if (ahead, decoder.output_shape[-1]) != wanted:
+        if (ahead, decoder.output_shape[-1]) != sizes:
             raise ValueError(
-                f"expected a decoder from [B, {wanted[0]}] to [B, {wanted[1]}], got "
+                f"expected a decoder from [B, {sizes[0]}] to [B, {sizes[1]}], got "
                 f"one from {list(decoder.input_shape)} to {list(decoder.output_shape)}."
             )
         if aggregate not in AGGREGATES[: 1 if classification else 2]:
@@ -157,7 +157,6 @@ class CNP(learner.Learner):
             self.nothing = self.add_weight(
                 shape=[2, 1, 1, width], name="nothing", autocast=False
             )
-        self.built = True
 
     def adapt_tasks(self, support_x, support_y, training=False):
         if self.classification:
@@ -171,12 +170,11 @@ class CNP(learner.Learner):
         if self.aggregate == "attention":
             tasks = tf.shape(support_x)[0]
             keys = self._embedded(support_x, training)
-            nothing = [
-                tf.repeat(each, tasks, axis=0) for each in tf.unstack(self.nothing)
-            ]
+            # The learned key and value that represent no example.
+            key, value = (tf.repeat(v, tasks, axis=0) for v in tf.unstack(self.nothing))
             return {
-                "keys": tf.concat([nothing[0], keys], axis=1),
-                "values": tf.concat([nothing[1], values], axis=1),
+                "keys": tf.concat([key, keys], axis=1),
+                "values": tf.concat([value, values], axis=1),
             }
         count = tf.cast(tf.maximum(tf.shape(support_x)[1], 1), values.dtype)
         return {"representation": tf.reduce_sum(values, axis=1, keepdims=True) / count}
@@ -185,25 +183,25 @@ class CNP(learner.Learner):
         if self.classification:
             return self._scores(state, query_x, training)
         if self.aggregate == "attention":
-            found = self.attention(
+            context = self.attention(
                 self._embedded(query_x, training),
                 value=state["values"],
                 key=state["keys"],
             )
-            found = tf.cast(found, self.variable_dtype)
+            context = tf.cast(context, self.variable_dtype)
         else:
-            found = tf.repeat(state["representation"], tf.shape(query_x)[1], axis=1)
-        decoded = self.bound_decoder.each(tf.concat([found, query_x], -1), training)
+            context = tf.repeat(state["representation"], tf.shape(query_x)[1], axis=1)
+        decoded = self.bound_decoder.each(tf.concat([context, query_x], -1), training)
         mean, raw = tf.split(decoded, 2, axis=-1)
         return mean, self.min_scale + (1 - self.min_scale) * tf.nn.softplus(raw)
 
     def _embedded(self, x, training):
-        """Keys of every x, `[T, S, D]`."""
+        """Returns the keys of all x, `[T, S, D]`."""
         keys = network_module.each(self.embedding, x, training)
         return tf.cast(keys, self.variable_dtype)
 
     def _scores(self, state, query_x, training):
-        """Logits: the decoder on every pair of a query and a class."""
+        """Returns logits: the decoder on all pairs of a query and a class."""
         features = self.bound.each(query_x, training)
         classes = state["representation"]
         queries, ways = tf.shape(features)[1], tf.shape(classes)[1]

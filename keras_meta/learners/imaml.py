@@ -3,10 +3,10 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import network, priors, settings, solvers
+from keras_meta import network, priors, settings, solvers, steps
 from keras_meta.learners import gradient
 
-# Beyond these, float32 products of precisions and their inverses lose themselves.
+# Outside this range, float32 products of precisions and their inverses overflow.
 LOG_PRECISION_RANGE = (-40.0, 40.0)
 
 
@@ -45,13 +45,13 @@ def implicit_direction(
             slope, _ = support_loss.gradient(weights, inputs)
         return tape, slope
 
-    # Written out, all products share one gradient; a loop has its own.
-    unroll = count <= gradient.UNROLLED_STEPS
+    # Unrolled, all products share one gradient; a loop computes its own.
+    unroll = count <= steps.UNROLLED_STEPS
     shared = taped_gradient() if unroll else None
 
     def product(direction):
         tape, slope = shared or taped_gradient()
-        bent = network.dense(
+        products = network.dense(
             tape.gradient(
                 slope,
                 weights,
@@ -61,7 +61,7 @@ def implicit_direction(
         )
         return [
             h + (p + damping) * v
-            for h, p, v in zip(bent, precisions, direction, strict=True)
+            for h, p, v in zip(products, precisions, direction, strict=True)
         ]
 
     def precondition(residual):
@@ -74,7 +74,7 @@ def implicit_direction(
 
 
 def pulled_moves(direction, precisions, start, weights):
-    """`P v`, and `-P_m v_m . (theta_m - phi_m)`: the derivatives to phi and log P."""
+    """Returns `P v` and `-P_m v_m . (theta_m - phi_m)`: gradients of phi and log P."""
     pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
     scales = [
         -tf.reduce_sum(pull * (theta - phi))
@@ -273,7 +273,7 @@ class IMAML(Implicit):
         self.regularization = regularization
 
     def prior_scales(self, meta, examples):
-        # The objective is a mean over S examples: lambda = 1 / (S sigma^2).
+        # The inner loss is a mean over S examples: lambda = 1 / (S sigma^2).
         precision = self.regularization * tf.cast(examples, self.variable_dtype)
         return [tf.math.rsqrt(precision)] * len(self.adapted())
 

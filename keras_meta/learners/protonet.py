@@ -46,17 +46,11 @@ class ProtoNet(learner.Learner):
 
     def __init__(self, network, outputs=None, preprocess=None, **kwargs):
         bound = network_module.Network(network)
-        kwargs.setdefault("dtype", network_module.policy(network))
         super().__init__(
-            "sparse_categorical_crossentropy",
-            network.input_shape[1:],
-            outputs,
-            preprocess,
-            **kwargs,
+            "sparse_categorical_crossentropy", network, outputs, preprocess, **kwargs
         )
         self.network = network
         self.bound = bound
-        self.built = True
 
     def adapt_tasks(self, support_x, support_y, training=False):
         features = self.bound.each(support_x, training)
@@ -73,7 +67,5 @@ class ProtoNet(learner.Learner):
         return self.masked(2 * products - lengths, state["ways"])
 
     def get_config(self):
-        config = super().get_config()
-        del config["loss"]
-        config["network"] = keras.saving.serialize_keras_object(self.network)
-        return {**config, "outputs": self.output_size}
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network, "outputs": self.output_size}

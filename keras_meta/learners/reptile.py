@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_meta import keras_private, losses, settings
 from keras_meta.learners import gradient
 
-# Of Adam inside the inner loop; the paper sets beta1 to 0 (its table 5).
+# Settings of Adam in the inner loop; the paper sets beta1 to 0 (table 5).
 BETA2, EPSILON = 0.999, 1e-8
 OPTIMIZERS = ("sgd", "adam")
 
@@ -94,7 +94,8 @@ class Reptile(gradient.GradientLearner):
             v + (tf.square(g) - v) * (1 - BETA2)
             for v, g in zip(squares, gradients, strict=True)
         ]
-        # As TensorFlow's Adam, the authors': epsilon beside the uncorrected root.
+        # Like TensorFlow's Adam, which the authors use: epsilon is added to the root of
+        # the squares before bias correction.
         rate = self.inner_rate * tf.sqrt(1 - power)
         weights = [
             w - rate * g / (tf.sqrt(v) + EPSILON)
@@ -108,14 +109,14 @@ class Reptile(gradient.GradientLearner):
             x = tf.concat([x, task["query_x"]], axis=0)
             y = tf.concat([y, tf.cast(task["query_y"], y.dtype)], axis=0)
         state = self.adapt_task(meta, held, x, y, True)
-        ends = dict(zip(map(id, self.adapted()), state["weights"], strict=True))
+        adapted = dict(zip(map(id, self.adapted()), state["weights"], strict=True))
         gradients = [
-            (phi - ends.get(id(v), phi)) * outer.factor(task)
+            (phi - adapted.get(id(v), phi)) * outer.factor(task)
             for v, phi in zip(self.bound.trainable, meta["weights"], strict=True)
         ]
-        if self.joint:  # it has adapted to the queries: `meta_gradient` reports
-            nothing = tf.zeros([], outer.scale.dtype)
-            return nothing, nothing, gradients
+        if self.joint:  # `meta_gradient` computes the loss and the predictions
+            zero = tf.zeros([], outer.scale.dtype)
+            return zero, zero, gradients
         outputs, _ = self.infer_task(meta, held, state, task["query_x"])
         return outer.loss(task, outputs), outputs, gradients
 
@@ -123,12 +124,12 @@ class Reptile(gradient.GradientLearner):
         loss, gradients, variables, outputs = super().meta_gradient(
             episode, query_y, weights, loss_scale
         )
-        if self.joint:  # what `evaluate` would report
+        if self.joint:  # adapts to the support set alone, as `evaluate` does
             query_y = tf.convert_to_tensor(query_y)
-            shown = slice(self.reported_tasks)
-            outputs = self({key: x[shown] for key, x in episode.items()})
-            weights = None if weights is None else weights[shown]
-            loss = losses.of(self.query_loss, query_y[shown], outputs, weights)
+            reported = slice(self.reported_tasks)
+            outputs = self({key: x[reported] for key, x in episode.items()})
+            weights = None if weights is None else weights[reported]
+            loss = losses.of(self.query_loss, query_y[reported], outputs, weights)
             loss += self.penalty()
         return loss, gradients, variables, outputs
 
@@ -140,18 +141,18 @@ class Reptile(gradient.GradientLearner):
         )
         optimizer.build([copy for copy, _ in variables])
         count = self.steps_of(training=False)
-        if count:  # it goes on with what the inner loop has seen
+        if count:  # continues with the memory of the inner loop
             run = tf.function(
                 lambda: self.inner_loop(
-                    self._meta_values(), self._held_values(), x, y, False
+                    self.meta_values(), self.held_values(), x, y, False
                 )
             )
             _, (_, squares) = run()
-            of_variable = dict(zip(map(id, self.adapted()), squares, strict=True))
+            squares = dict(zip(map(id, self.adapted()), squares, strict=True))
             velocities = keras_private.adam_velocities(optimizer)
             for velocity, (_, source) in zip(velocities, variables, strict=True):
-                if id(source) in of_variable:
-                    velocity.assign(of_variable[id(source)])
+                if id(source) in squares:
+                    velocity.assign(squares[id(source)])
             optimizer.iterations.assign(count)
         return optimizer
 

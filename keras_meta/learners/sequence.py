@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_meta import checks, losses, lstm_scan, ordered, runtime, settings, steps
 from keras_meta import network as network_module
 
-# Of a label that is a string: Santoro et al.'s five characters out of five.
+# A string label has five symbols, each one of five (Santoro et al., 2016).
 SYMBOLS = 5
 
 
@@ -144,7 +144,7 @@ class SequenceLearner(ordered.OrderedLearner):
             return_sequences=True,
             return_state=True,
             unroll=unroll,
-            dtype=cell.compute_dtype,  # to which it casts what the cell returns
+            dtype=cell.compute_dtype,  # RNN casts the cell's outputs to it
             name="rnn",
         )
         self.head = keras.layers.Dense(
@@ -152,12 +152,11 @@ class SequenceLearner(ordered.OrderedLearner):
         )
         self.rnn.build([None, None, self.feature_size + self.answer_size])
         self.head.build([None, cell.output_size + self.feature_size * bool(skip)])
-        self.built = True
 
     # One step of the equations, over any number of leading axes.
 
     def _features(self, x, training):
-        """f(x), `[T, S, D]`."""
+        """Returns f(x), `[T, S, D]`."""
         if self.network is not None:
             return self.bound.each(x, training)
         shape = tf.shape(x)
@@ -170,7 +169,7 @@ class SequenceLearner(ordered.OrderedLearner):
         return (y - self.target_mean) / self.target_scale
 
     def _entered(self, y):
-        """Labels as they enter the cell, `[T, S, L]`."""
+        """Returns labels as the cell reads them, `[T, S, L]`."""
         if not self.classification:
             return self._standard(y)
         onehot = tf.one_hot(y, self.output_size, dtype=self.variable_dtype)
@@ -178,11 +177,11 @@ class SequenceLearner(ordered.OrderedLearner):
         return tf.reshape(onehot, [shape[0], shape[1], self.answer_size])
 
     def _answers(self, features, outputs):
-        """g, `[T, S, N]` or `[T, S, 5, 5]`."""
-        seen = tf.cast(outputs, features.dtype)
+        """Returns g of the cell's outputs, `[T, S, N]` or `[T, S, 5, 5]`."""
+        inputs = tf.cast(outputs, features.dtype)
         if self.skip:
-            seen = tf.concat([features, seen], axis=-1)
-        answers = tf.cast(self.head(seen), self.variable_dtype)
+            inputs = tf.concat([features, inputs], axis=-1)
+        answers = tf.cast(self.head(inputs), self.variable_dtype)
         if not self.classification:
             return self.target_mean + self.target_scale * answers
         if not self.label_shape:
@@ -196,7 +195,7 @@ class SequenceLearner(ordered.OrderedLearner):
         labels = self._entered(support_y)
         late = tf.concat([tf.zeros_like(labels[:, :1]), labels[:, :-1]], axis=1)
         inputs = tf.concat([features, late], axis=-1)
-        # Tasks are read side by side, where threads can run parts of a batch at once.
+        # Threads read parts of a batch in parallel.
         count = runtime.simultaneous_ops() if training else 1
         size = inputs.shape[0] or tf.shape(inputs)[0]
         count = min(count, inputs.shape[0] or count)
@@ -283,7 +282,7 @@ class SequenceLearner(ordered.OrderedLearner):
         query_y = tf.convert_to_tensor(query_y)
         support_y = tf.cast(episode["support_y"], query_y.dtype)
         examples = tf.cast(tf.shape(support_y)[1], self.variable_dtype)
-        # Weights of queries leave the sequence's own terms as they are.
+        # Weights of queries do not apply to the terms of the support examples.
         read_weights = weights
         if weights is not None and weights.shape.rank == 2:
             read_weights = None
@@ -303,6 +302,8 @@ class SequenceLearner(ordered.OrderedLearner):
 
     def get_config(self):
         config = super().get_config()
+        if settings.accepts(type(self), "cell"):
+            config["cell"] = keras.saving.serialize_keras_object(self.cell)
         config.update(
             network=self.network and keras.saving.serialize_keras_object(self.network),
             example_shape=list(self.example_shape),

@@ -185,7 +185,7 @@ class Shrinkage(gradient.GradientLearner):
             >>> float(head.scale)
             0.5
         """
-        meta = self._meta_values()
+        meta = self.meta_values()
         start, _ = self._split(meta["weights"])
         return self.prior_at(meta, start, tf.constant(1))
 

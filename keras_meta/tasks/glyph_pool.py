@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_meta import checks, episodes
+from keras_meta import checks, pool
 from keras_meta.tasks import characters, handwriting
 
 CLASSES_AT_ONCE = 50
@@ -53,7 +53,7 @@ def glyphs(classes=1200, drawings=20, seed=0, prepare=None):
                 chunk.append(handwriting.drawing(strokes, planned, random))
         chunk = np.stack(chunk)[..., None]
         images.append(prepare.resize(chunk) if prepare else chunk)
-    return episodes.ClassPool.from_arrays(
+    return pool.ClassPool.from_arrays(
         np.concatenate(images), np.repeat(ids, drawings), prepare
     )
 

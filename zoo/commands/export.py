@@ -126,9 +126,9 @@ def _difference(learner, path):
     import numpy as np
     import tensorflow as tf
 
-    from keras_meta import check
+    from keras_meta import probes
 
-    episode, _ = check.random_episode(learner)
+    episode, _ = probes.random_episode(learner)
     served = tf.saved_model.load(str(path)).signatures["serving_default"]
     outputs = served(**episode)
     state = learner.adapt(episode["support_x"], episode["support_y"])

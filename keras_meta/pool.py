@@ -1,0 +1,400 @@
+"""ClassPool: labelled images of many classes, from which episodes are drawn."""
+
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from keras_meta import checks, episodes, files, sources, streams
+
+
+class ClassPool:
+    """Labelled images of many classes, from which episodes are drawn.
+
+    The images are stored once and unchanged (uint8 for images), in memory or on disk.
+    Pools that `select`, `split_classes` and `with_rotations` return share them. Create
+    a pool with `from_tfds`, `from_arrays` or `from_directory`; these call the
+    constructor.
+
+    Args:
+        images: all images, sorted by class: a tensor `[n, ...]` or a `sources.OnDisk`.
+        table: int64 `[C, 4]`, for each class its label id, the index of its first
+            image, its number of images, and quarter turns (`sources.class_table`).
+        names: `{label id: name}`.
+        prepare: an `ImagePreprocess` that scales the images of an episode, or None.
+
+    Attributes:
+        class_ids: int array `[C]`, the label id of each class; a rotated class has the
+            id of the unrotated class.
+        names: `{label id: name}`.
+        shape: shape of one example, as in episodes.
+        sizes: int array `[C]`, the number of images of each class.
+
+    Example:
+        >>> images = np.zeros([40, 28, 28, 1], "uint8")
+        >>> labels = np.repeat(np.arange(10), 4)
+        >>> prepare = km.ImagePreprocess(28, 28, 1)
+        >>> pool = km.ClassPool.from_arrays(images, labels, prepare=prepare)
+        >>> train, test = pool.split_classes(6, 4, seed=0)
+        >>> train
+        ClassPool(6 classes, 24 images, (28, 28, 1))
+        >>> episodes = train.with_rotations().episodes(ways=5, shots=1, queries=2)
+        >>> episode, query_y = next(iter(episodes.batch(3)))
+        >>> episode["support_x"].shape
+        TensorShape([3, 5, 28, 28, 1])
+    """
+
+    def __init__(self, images, table, names, prepare):
+        self._images = images  # tensor [n, ...] or OnDisk, sorted by class
+        self._table = table  # int64 [C, 4]: label id, first image, images, turns
+        self._prepare = prepare
+        self.names = names
+
+    @classmethod
+    def from_arrays(cls, images, labels, prepare=None, names=None):
+        """Creates a pool from examples in memory, or in a memory-mapped file.
+
+        Args:
+            images: uint8 `[n, H, W, C]` with `prepare`; without it also any numeric
+                `[n, ...]` (uint8 is scaled to [0, 1], other types are converted to
+                float32). A `np.memmap`, as `np.load(path, mmap_mode="r")` returns it,
+                must be uint8 and stays on disk: only the images of an episode are read.
+            labels: integer ids `[n]`, any values.
+            prepare: an `ImagePreprocess`, usually `learner.preprocess`.
+            names: `{label id: name}`.
+
+        Returns:
+            A `ClassPool`.
+
+        Raises:
+            ValueError: different lengths, labels that are not integers, or examples
+                that are not finite numbers.
+        """
+        images, table = sources.read_arrays(images, labels, prepare)
+        return cls(images, table, dict(names or {}), prepare)
+
+    @classmethod
+    def from_tfds(
+        cls, name, split="train", prepare=None, data_dir=None, label_key=None
+    ):
+        """Creates a pool from a TFDS image-classification data set.
+
+        Args:
+            name: TFDS name, such as "omniglot" or "cifar100".
+            split: TFDS split expression, such as "train+test".
+            prepare: an `ImagePreprocess` that resizes all images, or None.
+            data_dir: folder of TFDS data; by default TFDS' own (`TFDS_DATA_DIR`).
+            label_key: the label feature; by default the only one, or "label".
+
+        Returns:
+            A `ClassPool` in memory.
+
+        Raises:
+            ValueError: unknown data set or split, no image or label feature, data that
+                cannot be downloaded, or images of different sizes without `prepare`.
+        """
+        images, labels, names = sources.read_tfds(
+            name, split, prepare, data_dir, label_key
+        )
+        return cls.from_arrays(images, labels, prepare, names)
+
+    @classmethod
+    def from_directory(cls, directory, prepare, in_memory=True):
+        """Creates a pool from a folder with one sub-folder of images per class.
+
+        Label ids number the sub-folders in alphabetical order. A warning lists the
+        files that are skipped, such as those without an image suffix.
+
+        Args:
+            directory: the folder.
+            prepare: an `ImagePreprocess` that resizes all images.
+            in_memory: if True, reads all images now. If False, reads the images of an
+                episode when it is drawn, which fails then if a file is not an image.
+
+        Returns:
+            A `ClassPool`.
+
+        Raises:
+            ValueError: no such folder, no class in it, a class without images, or a
+                file that is not an image.
+        """
+        paths, labels, names, skipped = sources.list_directory(directory)
+        if skipped:
+            warnings.warn("; ".join(files.notes(skipped)) + ".", stacklevel=2)
+        images, table = sources.read_files(paths, labels, prepare, in_memory)
+        return cls(images, table, names, prepare)
+
+    @classmethod
+    def joined(cls, pools):
+        """Creates a pool with the classes of several pools in memory.
+
+        Label ids are new: 0, 1, ... in the order of the pools, and of label ids within
+        each. Classes of equal names in two pools stay two classes.
+
+        Args:
+            pools: `{name: ClassPool}`, with examples of one shape and type. The name of
+                a class becomes `name/class`.
+
+        Returns:
+            A `ClassPool`.
+
+        Raises:
+            ValueError: examples of different shapes or types, or on disk.
+        """
+        kinds = {
+            (pool.shape, type(pool._images), pool._images.dtype)
+            for pool in pools.values()
+        }
+        if len(kinds) != 1 or any(
+            isinstance(p._images, sources.OnDisk) for p in pools.values()
+        ):
+            raise ValueError(
+                "expected pools in memory with examples of one shape and kind, got "
+                f"{', '.join(map(repr, pools.values())) or 'none'}."
+            )
+        tables, names, images = [], {}, 0
+        for key, pool in pools.items():
+            ids, places = np.unique(pool.class_ids, return_inverse=True)
+            table = pool._table + [0, images, 0, 0]
+            table[:, 0] = places + len(names)
+            tables.append(table)
+            joined = [f"{key}/{pool.names.get(int(i), i)}" for i in ids]
+            names.update(enumerate(joined, len(names)))
+            images += pool._images.shape[0]
+        values = tf.concat([pool._images for pool in pools.values()], axis=0)
+        prepare = next(iter(pools.values()))._prepare
+        return cls(values, np.concatenate(tables), names, prepare)
+
+    def __len__(self):
+        return len(self._table)
+
+    def __repr__(self):
+        return f"ClassPool({len(self)} classes, {sum(self.sizes)} images, {self.shape})"
+
+    @property
+    def class_ids(self):
+        return self._table[:, 0]
+
+    @property
+    def shape(self):
+        return tuple(self._images.shape[1:])
+
+    @property
+    def sizes(self):
+        return self._table[:, 2]
+
+    def _with_table(self, table):
+        return ClassPool(self._images, table, self.names, self._prepare)
+
+    def select(self, ids):
+        """Returns the pool of the classes with the given label ids.
+
+        Args:
+            ids: label ids, a sequence of integers.
+
+        Raises:
+            ValueError: an id that the pool does not have.
+        """
+        ids = np.unique(ids)
+        missing = np.setdiff1d(ids, self.class_ids)
+        if len(missing) or not len(ids):
+            raise ValueError(
+                f"expected label ids among the pool's {len(np.unique(self.class_ids))} "
+                f"classes, got {missing.tolist()[:10] or 'none'}."
+            )
+        return self._with_table(self._table[np.isin(self.class_ids, ids)])
+
+    def split_classes(self, *sizes, seed=0):
+        """Returns disjoint pools of randomly chosen classes; the rest is dropped.
+
+        Args:
+            *sizes: number of label ids in each part.
+            seed: seed of the choice; equal seeds give equal parts on every machine.
+
+        Returns:
+            A list of pools. All rotations of a class are in the same part.
+
+        Raises:
+            ValueError: sizes that sum to more than the number of classes.
+        """
+        ids = np.unique(self.class_ids)
+        for size in sizes:
+            checks.check_integer("each size", size, 1)
+        if not sizes or sum(sizes) > len(ids):
+            raise ValueError(
+                f"expected sizes that sum to at most {len(ids)} classes, got "
+                f"{list(sizes)}."
+            )
+        # NumPy freezes the stream of RandomState for all versions, not Generator's.
+        shuffled = np.random.RandomState(seed).permutation(ids)
+        ends = np.cumsum(sizes)
+        parts = np.split(shuffled, ends)[: len(sizes)]
+        return [self.select(part) for part in parts]
+
+    def with_rotations(self):
+        """Returns the pool with 90, 180 and 270 degree rotations as new classes.
+
+        Raises:
+            ValueError: images that are not square, or a pool with rotations.
+        """
+        if len(self.shape) != 3 or self.shape[0] != self.shape[1]:
+            raise ValueError(f"expected square images [H, H, C], got {self.shape}.")
+        if self._table[:, 3].any():
+            raise ValueError("expected a pool without rotations, it has them already.")
+        turned = [self._table + [0, 0, 0, turns] for turns in range(4)]
+        return self._with_table(np.concatenate(turned))
+
+    def encoded(self, encode):
+        """Returns the pool with `encode(x)` in place of each example x, computed once.
+
+        For example, the features of a frozen network. Rotated classes are encoded too.
+
+        Args:
+            encode: `[n, ...] -> [n, ...]`, such as a Keras model.
+        """
+        encode = tf.function(encode, reduce_retracing=True)
+        features = []
+        for row in self._table:
+            x, turns = self._examples(row), row[3]
+            features.append(encode(tf.image.rot90(x, turns) if turns else x))
+        table = self._table.copy()
+        table[:, 1] = np.cumsum(table[:, 2]) - table[:, 2]
+        table[:, 3] = 0
+        return ClassPool(tf.concat(features, axis=0), table, self.names, None)
+
+    def images_of(self, class_id):
+        """Returns all unrotated images of a class, as in episodes, `[n, ...]`.
+
+        Args:
+            class_id: the label id.
+
+        Raises:
+            ValueError: an id that the pool does not have.
+        """
+        return self._examples(self.select([class_id])._table[0])
+
+    def _examples(self, row):
+        """Returns all examples of a row of the table, unrotated, as in episodes."""
+        rows = tf.range(row[1], row[1] + row[2])
+        return self._scaled(sources.gather(self._images, rows))
+
+    def _scaled(self, images):
+        """Returns stored images as in episodes."""
+        if images.dtype != tf.uint8:
+            return images
+        if self._prepare is not None:
+            return self._prepare.scale(images)
+        return tf.cast(images, tf.float32) / 255.0
+
+    def episodes(
+        self,
+        ways=5,
+        shots=1,
+        queries=15,
+        seed=0,
+        start=0,
+        groups=None,
+        labels="onehot",
+    ):
+        """Returns an endless dataset of N-way K-shot episodes, replayable by (seed, i).
+
+        Episode i depends on (seed, i) alone. The classes, their labels, the images, the
+        order of the support set and the order of the queries are each uniformly random.
+        Images of a class are drawn without replacement, so that no query image is in
+        the support set.
+
+        Args:
+            ways: number of classes in an episode, N.
+            shots: support examples per class, K.
+            queries: query examples per class.
+            seed: seed of the stream.
+            start: index of the first episode.
+            groups: `{label id: group}`, such as the alphabet of each character. The
+                classes of an episode are then from one group, drawn uniformly from the
+                groups with enough classes.
+            labels: "onehot", or "strings": each class of an episode gets a different
+                string of five symbols out of five, drawn uniformly (Santoro et al.,
+                2016).
+
+        Returns:
+            A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],
+            "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries; images
+            are float32 and labels int32 in [0, N). Strings are `[S, 5]` and `[Q, 5]`,
+            in [0, 5).
+
+        Raises:
+            ValueError: too few classes, a class with fewer than shots + queries images
+                or without a group, or other labels.
+        """
+        if labels not in episodes.LABELS:
+            raise ValueError(
+                f"expected labels to be one of {', '.join(episodes.LABELS)}, got "
+                f"{labels!r}."
+            )
+        for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
+            checks.check_integer(name, value, 1)
+        members = episodes.group_members(self.class_ids, groups)
+        members = members[members.sum(1) >= ways]
+        if not len(members):
+            raise ValueError(
+                f"expected at least {ways} classes for {ways}-way episodes, the pool "
+                f"has {len(self)}{' and no group has as many' if groups else ''}."
+            )
+        smallest = self._table[np.argmin(self.sizes)]
+        if smallest[2] < shots + queries:
+            raise ValueError(
+                f"expected at least {shots} + {queries} images in each class, class "
+                f"{self.names.get(int(smallest[0]), smallest[0])} has {smallest[2]}."
+            )
+        draw = episodes.sampler(
+            self.sizes, members, self._reader(), ways, shots, queries, labels
+        )
+        return streams.stream(draw, seed, start)
+
+    def _reader(self):
+        """Returns `(classes [N], indices [N, n]) -> x [N, n, ...]`, as in episodes."""
+        first, turns = tf.constant(self._table[:, 1]), tf.constant(self._table[:, 3])
+        rotated = self._table[:, 3].any()
+
+        def read(classes, indices):
+            rows = tf.gather(first, classes)[:, None] + indices
+            x = sources.gather(self._images, rows)
+            if rotated:
+                x = sources.rotate(x, tf.gather(turns, classes))
+            return self._scaled(x)
+
+        return read
+
+    def batches(self, size, seed=0, start=0):
+        """Returns an endless dataset of labelled examples, replayable by (seed, i).
+
+        Args:
+            size: examples per batch, B; each is drawn uniformly from all examples of
+                the pool, with replacement.
+            seed: seed of the stream.
+            start: index of the first batch.
+
+        Returns:
+            A `tf.data.Dataset` of pairs `(x [B, ...], y [B])`: float32 examples, and
+            int32 indices of the class in the pool, in [0, len(pool)).
+
+        Raises:
+            ValueError: `size`, `seed` or `start` out of range, or a pool with
+                rotations.
+        """
+        checks.check_integer("size", size, 1)
+        if self._table[:, 3].any():
+            raise ValueError("expected a pool without rotations, it has them.")
+        ends = tf.constant(np.cumsum(self.sizes))
+        # The row of an image minus its place among all examples of these classes.
+        shifts = tf.constant(self._table[:, 1] + self.sizes - np.cumsum(self.sizes))
+
+        def draw(seed):
+            places = tf.random.stateless_uniform(
+                [size], seed, maxval=int(sum(self.sizes)), dtype=tf.int64
+            )
+            y = tf.searchsorted(ends, places, side="right")
+            rows = places + tf.gather(shifts, y)
+            return self._scaled(sources.gather(self._images, rows)), y
+
+        return streams.stream(draw, seed, start)

@@ -1,0 +1,87 @@
+"""Streams: workers divide the indices, and together they have the elements of one."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta import streams
+
+
+def stream(start=5):
+    """Elements `(index, noise)` from a stream with two random steps and a map."""
+
+    def draw(seed):
+        return seed[1], tf.random.stateless_uniform([2], seed)
+
+    def add(seed, index, noise):
+        return index, noise + tf.random.stateless_uniform([2], seed)
+
+    data = streams.stream(draw, 3, start)
+    data = streams.seeded_map(data, add, 7, start)
+    return data.map(lambda index, noise: (index, 2 * noise))
+
+
+CHAINS = {
+    "endless": lambda data: data.batch(4),
+    "part": lambda data: data.skip(2).take(12).batch(4),
+    "batches": lambda data: data.batch(4).skip(1).take(2).map(lambda i, x: (i, -x)),
+    "even remainder": lambda data: data.take(10).batch(4).cache().prefetch(2),
+    "dropped remainder": lambda data: data.take(11).batch(4, drop_remainder=True),
+    "options": lambda data: data.with_options(tf.data.Options()).batch(4),
+    "seeded after skip": lambda data: streams.seeded_map(
+        data.skip(3), lambda seed, index, x: (index, x * float_of(seed)), 1, 8
+    ).batch(4),
+}
+
+
+def float_of(seed):
+    return tf.random.stateless_uniform([], seed)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_parts_hold_together_what_the_stream_holds(chain):
+    data = CHAINS[chain](stream())
+    assert isinstance(data, streams.Stream) and data.divides(2)
+    whole = list(data.take(3).as_numpy_iterator())
+    parts = [data.part(2, worker, 2).take(3) for worker in range(2)]
+    parts = [list(part.as_numpy_iterator()) for part in parts]
+    assert [len(part) for part in parts] == [len(whole)] * 2
+    for batch, *shares in zip(whole, *parts, strict=True):
+        # The workers take turns: index 0, 2, ... and 1, 3, ...
+        for worker, share in enumerate(shares):
+            for expected, actual in zip(batch, share, strict=True):
+                np.testing.assert_array_equal(actual, expected[worker::2])
+
+
+def test_a_part_computes_its_own_elements_alone():
+    computed = []
+
+    def draw(seed):
+        def record(value):
+            computed.append(int(value))
+            return value
+
+        return tf.numpy_function(record, [seed[1]], tf.int64)
+
+    own = [int(streams.fold_seed(0, index)[1]) for index in range(100)]
+    data = streams.stream(draw, 0, 0).batch(4).take(10)
+    list(data.part(2, 1, 2).as_numpy_iterator())
+    assert sorted(computed) == sorted(own[1:40:2])
+
+
+def test_what_does_not_divide_is_left_to_tensorflow():
+    assert not stream().divides(2)  # no batches
+    assert not stream().batch(5).divides(2)
+    assert not stream().take(9).batch(4).divides(2)
+    assert stream().take(9).batch(4, drop_remainder=True).divides(2)
+    for other in (
+        stream().shuffle(4),
+        stream().take(4).repeat(2),
+        stream().filter(lambda index, noise: True),
+        stream().batch(4).batch(2),
+        stream().take(4).cache("a file"),
+    ):
+        assert not isinstance(other, streams.Stream)
+    strategy = tf.distribute.OneDeviceStrategy("cpu:0")
+    data = stream().batch(4)
+    assert streams.divided(data, strategy) is data
