@@ -75,11 +75,10 @@ def main(began, report, *words):
         from tensorflow.python.framework import func_graph
 
         from keras_meta import files, zoo
-        from keras_meta.zoo import sources
 
         stages.time("trace", func_graph, "func_graph_from_py_func")
         stages.time("load", zoo, "load")
-        stages.time("load", sources.Source, "load")
+        stages.time("load", km.tasks, "glyphs")
         stages.time("load", files, "load_image")
         return km
 
