@@ -107,7 +107,7 @@ def show(name, errors):
     if "family's mean" in errors:
         share = errors["LSTM"][0] / errors["family's mean"][0]
         cells = [f"{100 * share[i - 1]:.1f}%" for i in shown]
-        rows.append(["LSTM relative to the family's mean", *cells])
+        rows.append(["LSTM / family's mean", *cells])
     results.show(
         f"{name}: {unit} by example index, {FLAGS.tasks} test tasks, seed "
         f"{FLAGS.seed}, 95% intervals",
