@@ -28,8 +28,8 @@ RIGHT, WRONG = "#009e73", "#d55e00"
 def predictions(support_x, support_y, query_x, probabilities, names=None, query_y=None):
     """Draws the support set of a task, and below it each query with its prediction.
 
-    With `query_y`, the queries of each class have their own rows, and marks show
-    correct and incorrect predictions. Without it, they stay in the order given.
+    With `query_y`, the queries of each class form groups, and marks show correct and
+    incorrect predictions. Without it, they stay in the order given.
 
     Args:
         support_x: images `[S, H, W, 1 or 3]`, uint8 or in [0, 1], drawn unchanged: 0 is
@@ -61,7 +61,7 @@ def predictions(support_x, support_y, query_x, probabilities, names=None, query_
             f"{list(probabilities.shape)}."
         )
     if query_y is None:
-        rows, title = _wrapped(range(len(query_x)), COLUMNS), "Predictions"
+        groups, title = _wrapped(range(len(query_x)), COLUMNS), "Predictions"
     else:
         query_y = np.asarray(query_y)
         if query_y.shape != (len(query_x),) or not np.isin(query_y, support_y).all():
@@ -71,16 +71,19 @@ def predictions(support_x, support_y, query_x, probabilities, names=None, query_
             )
         right = int(np.sum(probabilities.argmax(1) == query_y))
         title = f"Predictions: {right} of {len(query_y)} right"
-        rows = []
+        groups = []
         for label in range(len(names)):
-            rows += _wrapped(np.flatnonzero(query_y == label), COLUMNS)
+            groups += _wrapped(np.flatnonzero(query_y == label), COLUMNS)
 
     # Every class has a column of examples; many classes form blocks of equal width.
     wide = -(-len(names) // -(-len(names) // COLUMNS))
     blocks = _wrapped([np.flatnonzero(support_y == i) for i in range(len(names))], wide)
     heights = [min(EXAMPLES, max(map(len, block))) for block in blocks]
     cell = IMAGE + GAP
-    columns = max(wide, *map(len, rows), 5)
+    longest = max(map(len, groups))
+    columns = max(wide, longest, 5)
+    # Small groups share a row, with an empty column between two of them.
+    rows = _wrapped(groups, 1 if query_y is None else (columns + 1) // (longest + 1))
     width = columns * cell + 2 * MARGIN
     height = sum(heights) * cell + len(blocks) * (LINE + CAPTIONS)
     height += len(rows) * (cell + CAPTIONS) + 2 * TITLE + 2 * MARGIN
@@ -108,21 +111,23 @@ def predictions(support_x, support_y, query_x, probabilities, names=None, query_
     _title(axes, top, title)
     top += TITLE
     for row in rows:
-        if query_y is not None:
-            x, y = 0.6 * MARGIN, top + IMAGE / 2
-            name = names[query_y[row[0]]]
-            plot_text.write(axes, name, x, y, CAPTION, GREY, rotation=90)
-        for column, i in enumerate(row):
-            left = MARGIN + column * cell
-            guess = int(probabilities[i].argmax())
-            colour, mark = BLUE, ""
+        for place, group in enumerate(row):
+            start = MARGIN + place * (longest + 1) * cell
             if query_y is not None:
-                good = guess == query_y[i]
-                colour, mark = (RIGHT, "✓ ") if good else (WRONG, "✗ ")
-            _image(axes, query_x[i], left, top, colour)
-            _caption(axes, left, top + cell, mark + names[guess], colour, "bold")
-            share = f"{100 * probabilities[i, guess]:.0f}%"
-            _caption(axes, left, top + cell + LINE, share, GREY)
+                x, y = start - 0.4 * MARGIN, top + IMAGE / 2
+                name = names[query_y[group[0]]]
+                plot_text.write(axes, name, x, y, CAPTION, GREY, rotation=90)
+            for column, i in enumerate(group):
+                left = start + column * cell
+                guess = int(probabilities[i].argmax())
+                colour, mark = BLUE, ""
+                if query_y is not None:
+                    good = guess == query_y[i]
+                    colour, mark = (RIGHT, "✓ ") if good else (WRONG, "✗ ")
+                _image(axes, query_x[i], left, top, colour)
+                _caption(axes, left, top + cell, mark + names[guess], colour, "bold")
+                share = f"{100 * probabilities[i, guess]:.0f}%"
+                _caption(axes, left, top + cell + LINE, share, GREY)
         top += cell + CAPTIONS
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
@@ -317,7 +322,8 @@ def curves(scores, xlabel, ylabel, log=False):
     if log:
         axes.set_xscale("symlog", linthresh=1)
         ticks = sorted({value for x, *_ in scores.values() for value in x})
-        axes.set_xticks(ticks, ticks)
+        axes.set_xticks(_apart(ticks))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
         axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
@@ -325,6 +331,15 @@ def curves(scores, xlabel, ylabel, log=False):
     if len(scores) > 1:  # outside: inside it would cover a curve or its interval
         figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
+
+
+def _apart(ticks):
+    """Returns the ticks whose labels do not touch on a logarithmic axis."""
+    chosen = ticks[:1]
+    for tick in ticks[1:]:
+        if chosen[-1] < 1 or tick >= 1.5 * chosen[-1]:
+            chosen.append(tick)
+    return chosen
 
 
 def placed(x, values, shape):

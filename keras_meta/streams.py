@@ -114,13 +114,17 @@ class Stream(keras_private.WrappedDataset):
         steps: functions `(dataset, indices) -> dataset` that compute the elements in
             turn; the first ignores its dataset.
         size: elements of a batch; None before `batch`.
+        drop_remainder: whether all batches have `size` elements.
         batched: functions `dataset -> dataset` of batches, after `batch`.
     """
 
-    def __init__(self, dataset, indices, steps, size=None, batched=()):
+    def __init__(
+        self, dataset, indices, steps, size=None, drop_remainder=False, batched=()
+    ):
         super().__init__(dataset)
         self.indices = indices
         self.size = size
+        self._drop_remainder = drop_remainder
         self._steps = list(steps)
         self._batched = list(batched)
 
@@ -142,23 +146,35 @@ class Stream(keras_private.WrappedDataset):
             size: elements of a batch of the result.
         """
         numbers = _dataset(self.indices).shard(workers, worker)
+        return self._computed(numbers, size)
+
+    def _computed(self, numbers, size):
         dataset = numbers
         for step in self._steps:
             dataset = step(dataset, numbers)
-        dataset = dataset.batch(size)
+        if size:
+            dataset = dataset.batch(size, self._drop_remainder)
         for step in self._batched:
             dataset = step(dataset)
         return dataset
 
     def followed(self, dataset, step):
         """Returns the stream of `dataset`, which `step` computes from this stream."""
-        if self.size:
-            batched = [*self._batched, lambda dataset: step(dataset, None)]
-            return Stream(dataset, self.indices, self._steps, self.size, batched)
-        return Stream(dataset, self.indices, [*self._steps, step])
+        if not self.size:
+            return Stream(dataset, self.indices, [*self._steps, step])
+        following = self._limited(dataset, self.indices)
+        following._batched.append(lambda dataset: step(dataset, None))
+        return following
 
     def _limited(self, dataset, indices):
-        return Stream(dataset, indices, self._steps, self.size, self._batched)
+        return Stream(
+            dataset,
+            indices,
+            self._steps,
+            self.size,
+            self._drop_remainder,
+            self._batched,
+        )
 
     def map(self, map_func, *args, **kwargs):
         return self.followed(
@@ -189,8 +205,10 @@ class Stream(keras_private.WrappedDataset):
         return self._limited(super().take(count, name), indices)
 
     def skip(self, count, name=None):
+        """Returns the stream from element `count` on; it computes none before that."""
         end = len(self.indices) if count < 0 else count * self._unit()
-        return self._limited(super().skip(count, name), self.indices[end:])
+        indices = self.indices[end:]
+        return self._limited(self._computed(_dataset(indices), self.size), indices)
 
     def _unit(self):
         return self.size or 1
@@ -203,7 +221,7 @@ class Stream(keras_private.WrappedDataset):
         size, indices = int(size), self.indices
         if drop_remainder:
             indices = indices[: len(indices) // size * size]
-        return Stream(dataset, indices, self._steps, size)
+        return Stream(dataset, indices, self._steps, size, drop_remainder)
 
 
 def _dataset(indices):

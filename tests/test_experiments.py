@@ -1,11 +1,19 @@
-"""The experiments' own arithmetic."""
+"""The experiments' own arithmetic, and what they share."""
+
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import results
+import shrinkage
 import tensorflow as tf
+from absl import flags
 
 from keras_meta import episodes
-from tools.experiments import shrinkage
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def test_closed_forms_are_the_papers():
@@ -34,3 +42,51 @@ def test_samples_have_the_stated_noise(name):
         lengths = np.square(means.numpy()).mean(0).reshape(5, 2).sum(1)
         expected = 2 * (2.0**2 + np.square(experiment.sigma[::2]))
         np.testing.assert_allclose(lengths, expected, rtol=0.1)
+
+
+def test_a_unit_is_computed_once(tmp_path):
+    computed = []
+
+    def compute():
+        computed.append(1)
+        return {"x": [1.5, 2.0]}
+
+    for _ in range(2):
+        assert results.stored(tmp_path / "a.json", compute) == {"x": [1.5, 2.0]}
+    for _ in range(2):
+        arrays = results.stored_arrays(tmp_path / "a.npz", compute)
+        assert arrays["x"].tolist() == [1.5, 2.0]
+    assert len(computed) == 2
+    assert results.read_json(tmp_path / "none.json", []) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.npz"]
+
+
+@pytest.mark.slow  # each imports TensorFlow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("completion", "finetuning", "functions", "modularity", "presentations"),
+        *("processes", "shrinkage", "long_adaptation"),
+    ],
+)
+def test_an_experiment_states_its_flags(name):
+    command = [sys.executable, f"tools/experiments/{name}.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert "--out" in done.stdout and done.returncode == 1, done.stderr
+
+
+def test_an_unknown_method_ends_an_experiment(monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_list("methods", None, "", flag_values=values)
+    values(["shrinkage"])
+    monkeypatch.setattr(results, "FLAGS", values)
+    monkeypatch.setattr(sys, "argv", ["tools/experiments/shrinkage.py"])
+    assert results.chosen("methods", {"MAML": 1, "Reptile": 2}) == ["MAML", "Reptile"]
+    values.methods = ["Reptile"]
+    assert results.chosen("methods", {"MAML": 1, "Reptile": 2}) == ["Reptile"]
+    values.methods = ["SGD"]
+    with pytest.raises(SystemExit) as end:
+        results.chosen("methods", {"MAML": 1, "Reptile": 2})
+    assert end.value.code == (
+        "shrinkage: error: expected methods of ['MAML', 'Reptile'], got ['SGD']."
+    )

@@ -63,7 +63,7 @@ def test_tools_of_a_system_without_what_linux_has(tool):
     program = WINDOWS + (
         f"import {tool}, keras_meta.zoo.entries, keras_meta.check\n"
         f"if {tool!r} == 'benchmark':\n"
-        "    print(list(benchmark.thread_settings()))"
+        "    print(benchmark.harness.thread_counts())"
     )
     expected = f"{list(dict.fromkeys((1, os.cpu_count())))}\n"
     assert python(program) == (expected if tool == "benchmark" else "")
@@ -71,15 +71,16 @@ def test_tools_of_a_system_without_what_linux_has(tool):
 
 def test_a_tool_says_what_a_system_does_not_tell():
     program = WINDOWS + (
-        "import benchmark, keras_meta.api\n"
-        "for measure in benchmark.peak_memory, benchmark.anonymous_memory:\n"
+        "from benchmarks import harness\n"
+        "import keras_meta.api\n"
+        "for measure in harness.peak_memory, harness.anonymous_memory:\n"
         "    sys.platform = 'win32'\n"
         "    try:\n"
         "        measure()\n"
         "    except SystemExit as error:\n"
         "        print(error)"
     )
-    said = "expected a system that tells the {} memory of a process, got win32."
+    said = "expected a system that reports the {} memory of a process, got win32."
     assert python(program).splitlines() == [
         f"benchmark: error: {said.format(kind)}" for kind in ("peak", "anonymous")
     ]

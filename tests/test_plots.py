@@ -32,18 +32,34 @@ def texts(figure):
 def assert_legible(figure):
     """No text leaves the picture, and none lies on another."""
     renderer = backend_agg.FigureCanvasAgg(figure).get_renderer()
+    draw_text, drawn = renderer.draw_text, []
+
+    def record(*args, mtext=None, **kwargs):
+        drawn.append(mtext)
+        return draw_text(*args, mtext=mtext, **kwargs)
+
+    renderer.draw_text = record
     figure.draw(renderer)
-    boxes = [text.get_window_extent(renderer) for text in texts(figure)]
+    assert drawn
+    boxes = [text.get_window_extent(renderer) for text in drawn]
     width, height = figure.bbox.size
     for box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-    for a, b in itertools.combinations(boxes, 2):
-        assert not a.overlaps(b)
+    for (a, text), (b, other) in itertools.combinations(
+        zip(boxes, drawn, strict=True), 2
+    ):
+        assert not a.overlaps(b), (text.get_text(), other.get_text())
 
 
 @pytest.mark.parametrize(
     ("ways", "shots", "queries", "known"),
-    [(2, 1, 1, False), (5, 1, 15, True), (20, 1, 2, True), (4, [1, 9, 2, 3], 4, False)],
+    [
+        (2, 1, 1, False),
+        (5, 1, 15, True),
+        (20, 1, 2, True),
+        (20, 1, 4, True),
+        (4, [1, 9, 2, 3], 4, False),
+    ],
 )
 def test_predictions_can_be_read(ways, shots, queries, known):
     *arrays, query_y = task(ways, shots, queries)
@@ -199,3 +215,41 @@ def test_names_that_the_font_lacks_are_drawn_without_a_warning():
     text, families = plot_text.drawable("a\u1d84", "normal")
     assert text == "a\u1d84" and families[0] == "sans-serif" and len(families) == 2
     assert plot_text.family_of("𓀀", "bold") or plot_text.drawable("𓀀", "bold")[0] == "?"
+
+
+def test_small_groups_share_a_row():
+    *arrays, query_y = task(20, 1, 4)
+    figure = plots.predictions(*arrays, None, query_y)
+    extents = [image.get_extent() for image in figure.axes[0].images[20:]]
+    rows = {top for *_, top in extents}
+    assert len(rows) == 10  # two classes of four queries each
+    right = max(right for _, right, *_ in extents)
+    assert right > 0.85 * figure.get_size_inches()[0]
+
+
+# The steps of an adaptation curve with 16 steps of iMAML, and epochs of fine-tuning.
+@pytest.mark.parametrize("x", [(0, 1, 2, 3, 5, 10, 16, 20, 50), (0, 1, 100, 200, 500)])
+@pytest.mark.parametrize("log", [False, True])
+def test_curves_can_be_read(x, log):
+    mean = np.linspace(20, 99, len(x))
+    scores = {
+        name: (x, mean, mean / 20) for name in ("maml", "sigma_maml.omniglot", "c")
+    }
+    figure = plots.curves(scores, "inner steps", "accuracy (%)", log)
+    assert_legible(figure)
+    (axes,) = figure.axes
+    assert axes.get_legend() is None  # the legend lies outside and covers no curve
+    assert len(figure.legends) == 1
+    if log:
+        labels = [float(label.get_text()) for label in axes.get_xticklabels()]
+        assert set(labels) <= set(x) and {0, 1} <= set(labels)
+        assert 20 not in labels or 16 not in labels
+
+
+def test_other_pictures_can_be_read():
+    grid = np.linspace(-1, 1, 50)
+    figure = plots.fit([0, 1], [1, 2], grid, grid, grid**2, grid, ([0.5], [0.5]))
+    assert_legible(figure)
+    blank = np.zeros([28, 28])
+    rows = [(f"{n} pixels", [blank] * 4) for n in (10, 100, 300)]
+    assert_legible(plots.images(rows, ["known", "mean", "scale", "truth"]))

@@ -69,6 +69,26 @@ def test_a_part_computes_its_own_elements_alone():
     assert sorted(computed) == sorted(own[1:40:2])
 
 
+def test_skip_computes_nothing_and_keeps_static_shapes():
+    computed = []
+
+    def draw(seed):
+        def record(value):
+            computed.append(int(value))
+            return value
+
+        return tf.numpy_function(record, [seed[1]], tf.int64)
+
+    data = streams.stream(draw, 0, 0).map(lambda x: tf.ensure_shape(x, []))
+    own = [int(streams.fold_seed(0, index)[1]) for index in range(12)]
+    assert list(data.skip(5).take(2).as_numpy_iterator()) == own[5:7]
+    assert own[0] not in computed and own[4] not in computed
+    batches = data.batch(2, drop_remainder=True).skip(3)
+    assert batches.element_spec.shape == [2]
+    assert batches.take(1).get_single_element().numpy().tolist() == own[6:8]
+    assert list(data.take(3).skip(4)) == list(data.take(3).skip(-1)) == []
+
+
 def test_what_does_not_divide_is_left_to_tensorflow():
     assert not stream().divides(2)  # no batches
     assert not stream().batch(5).divides(2)

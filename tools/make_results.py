@@ -100,7 +100,7 @@ def score(name):
             {
                 key: rounded(value)
                 for key, value in figure.items()
-                if key not in ("model", "seconds")
+                if key not in ("model", "seconds", "first", "bins")
             }
         )
     atomic.replace(card.directory / "tasks.npz", lambda path: save(path, tasks))

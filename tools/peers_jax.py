@@ -1,4 +1,4 @@
-"""What people would write in JAX: the other side of `tools/benchmark.py`."""
+"""JAX peers of `tools/benchmark.py`, written as JAX's users would."""
 
 import functools
 
@@ -24,8 +24,8 @@ def _cross_entropy(logits, y):
     )
 
 
-def maml(form, weights, episode, query_y, inner_steps, inner_rate, rate):
-    """A compiled step, its tasks "unrolled", through "vmap" or through "map"."""
+def maml(form, weights, episode, query_y, rate, inner_steps, inner_rate):
+    """Returns a compiled step; its tasks are "unrolled", or run by "vmap" or "map"."""
 
     def support_loss(theta, x, y):
         return _cross_entropy(_conv4(theta, x), y)
@@ -50,10 +50,10 @@ def maml(form, weights, episode, query_y, inner_steps, inner_rate, rate):
 
     def value_and_grad(theta, tasks):
         if form == "map":
-            found = jax.lax.map(
+            per_task = jax.lax.map(
                 functools.partial(jax.value_and_grad(query_loss), theta), tasks
             )
-            return jax.tree.map(lambda x: jnp.mean(x, 0), found)
+            return jax.tree.map(lambda x: jnp.mean(x, 0), per_task)
         return jax.value_and_grad(mean_loss)(theta, tasks)
 
     begin, update, current = optimizers.adam(rate, eps=1e-7)

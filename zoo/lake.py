@@ -118,14 +118,14 @@ def episodes(images, alphabets, preprocess, seed=0):
     return km.episodes.stream(draw, seed, 0)
 
 
-def evaluate(name, count=1000, seed=0):
+def evaluate(name, count=1000, seed=0, first=0):
     """Scores an entry on `episodes`; see `scores.evaluate` for the result."""
     checked_card(name)
     scores.check_episodes(count)
     learner = zoo.load(name)
     data = episodes(*drawings(learner.preprocess), learner.preprocess, seed)
     sizes = {"ways": WAYS, "shots": 1, "queries": 1, "seed": seed}
-    return scores.measure(learner, name, data, count, "accuracy", **sizes)
+    return scores.measure(learner, name, data, count, "accuracy", first=first, **sizes)
 
 
 def official(name, directory):

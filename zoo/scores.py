@@ -21,6 +21,7 @@ def evaluate(
     normalization=None,
     temperature=None,
     learner=None,
+    first=0,
 ):
     """Scores an entry on episodes of unseen classes.
 
@@ -35,13 +36,15 @@ def evaluate(
         normalization: by default as trained.
         temperature: `tempered` divides the logits by it.
         learner: the learner to score, of the entry's kind; by default the entry itself.
+        first: index of the first episode.
 
     Returns:
         A dict: model, metric ("accuracy" as a share, "mse" or "nll"), mean, interval
         (half the width of the 95% interval over tasks), calibration (the expected
         calibration error; None for regression and strings), tempered (the same at
-        `temperature`), temperature, episodes, seed, ways, shots, queries,
-        normalization, seconds for each task, and tasks, the score of each task.
+        `temperature`), temperature, first, episodes, seed, ways, shots, queries,
+        normalization, seconds for each task, tasks, the score of each task, and bins,
+        the sums that the calibration error is computed from (`merged` adds them).
 
     Raises:
         ValueError: no such entry, more ways than it has outputs, or data that are not
@@ -61,7 +64,9 @@ def evaluate(
         learner.preprocess, card.test_classes, ways, shots, queries, seed
     )
     sizes = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
-    return measure(learner, name, data, episodes, task.metric, temperature, **sizes)
+    return measure(
+        learner, name, data, episodes, task.metric, temperature, first, **sizes
+    )
 
 
 def check_episodes(count):
@@ -71,14 +76,21 @@ def check_episodes(count):
 
 
 def evaluate_folder(
-    name, directory, episodes=1000, ways=None, shots=None, queries=None, seed=0
+    name,
+    directory,
+    episodes=1000,
+    ways=None,
+    shots=None,
+    queries=None,
+    seed=0,
+    first=0,
 ):
     """Scores an entry on tasks of a user's own classes.
 
     Args:
         name: of a trained entry of images, or of a `.keras` file of such a learner.
         directory: a folder with a sub-folder of images for each class.
-        episodes, seed: see `evaluate`.
+        episodes, seed, first: see `evaluate`.
         shots: by default as trained, or 1 for a file.
         ways: by default as trained, or 5 for a file; all classes if the folder has
             fewer.
@@ -110,7 +122,7 @@ def evaluate_folder(
     data = pool.episodes(ways, shots, queries, seed, labels=labels)
     data = data.map(inverted_by_support(learner.preprocess))
     sizes = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
-    return measure(learner, name, data, episodes, "accuracy", **sizes)
+    return measure(learner, name, data, episodes, "accuracy", first=first, **sizes)
 
 
 def inverted_by_support(prepare):
@@ -161,8 +173,8 @@ def predictions(learner, data):
         yield query_y.numpy(), stacked(outputs).numpy()
 
 
-def measure(learner, name, data, episodes, metric, temperature=None, **sizes):
-    """A learner's score on the first episodes of `data`, see `evaluate`.
+def measure(learner, name, data, episodes, metric, temperature=None, first=0, **sizes):
+    """A learner's score on episodes of `data`, see `evaluate`.
 
     Args:
         learner: the learner to score.
@@ -170,7 +182,7 @@ def measure(learner, name, data, episodes, metric, temperature=None, **sizes):
         data: a dataset of episodes.
         episodes: how many.
         metric: "accuracy", "mse" or "nll".
-        temperature: see `evaluate`.
+        temperature, first: see `evaluate`.
         **sizes: seed, ways, shots and queries, which are copied to the result.
     """
     from keras_meta import metrics
@@ -187,7 +199,8 @@ def measure(learner, name, data, episodes, metric, temperature=None, **sizes):
         if temperature:
             errors["tempered"] = metrics.CalibrationError(temperature=temperature)
     tasks = []
-    for query_y, outputs in predictions(learner, data.take(episodes).batch(BATCH)):
+    data = data.skip(first).take(episodes)
+    for query_y, outputs in predictions(learner, data.batch(BATCH)):
         tasks.append(np.asarray(kind.score(query_y, outputs)))
         for error in errors.values():
             error.update_state(query_y, outputs)
@@ -202,11 +215,16 @@ def measure(learner, name, data, episodes, metric, temperature=None, **sizes):
         "tempered": None,
         **{name: float(error.result()) for name, error in errors.items()},
         "temperature": temperature,
+        "first": first,
         "episodes": episodes,
         **sizes,
         "normalization": learner.normalization,
         "seconds": (time.perf_counter() - began) / episodes,
         "tasks": tasks,
+        "bins": {
+            name: [error.count.numpy(), error.excess.numpy()]
+            for name, error in errors.items()
+        },
     }
 
 

@@ -1,36 +1,26 @@
-"""Characters completed from some of their pixels: a table and a picture.
+"""Completion of characters from some of their pixels.
 
     python tools/experiments/completion.py --out=runs/completion
 
-The neural process beside the k nearest known pixels and a Gaussian process, on the same
-test characters and the same known pixels. What the two have to be told (k; length,
-scale and noise) is chosen on validation characters, for each number of known pixels.
+A neural process, the k nearest known pixels, and a Gaussian process predict the same
+test characters from the same known pixels. The settings of the last two (k; length,
+scale and noise) are chosen on validation characters, for each number of known pixels.
+The results are a table, a picture and a CSV file.
 """
 
-import csv
 import itertools
 import os
-import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-import rich.console
-import rich.table
-from absl import app, flags
+import results
+from absl import flags
+from results import FLAGS
 
-import keras_meta as km
-from keras_meta import plots, tasks, zoo
+from keras_meta import checks, plots, tasks, zoo
 from keras_meta.zoo import intervals, recipes
 from keras_meta.zoo.recipes import sources
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "runs/completion", "Folder of the table and the picture.")
-flags.DEFINE_string("model", "cnp.completion_omniglot", "Entry to score.")
-flags.DEFINE_integer("tasks", 500, "Test characters for each number of pixels.")
-flags.DEFINE_integer("tuning_tasks", 50, "Validation characters.")
-flags.DEFINE_integer("seed", 0, "Seed of the tasks.")
 
 KNOWN = (10, 100, 300)
 SIDE, BATCH, DRAWN = 28, 50, 4
@@ -39,7 +29,7 @@ LENGTHS, SCALES, NOISES = (0.03, 0.06, 0.1, 0.2), (0.2, 0.4), (0.05, 0.15)
 
 
 def nearest(k):
-    """Mean of the k nearest known pixels; it knows no scale."""
+    """Mean of the k nearest known pixels, without a scale."""
 
     def predict(support_x, support_y, query_x):
         apart = np.square(query_x[:, :, None] - support_x[:, None]).sum(-1)
@@ -64,17 +54,17 @@ def process(length, scale, noise):
 
 def entry(learner):
     def predict(support_x, support_y, query_x):
-        found = learner.infer(learner.adapt(support_x, support_y), query_x)
-        return [v.numpy() for v in found]
+        outputs = learner.infer(learner.adapt(support_x, support_y), query_x)
+        return [v.numpy() for v in outputs]
 
     return predict
 
 
-def judged(predict, batches):
-    """Squared errors, and NLL where there is a scale, of tasks: `[T, 1 or 2]`."""
+def score(predict, batches):
+    """Squared error, and NLL if there is a scale, of each task: `[T, 1 or 2]`."""
     rows = []
     for episode, y in batches:
-        mean, scale = predict(*(episode[k] for k in km.checks.INPUTS))
+        mean, scale = predict(*(episode[k] for k in checks.INPUTS))
         row = [np.square(y - mean)]
         if scale is not None:
             distance = (y - mean) / scale
@@ -84,14 +74,14 @@ def judged(predict, batches):
 
 
 def drawn(family, known, seed, count):
-    """Batches of tasks, all other pixels asked."""
+    """Batches of tasks whose queries are all other pixels."""
     data = family.episodes(known, SIDE**2 - known, seed)
     return list(data.take(count).batch(BATCH).as_numpy_iterator())
 
 
 def best(settings, make, batches, column):
     """The setting with the least error (0) or NLL (1) on validation tasks."""
-    return min(settings, key=lambda s: judged(make(*s), batches)[:, column].mean())
+    return min(settings, key=lambda s: score(make(*s), batches)[:, column].mean())
 
 
 def predictors(learner, validation, known):
@@ -110,25 +100,24 @@ def predictors(learner, validation, known):
     }
 
 
-def show(found):
-    table = rich.table.Table(
-        title=f"All other pixels of {FLAGS.tasks} test characters, seed {FLAGS.seed}: "
-        "squared error, and NLL in nats a pixel; 95% intervals"
-    )
-    table.add_column("predictor")
-    for known in KNOWN:
-        table.add_column(f"{known} pixels")
-    for name in found[KNOWN[0]]:
+def show(figures):
+    rows = []
+    for name in figures[KNOWN[0]]:
         cells = []
         for known in KNOWN:
-            parts = intervals.summaries(found[known][name]).T
-            cells.append("\n".join(f"{m:.4f} ± {w:.4f}" for m, w in parts))
-        table.add_row(name, *cells, end_section=True)
-    rich.console.Console(width=120).print(table)
+            pairs = intervals.summaries(figures[known][name]).T
+            cells.append("\n".join(results.cell(*pair, 4) for pair in pairs))
+        rows.append([name, *cells])
+    results.show(
+        f"All other pixels of {FLAGS.tasks} test characters, seed {FLAGS.seed}: "
+        "squared error, and NLL in nats a pixel; 95% intervals",
+        ["predictor", *(f"{known} pixels" for known in KNOWN)],
+        rows,
+    )
 
 
-def draw(models, tests, path):
-    """Characters in groups of rows; truth, what is known, then each predictor."""
+def draw(models, tests):
+    """Characters in groups of rows; columns: truth, known pixels, each predictor."""
     names = list(models[KNOWN[0]])
     titles = ["truth", "known", names[0], "its scale", *names[1:], "its scale"]
     rows = []
@@ -140,43 +129,44 @@ def draw(models, tests, path):
             truth = np.concatenate([episode["support_y"], y[task : task + 1]], 1)
             row = [(x, truth), (x[:, :known], truth[:, :known])]
             for predict in models[known].values():
-                found = predict(episode["support_x"], episode["support_y"], x)
-                row += [(x, values) for values in found if values is not None]
+                outputs = predict(episode["support_x"], episode["support_y"], x)
+                row += [(x, values) for values in outputs if values is not None]
             shown = [plots.placed(x[0], v[0, :, 0], (SIDE, SIDE)) for x, v in row]
             rows.append((str(known), shown))
     titles = [title.replace(".", ".\n").replace(" ", "\n") for title in titles]
-    plots.images(rows, titles).savefig(path, dpi=120)
+    return plots.images(rows, titles)
 
 
-def main(_):
-    out = pathlib.Path(FLAGS.out)
-    out.mkdir(parents=True, exist_ok=True)
+def main(out):
     try:
         learner, card = zoo.load(FLAGS.model), zoo.card(FLAGS.model)
         task = recipes.recipe(FLAGS.model).task
         pools = task.source.pools(learner.preprocess)
     except ValueError as error:
-        sys.exit(f"completion: error: {error}")
+        results.stop(error)
     assert set(card.test_classes) == set(pools["test"].class_ids)
     validation, test = task.family(pools["validation"]), task.family(pools["test"])
     seed = FLAGS.seed + sources.PART_SEEDS["test"]
     models = {known: predictors(learner, validation, known) for known in KNOWN}
     tests = {known: drawn(test, known, seed, FLAGS.tasks) for known in KNOWN}
-    found = {
-        known: {name: judged(predict, tests[known]) for name, predict in each.items()}
-        for known, each in models.items()
+    figures = {
+        known: {name: score(predict, tests[known]) for name, predict in by_name.items()}
+        for known, by_name in models.items()
     }
-    show(found)
-    draw(models, tests, out / "completion.png")
-    with (out / "completion.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["predictor", "known_pixels", "mse", "nll"])
-        for known, each in found.items():
-            for name, rows in each.items():
-                writer.writerow([name, known, *rows.mean(0)])
-    print(f"wrote {out / 'completion.csv'} and {out / 'completion.png'}")
+    show(figures)
+    results.write_picture(out / "completion.png", draw(models, tests))
+    rows = []
+    for known, by_name in figures.items():
+        for name, values in by_name.items():
+            mse, *nll = values.mean(0)
+            row = {"predictor": name, "known_pixels": known, "mse": mse}
+            rows.append({**row, "nll": nll[0] if nll else ""})
+    results.write_csv(out / "completion.csv", rows)
 
 
 if __name__ == "__main__":
-    km.runtime.configure(intra_op=2)
-    app.run(main)
+    unit = "Test characters for each number of pixels."
+    results.define_flags("completion", 500, unit)
+    flags.DEFINE_string("model", "cnp.completion_omniglot", "Entry to score.")
+    flags.DEFINE_integer("tuning_tasks", 50, "Validation characters.")
+    results.start(main, intra_op=2)

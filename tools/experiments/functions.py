@@ -1,37 +1,27 @@
-"""The LSTM's error by example index, beside what could be known: tables and pictures.
+"""The LSTM's error by example index, and that of reference predictors.
 
     python tools/experiments/functions.py --out=runs/functions
 
 For each family of Hochreiter, Younger and Conwell (2001), on the same test tasks:
-- Boolean functions: the share of wrong answers, as expected under the exact posterior,
-  which is the Bayes predictor's own;
-- semi-linear and quadratic functions: the squared error as a share of that of the
-  family's mean, beside least squares on the right features, which knows the family.
-Answers at example t have seen t - 1 examples, each learner its own entry of the zoo.
+- Boolean functions: the expected share of wrong predictions under the exact posterior,
+  for the LSTM and for the Bayes predictor;
+- semi-linear and quadratic functions: the squared error of the LSTM, of least squares
+  on the features of the family, and of the family's mean.
+The prediction at example t uses t - 1 examples. Each family has its own entry of the
+zoo. The results are a table, a picture and a CSV file.
 """
 
-import csv
 import os
-import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import matplotlib.figure
 import numpy as np
-import rich.console
-import rich.table
-from absl import app, flags
+import results
+from results import FLAGS
 
-import keras_meta as km
 from keras_meta import plots, tasks, zoo
 from keras_meta.zoo import intervals, recipes
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "runs/functions", "Folder of the table and the pictures.")
-flags.DEFINE_list("models", None, "Entries to score; all three by default.")
-flags.DEFINE_integer("tasks", 2000, "Tasks to score on.")
-flags.DEFINE_integer("seed", 0, "Seed of the tasks.")
 
 BATCH = 500
 
@@ -44,7 +34,7 @@ def batches(task):
 
 
 def boolean_errors(learner, x, y):
-    """Chances `[T, S]` of a wrong answer: the learner's and the Bayes predictor's."""
+    """Probabilities `[T, S]` of a wrong prediction: of the LSTM and the optimum."""
     guesses = np.argmax(learner.sequence(x, y), -1)
     ones = np.stack(
         [
@@ -61,7 +51,7 @@ def boolean_errors(learner, x, y):
 
 def squared_errors(features, squashed=False):
     def errors(learner, x, y):
-        """Squared errors `[T, S]`: the learner's, the floor's, the constant's."""
+        """Squared errors `[T, S]` by predictor."""
         known = np.stack(
             [
                 tasks.least_squares(
@@ -71,12 +61,12 @@ def squared_errors(features, squashed=False):
             ],
             axis=1,
         )
-        answers = {
+        predictions = {
             "LSTM": learner.sequence(x, y).numpy(),
             "least squares": known,
             "family's mean": np.full_like(y, 0.5),
         }
-        return {name: ((a - y) ** 2).mean(-1) for name, a in answers.items()}
+        return {name: ((p - y) ** 2).mean(-1) for name, p in predictions.items()}
 
     return errors
 
@@ -88,86 +78,76 @@ FAMILIES = {
 }
 
 
-def scored(name):
+def score(name):
     """`{predictor: (means [S], half-widths of 95% intervals [S])}` of a family."""
     learner, task = zoo.load(name), recipes.recipe(name).task
     parts = [FAMILIES[name](learner, x, y) for x, y in batches(task)]
-    found = {}
-    for predictor in parts[0]:
-        errors = np.concatenate([part[predictor] for part in parts])
-        found[predictor] = intervals.summaries(errors)
-    return found
+    return {
+        predictor: intervals.summaries(
+            np.concatenate([part[predictor] for part in parts])
+        )
+        for predictor in parts[0]
+    }
 
 
-def show(name, found):
-    """The table of a family, at some indices."""
-    indices = range(1, len(found["LSTM"][0]) + 1)
+def show(name, errors):
+    """Prints the table of a family, at some indices."""
+    indices = range(1, len(errors["LSTM"][0]) + 1)
     shown = [i for i in (1, 2, 3, 5, 7, 10, 15, 20, 30, 35) if i in indices]
-    unit = "wrong answers (%)" if name == "lstm.boolean" else "squared error x 1e4"
-    factor = 100 if name == "lstm.boolean" else 1e4
-    table = rich.table.Table(
-        title=f"{name}: {unit} by example index, {FLAGS.tasks} test tasks, seed "
-        f"{FLAGS.seed}, 95% intervals"
-    )
-    table.add_column("predictor")
-    for index in shown:
-        table.add_column(str(index), justify="right")
-    for predictor, (mean, width) in found.items():
-        cells = [
-            f"{factor * mean[i - 1]:.2f} ± {factor * width[i - 1]:.2f}" for i in shown
+    unit, factor = "squared error x 1e4", 1e4
+    if name == "lstm.boolean":
+        unit, factor = "wrong predictions (%)", 100
+    rows = [
+        [
+            predictor,
+            *(results.cell(factor * mean[i - 1], factor * width[i - 1]) for i in shown),
         ]
-        table.add_row(predictor, *cells)
-    if "family's mean" in found:
-        share = found["LSTM"][0] / found["family's mean"][0]
+        for predictor, (mean, width) in errors.items()
+    ]
+    if "family's mean" in errors:
+        share = errors["LSTM"][0] / errors["family's mean"][0]
         cells = [f"{100 * share[i - 1]:.1f}%" for i in shown]
-        table.add_row("LSTM, share of the mean's", *cells)
-    rich.console.Console(width=160).print(table)
+        rows.append(["LSTM / family's mean", *cells])
+    results.show(
+        f"{name}: {unit} by example index, {FLAGS.tasks} test tasks, seed "
+        f"{FLAGS.seed}, 95% intervals",
+        ["predictor", *shown],
+        rows,
+    )
 
 
-def draw(found, axes, title):
-    for predictor, (mean, width) in found.items():
+def draw(errors, axes, title):
+    for predictor, (mean, width) in errors.items():
         indices = np.arange(1, len(mean) + 1)
         plots.band(axes, indices, mean, width, predictor)
-    if "family's mean" in found:
+    if "family's mean" in errors:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=found["LSTM"][0].min() / 10)
+        axes.set_ylim(bottom=errors["LSTM"][0].min() / 10)
         axes.set_ylabel("squared error")
     else:
-        axes.set_ylabel("share of wrong answers")
+        axes.set_ylabel("share of wrong predictions")
     axes.set_xlabel("example")
     axes.set_title(title)
     axes.legend(fontsize=8)
 
 
-def main(_):
-    names = FLAGS.models or list(FAMILIES)
-    unknown = sorted(set(names) - set(FAMILIES))
-    if unknown:
-        sys.exit(
-            f"functions: error: expected models of {list(FAMILIES)}, got {unknown}"
-        )
-    out = pathlib.Path(FLAGS.out)
-    out.mkdir(parents=True, exist_ok=True)
+def main(out):
+    names = results.chosen("models", FAMILIES)
     figure = matplotlib.figure.Figure((5 * len(names), 4), layout="constrained")
-    every = figure.subplots(1, len(names), squeeze=False)
+    panels = figure.subplots(1, len(names), squeeze=False)
     rows = []
-    for name, axes in zip(names, every[0], strict=True):
-        found = scored(name)
-        show(name, found)
-        draw(found, axes, name)
-        rows += [
-            [name, predictor, index + 1, mean, width]
-            for predictor, (means, widths) in found.items()
-            for index, (mean, width) in enumerate(zip(means, widths, strict=True))
-        ]
-    figure.savefig(out / "functions.png", dpi=120)
-    with (out / "functions.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "predictor", "example", "error", "error_95"])
-        writer.writerows(rows)
-    print(f"wrote {out / 'functions.csv'} and {out / 'functions.png'}")
+    for name, axes in zip(names, panels[0], strict=True):
+        errors = score(name)
+        show(name, errors)
+        draw(errors, axes, name)
+        for predictor, (means, widths) in errors.items():
+            for index, (mean, width) in enumerate(zip(means, widths, strict=True), 1):
+                row = {"model": name, "predictor": predictor, "example": index}
+                rows.append({**row, "error": mean, "error_95": width})
+    results.write_picture(out / "functions.png", figure)
+    results.write_csv(out / "functions.csv", rows)
 
 
 if __name__ == "__main__":
-    km.runtime.configure()
-    app.run(main)
+    results.define_flags("functions", 2000, models=[])
+    results.start(main)

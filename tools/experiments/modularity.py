@@ -1,29 +1,26 @@
-"""Has a shrinkage entry learned modules? The rule of `keras_meta.zoo.modularity`.
+"""Tests whether a shrinkage entry is modular, by `keras_meta.zoo.modularity`.
 
     python tools/experiments/modularity.py --model=sigma_maml.omniglot_5w1s
 
-Trains the entry's recipe in short runs of three seeds, for the order of its modules by
-the shrinkage factor w; then freezes, in the entry itself, the half of the modules with
-the smallest w, and the one with the largest, and scores it on the same validation tasks
-each time. The result is a row of zoo/modularity.csv, which the entry's page reads. Run
-it again to go on: each training resumes from its checkpoint.
+Short trainings of the entry's recipe with three seeds give the order of the modules by
+the shrinkage factor w. Then the entry itself is scored on the same validation tasks
+with no module frozen, with the half of the modules with the smallest w frozen, and with
+the module with the largest w frozen. The result is a row of zoo/modularity.csv, which
+the entry's page reads. The same command resumes an interrupted run.
 """
 
-import csv
 import dataclasses
 import os
-import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-from absl import app, flags
+import results
+from absl import flags
+from results import FLAGS
 
-import keras_meta as km
 from keras_meta import zoo
 from keras_meta.zoo import (
-    atomic,
     entries,
     intervals,
     modularity,
@@ -33,14 +30,15 @@ from keras_meta.zoo import (
     scores,
 )
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "The entry.", required=True)
-flags.DEFINE_string("out", "runs/modularity", "Folder of the short trainings.")
-flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the short trainings.")
-flags.DEFINE_integer("steps", 1000, "Meta-steps of each.", lower_bound=1)
-flags.DEFINE_integer("every", 100, "Meta-steps between checkpoints.", lower_bound=1)
-flags.DEFINE_integer("tasks", 1000, "Validation tasks.", lower_bound=2)
-flags.DEFINE_bool("publish", True, "Write zoo/modularity.csv and the entry's page.")
+
+def define_flags():
+    flags.DEFINE_string("model", None, "The entry.", required=True)
+    flags.DEFINE_string("out", "runs/modularity", "Folder of the short trainings.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the short trainings.")
+    flags.DEFINE_integer("steps", 1000, "Meta-steps of each.", lower_bound=1)
+    flags.DEFINE_integer("every", 100, "Meta-steps between checkpoints.", lower_bound=1)
+    flags.DEFINE_integer("tasks", 1000, "Validation tasks.", lower_bound=2)
+    flags.DEFINE_bool("publish", True, "Write zoo/modularity.csv and the entry's page.")
 
 
 def trained(name, seed, out):
@@ -48,7 +46,11 @@ def trained(name, seed, out):
     recipe = recipes.recipe(name)
     folder = out / name / f"seed-{seed}"
     runs.make(folder)
-    entries.train(name, folder, FLAGS.steps, seed, FLAGS.every, 100, recipe.warm_start)
+    steps, origin = (FLAGS.steps, None), recipe.stages[0].warm_start
+    for stage, stage_folder, count, begins in runs.stages(
+        recipe, folder, steps, origin
+    ):
+        entries.train(name, stage, stage_folder, count, seed, FLAGS.every, 100, begins)
     learner = keras.models.load_model(folder / "best.keras", compile=False)
     return learner.shares(examples(name))
 
@@ -65,9 +67,9 @@ def frozen_scores(learner, name, frozen):
     validation = recipe.task.episodes(learner.preprocess, recipe.seed)["validation"]
     learner.frozen = frozen
     print(f"{name}: freezing {', '.join(frozen) or 'nothing'}", flush=True)
-    found = scores.measure(learner, name, validation(), FLAGS.tasks, "accuracy")
-    print(f"{name}: {scores.sentence(found)}", flush=True)
-    return found["tasks"]
+    score = scores.measure(learner, name, validation(), FLAGS.tasks, "accuracy")
+    print(f"{name}: {scores.sentence(score)}", flush=True)
+    return score["tasks"]
 
 
 def measured(name, shares_of_seeds):
@@ -103,35 +105,27 @@ def measured(name, shares_of_seeds):
 
 
 def write(rows, path):
-    """Writes rows of `modularity.Measured`; a reader never sees half of them."""
-
-    def draft(path):
-        with path.open("w", newline="", encoding="utf-8") as file:
-            names = [field.name for field in dataclasses.fields(modularity.Measured)]
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(map(dataclasses.asdict, rows))
-
-    atomic.replace(path, draft)
+    """Writes rows of `modularity.Measured`."""
+    results.write_csv(path, list(map(dataclasses.asdict, rows)))
 
 
-def main(_):
-    name, out = FLAGS.model, pathlib.Path(FLAGS.out)
+def main(out):
+    name = FLAGS.model
     try:
         learner, card = zoo.load(name), zoo.card(name)
         if not hasattr(learner, "scales") or card.ways is None:
             raise ValueError(
                 f"expected an entry of classes with learned scales, got {name}."
             )
-        found = []
+        shares = []
         for number, seed in enumerate(map(int, FLAGS.seeds), start=1):
             print(f"training {number} of {len(FLAGS.seeds)}, seed {seed}", flush=True)
-            found.append(trained(name, seed, out))
-            shares = ", ".join(f"{m} {w:.3f}" for m, w in found[-1].items())
-            print(f"seed {seed}: w: {shares}", flush=True)
-        row = measured(name, found)
+            shares.append(trained(name, seed, out))
+            listed = ", ".join(f"{m} {w:.3f}" for m, w in shares[-1].items())
+            print(f"seed {seed}: w: {listed}", flush=True)
+        row = measured(name, shares)
     except ValueError as error:
-        sys.exit(f"modularity: error: {error}")
+        results.stop(error)
     write([row], out / name / "modularity.csv")
     print(f"order agrees over seeds: {row.agrees}; modular: {row.modular}")
     if FLAGS.publish:
@@ -141,5 +135,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    km.runtime.configure()
-    app.run(main)
+    define_flags()
+    results.start(main)

@@ -1,44 +1,31 @@
-"""Neural processes beside the exact Gaussian process: tables and a picture.
+"""Neural processes and the exact posterior of a Gaussian process.
 
     python tools/experiments/processes.py --out=runs/processes
 
 On the same test tasks: the negative log-likelihood of new points by number of context
-points, and how many of them the 50% and 90% intervals cover. The exact posterior of
-the process that the tasks are drawn from is what no model can beat.
+points, and the shares of them inside the 50% and 90% intervals. The exact posterior
+belongs to the process that the tasks are drawn from; no model can do better. The
+results are tables, a picture and a CSV file.
 """
 
-import csv
 import os
-import pathlib
 import statistics
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import matplotlib.figure
 import numpy as np
-import rich.console
-import rich.table
-from absl import app, flags
+import results
+from results import FLAGS
 
-import keras_meta as km
-from keras_meta import episodes, zoo
+from keras_meta import checks, episodes, zoo
 from keras_meta.zoo import intervals
 from keras_meta.zoo.recipes import functions, sources
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "runs/processes", "Folder of the table and the picture.")
-flags.DEFINE_list(
-    "models",
-    ["cnp.gp_rbf", "cnp.gp_rbf-sharp", "cnp.gp_rbf-attention"],
-    "Entries to score.",
-)
-flags.DEFINE_integer("tasks", 2000, "Tasks for each number of context points.")
-flags.DEFINE_integer("seed", 0, "Seed of the tasks.")
-
+MODELS = ["cnp.gp_rbf", "cnp.gp_rbf-sharp", "cnp.gp_rbf-attention"]
 EXACT = "exact posterior"
 CONTEXTS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15)
-TRAINED = range(3, 10)  # what the entries were trained with
+TRAINED = range(3, 10)  # numbers of context points in training
 QUERIES, BATCH = 20, 500
 LEVELS = (0.5, 0.9)
 DRAWN, DRAWN_CONTEXT = 3, 6
@@ -47,21 +34,21 @@ DRAWN, DRAWN_CONTEXT = 3, 6
 def predictors(family):
     """`{name: (support_x, support_y, query_x) -> (mean, scale)}`, as arrays."""
 
-    def of(learner):
+    def predictor(learner):
         def predict(support_x, support_y, query_x):
-            found = learner.infer(learner.adapt(support_x, support_y), query_x)
-            return [np.asarray(v, np.float64) for v in found]
+            outputs = learner.infer(learner.adapt(support_x, support_y), query_x)
+            return [np.asarray(v, np.float64) for v in outputs]
 
         return predict
 
-    models = {name: of(zoo.load(name)) for name in FLAGS.models}
+    models = {name: predictor(zoo.load(name)) for name in FLAGS.models}
     return {
         **models,
         EXACT: lambda *data: [v.numpy() for v in family.posterior(*data)],
     }
 
 
-def judged(mean, scale, y):
+def score(mean, scale, y):
     """NLL and coverages of tasks, `[T, 1 + levels]`: means over their queries."""
     distance = np.abs(y - mean) / scale
     rows = [np.log(scale) + distance**2 / 2 + np.log(2 * np.pi) / 2]
@@ -70,62 +57,63 @@ def judged(mean, scale, y):
     return np.stack([row.mean((1, 2)) for row in rows], 1)
 
 
-def scored(family, models):
+def score_all(family, models):
     """`{name: {context points: [tasks, 1 + levels]}}` on the same tasks."""
-    found = {name: {} for name in models}
+    figures = {name: {} for name in models}
     for points in CONTEXTS:
         seed = FLAGS.seed + sources.PART_SEEDS["test"]
         data = family.episodes(points, QUERIES, seed).take(FLAGS.tasks).batch(BATCH)
         parts = {name: [] for name in models}
         for episode, y in data.as_numpy_iterator():
             for name, predict in models.items():
-                inputs = [episode[k] for k in km.checks.INPUTS]
-                parts[name].append(judged(*predict(*inputs), y))
+                inputs = [episode[k] for k in checks.INPUTS]
+                parts[name].append(score(*predict(*inputs), y))
         for name in models:
-            found[name][points] = np.concatenate(parts[name])
+            figures[name][points] = np.concatenate(parts[name])
         print(f"scored {points} context points", flush=True)
-    return found
+    return figures
 
 
-def show(found):
-    console = rich.console.Console(width=160)
-    table = rich.table.Table(
-        title=f"NLL of new points (nats a point) by context points, {FLAGS.tasks} "
-        f"tasks each, seed {FLAGS.seed}, 95% intervals"
-    )
-    table.add_column("predictor")
-    for points in CONTEXTS:
-        table.add_column(str(points), justify="right")
-    for name, by_points in found.items():
+def show(figures):
+    rows = []
+    for name, by_points in figures.items():
         cells = [intervals.summary(by_points[points][:, 0]) for points in CONTEXTS]
-        table.add_row(name, *[f"{mean:.3f}\n±{width:.3f}" for mean, width in cells])
-    console.print(table)
-
-    table = rich.table.Table(
-        title=f"Over {TRAINED[0]} to {TRAINED[-1]} context points, as trained"
+        rows.append([name, *(f"{mean:.3f}\n±{width:.3f}" for mean, width in cells)])
+    results.show(
+        f"NLL of new points (nats a point) by context points, {FLAGS.tasks} tasks "
+        f"each, seed {FLAGS.seed}, 95% intervals",
+        ["predictor", *CONTEXTS],
+        rows,
     )
-    for title in ("predictor", "NLL", "above the exact (paired)"):
-        table.add_column(title)
-    for level in LEVELS:
-        table.add_column(f"in the {level:.0%} interval")
+
     pooled = {
         name: np.mean([by_points[points] for points in TRAINED], axis=0)
-        for name, by_points in found.items()
+        for name, by_points in figures.items()
     }
-    for name, rows in pooled.items():
-        above = intervals.difference(rows[:, 0], pooled[EXACT][:, 0])
-        cells = [intervals.summary(rows[:, 0]), statistics.summary(above)]
-        shares = [intervals.summary(rows[:, 1 + i]) for i in range(len(LEVELS))]
-        table.add_row(
-            name,
-            *[f"{mean:.3f} ± {width:.3f}" for mean, width in cells],
-            *[f"{mean:.1%} ± {width:.1%}" for mean, width in shares],
+    rows = []
+    for name, values in pooled.items():
+        above = intervals.difference(values[:, 0], pooled[EXACT][:, 0])
+        nats = [intervals.summary(values[:, 0]), intervals.summary(above)]
+        shares = [intervals.summary(values[:, 1 + i]) for i in range(len(LEVELS))]
+        rows.append(
+            [
+                name,
+                *(results.cell(*pair, 3) for pair in nats),
+                *(f"{mean:.1%} ± {width:.1%}" for mean, width in shares),
+            ]
         )
-    console.print(table)
+    results.show(
+        f"Over {TRAINED[0]} to {TRAINED[-1]} context points, as trained",
+        [
+            *("predictor", "NLL", "above the exact posterior (paired)"),
+            *(f"in the {level:.0%} interval" for level in LEVELS),
+        ],
+        rows,
+    )
 
 
-def draw(family, models, path):
-    """The first test tasks in rows, a predictor in each column."""
+def draw(family, models):
+    """The first test tasks, a row each; a column for each predictor."""
     figure = matplotlib.figure.Figure(
         (4 * len(models), 2.6 * DRAWN), layout="constrained"
     )
@@ -155,32 +143,33 @@ def draw(family, models, path):
         f"{DRAWN_CONTEXT} context points; bands of 50% and 90%; the function in grey",
         fontsize=10,
     )
-    figure.savefig(path, dpi=120)
+    return figure
 
 
-def main(_):
-    out = pathlib.Path(FLAGS.out)
-    out.mkdir(parents=True, exist_ok=True)
+def table(figures):
+    """Rows of the CSV file."""
+    names = ["nll", *(f"covered_{level}" for level in LEVELS)]
+    for predictor, by_points in figures.items():
+        for points, values in by_points.items():
+            row = {"predictor": predictor, "context_points": points}
+            for name, column in zip(names, values.T, strict=True):
+                row[name], row[f"{name}_95"] = intervals.summary(column)
+            yield row
+
+
+def main(out):
     family = functions.GP_RBF.family(None)
     try:
         models = predictors(family)
     except ValueError as error:
-        sys.exit(f"processes: error: {error}")
-    found = scored(family, models)
-    show(found)
-    draw(family, models, out / "processes.png")
-    with (out / "processes.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = ["nll", *[f"covered_{level}" for level in LEVELS]]
-        head = [cell for name in names for cell in (name, f"{name}_95")]
-        writer.writerow(["predictor", "context_points", *head])
-        for name, by_points in found.items():
-            for points, rows in by_points.items():
-                cells = [intervals.summary(rows[:, i]) for i in range(len(names))]
-                writer.writerow([name, points, *np.ravel(cells)])
-    print(f"wrote {out / 'processes.csv'} and {out / 'processes.png'}")
+        results.stop(error)
+    figures = score_all(family, models)
+    show(figures)
+    results.write_picture(out / "processes.png", draw(family, models))
+    results.write_csv(out / "processes.csv", list(table(figures)))
 
 
 if __name__ == "__main__":
-    km.runtime.configure(intra_op=2)
-    app.run(main)
+    tasks = "Tasks for each number of context points."
+    results.define_flags("processes", 2000, tasks, MODELS)
+    results.start(main, intra_op=2)

@@ -1,41 +1,30 @@
-"""The shrinkage paper's synthetic experiments: a table and a figure of risk by step.
+"""The shrinkage paper's synthetic experiments: risk by adaptation step.
 
     python tools/experiments/shrinkage.py --experiment=1 --out=runs/shrinkage1
 
 Each method meta-trains on the same replayed tasks and is scored on the same test tasks
-by the analytic expectation of its negative log-likelihood. Run it again to go on.
+by the analytic expectation of its negative log-likelihood. The results are a table, a
+picture and a CSV file. The same command resumes an interrupted run.
 """
 
-import csv
 import dataclasses
 import math
 import os
-import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import matplotlib.figure
 import numpy as np
-import rich.console
-import rich.table
+import results
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from matplotlib import ticker
+from results import FLAGS
 
 import keras_meta as km
 from keras_meta import episodes, metrics, plots
 from keras_meta.zoo import training
-
-FLAGS = flags.FLAGS
-flags.DEFINE_enum("experiment", "1", ["1", "2"], "1: linear; 2: spiral.")
-flags.DEFINE_string("out", None, "Folder of the runs; runs/shrinkage<n> by default.")
-flags.DEFINE_list("methods", None, "Methods to train, by their names in the table.")
-flags.DEFINE_integer("meta_steps", None, "Meta-steps, in place of the experiment's.")
-flags.DEFINE_integer("tasks", 100, "Tasks in a meta-step.")
-flags.DEFINE_integer("test_tasks", 5000, "Tasks that each method is scored on.")
-flags.DEFINE_integer("seed", 0, "Seed of the training tasks; test tasks have another.")
 
 TEST_SEED = 2_000_000
 
@@ -49,9 +38,9 @@ class Experiment:
         sigma: scale of each theta, M of them.
         xi: noise of each dimension of y, D of them.
         examples: support examples of a task, N.
-        steps: the longest adaptation, at which scales are learned.
+        steps: the longest adaptation; scales are learned at it.
         meta_steps: of each method.
-        rate: of the inner loop, just below 2 over the steepest curvature there is.
+        rate: of the inner loop, just below 2 over the largest curvature.
         mean: `mu`, from a list of M scalars to a list of D.
         floors: `{name: risk}` to compare with.
     """
@@ -76,7 +65,7 @@ class Experiment:
         return mean, y[: self.examples], y[self.examples :]
 
     def episodes(self, start=0):
-        """Training episodes; there is no input, so x is 1."""
+        """Training episodes; the data have no input, so x is 1."""
 
         def draw(seed):
             _, support_y, query_y = self.sample(seed)
@@ -86,7 +75,7 @@ class Experiment:
         return episodes.stream(draw, FLAGS.seed, start)
 
     def test_episodes(self):
-        """Test episodes, whose one query has its mean for a target."""
+        """Test episodes of one query, whose target is the mean of y."""
 
         def draw(seed):
             mean, support_y, _ = self.sample(seed)
@@ -99,8 +88,8 @@ class Experiment:
     def exact_risk(self, scales):
         """Risk of the MAP estimate under these scales, where `mu` is linear.
 
-        `D/2 + tr(R^-1 E[(mu - mu_hat)(mu - mu_hat)']) / 2` in closed form, for scales
-        that may differ from the true ones; infinite scales are maximum likelihood.
+        `D/2 + tr(R^-1 E[(mu - mu_hat)(mu - mu_hat)']) / 2` in closed form. The scales
+        may differ from the true ones; infinite scales are maximum likelihood.
         """
         basis = np.eye(len(self.sigma))
         a = np.array([self.mean(list(row)) for row in basis]).T  # [D, M]
@@ -122,7 +111,7 @@ def linear(thetas):
 
 
 def spiral(thetas):
-    """Each pair of thetas turned by pi/5 times its length."""
+    """Rotates each pair of thetas by pi/5 times its length."""
     turned = []
     for x, y in zip(thetas[::2], thetas[1::2], strict=True):
         # The small constant keeps the slope finite at the origin.
@@ -203,7 +192,7 @@ class Likelihood(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("shrinkage")
 class Risk(metrics.EpisodeMetric):
-    """The loss of a task's queries, and D/2 for the noise that a mean leaves out."""
+    """The loss of a task's queries, plus D/2: the targets are means without noise."""
 
     direction = "down"
 
@@ -224,7 +213,7 @@ def one_group(path):
     return "all"
 
 
-# The plain methods train at a horizon where they still profit from stopping early.
+# The plain methods train with few steps, where early stopping still regularizes them.
 SHORT = 10
 METHODS = {
     "Reptile": (km.Reptile, {"inner_steps": SHORT, "joint": False}),
@@ -235,6 +224,18 @@ METHODS = {
     "sigma-iMAML by module": (km.SigmaIMAML, {"modules": "weight"}),
     "sigma-Reptile by module": (km.SigmaReptile, {"modules": "weight"}),
 }
+
+
+def define_flags():
+    flags.DEFINE_enum("experiment", "1", ["1", "2"], "1: linear; 2: spiral.")
+    flags.DEFINE_string("out", None, "Folder; by default runs/shrinkage<n>.")
+    flags.DEFINE_list("methods", None, "Methods to train, by their names in the table.")
+    flags.DEFINE_integer(
+        "meta_steps", None, "Meta-steps, instead of the experiment's.", lower_bound=1
+    )
+    flags.DEFINE_integer("tasks", 100, "Tasks in a meta-step.", lower_bound=1)
+    flags.DEFINE_integer("test_tasks", 5000, "Test tasks of a method.", lower_bound=2)
+    flags.DEFINE_integer("seed", 0, "Seed of the training tasks.")
 
 
 def meta_steps():
@@ -265,13 +266,18 @@ def make(method):
     rate = keras.optimizers.schedules.CosineDecay(0.03, meta_steps())
     learner.compile(
         keras.optimizers.Adam(rate, use_ema=True, ema_momentum=0.99),
-        metrics=[
-            Risk(experiment.xi),
-            Risk(experiment.xi, interval=True, name="nll_95"),
-        ],
+        metrics=risks(experiment),
     )
     learner.optimizer.build(learner.trainable_variables)
     return learner
+
+
+def risks(experiment):
+    """The mean risk and its 95% interval, Keras metrics."""
+    return [
+        Risk(experiment.xi),
+        Risk(experiment.xi, interval=True, name="nll_95"),
+    ]
 
 
 def curve(learner, experiment):
@@ -281,21 +287,21 @@ def curve(learner, experiment):
     longest = math.log10(experiment.steps)
     for steps in sorted({0, *np.logspace(0, longest, 12).round().astype(int)}):
         learner.evaluation_steps = int(steps)
-        found = learner.evaluate(tests, verbose=0, return_dict=True)
-        rows.append((int(steps), found["nll"], found["nll_95"]))
+        risk = learner.evaluate(tests, verbose=0, return_dict=True)
+        rows.append((int(steps), risk["nll"], risk["nll_95"]))
     return rows
 
 
-def draw(curves, experiment, path):
-    """Risk by adaptation step, a line a method, with the floors dashed."""
+def draw(curves, experiment):
+    """Risk by adaptation step, a line for each method; dashed lines are floors."""
     figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for place, (method, rows) in enumerate(curves.items()):
         steps, risks, widths = np.array(rows).T
-        # Some methods coincide: each line leaves gaps for those below.
+        # Some methods coincide: the gaps of a line show those below.
         style = (2 * place, (5, place)) if place else "-"
         plots.band(axes, steps, risks, widths, method, linestyle=style)
-    first = experiment.steps / 50  # before, all are far above
+    first = experiment.steps / 50  # all risks before are far above
     for name, risk in experiment.floors.items():
         axes.axhline(risk, color="grey", linestyle="--", linewidth=0.8)
         axes.annotate(name, (first, risk), fontsize=8, color="grey", va="bottom")
@@ -309,78 +315,67 @@ def draw(curves, experiment, path):
     axes.set_xlabel("adaptation steps")
     axes.set_ylabel("expected negative log-likelihood")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
-def main(_):
-    experiment = EXPERIMENTS[FLAGS.experiment]
-    out = pathlib.Path(FLAGS.out or f"runs/shrinkage{FLAGS.experiment}")
-    methods = FLAGS.methods or list(METHODS)
-    unknown = sorted(set(methods) - set(METHODS))
-    if unknown:
-        sys.exit(
-            f"shrinkage: error: expected methods of {list(METHODS)}, got {unknown}"
-        )
-    curves, scales = {}, {}
+def trained(method, experiment, out):
+    """The trained learner of a method; its training resumes."""
     validation = experiment.test_episodes().skip(FLAGS.test_tasks).take(1000).batch(500)
-    for method in methods:
+    folder = out / method.replace(" ", "_")
+    training.fit(
+        lambda: (lambda: make(method), experiment.episodes, validation),
+        folder,
+        {
+            "steps": meta_steps(),
+            "seed": FLAGS.seed,
+            "method": method,
+            "experiment": FLAGS.experiment,
+        },
+        FLAGS.tasks,
+        min(100, meta_steps()),
+        "nll",
+    )
+    learner = keras.models.load_model(folder / "best.keras", compile=False)
+    learner.compile(metrics=risks(experiment))
+    return learner
+
+
+def show(curves, scales, experiment):
+    rows = []
+    for method, points in curves.items():
+        step, best, width = min(points, key=lambda point: point[1])
+        _, *last = points[-1]
+        cells = f"{results.cell(best, width, 3)} ({step})", results.cell(*last, 3)
+        rows.append([method, *cells, scales.get(method, "")])
+    for name, risk in experiment.floors.items():
+        rows.append([f"floor: {name}", f"{risk:.3f}", f"{risk:.3f}", ""])
+    results.show(
+        f"Experiment {FLAGS.experiment}: expected NLL, {FLAGS.test_tasks} test tasks "
+        f"(seed {TEST_SEED}), training seed {FLAGS.seed}, 95% intervals",
+        ["method", "lowest (at step)", f"at {experiment.steps}", "scales"],
+        rows,
+    )
+
+
+def main(out):
+    experiment = EXPERIMENTS[FLAGS.experiment]
+    curves, scales = {}, {}
+    for method in results.chosen("methods", METHODS):
         print(f"{method}:", flush=True)
-        folder = out / method.replace(" ", "_")
-        training.fit(
-            lambda method=method: (
-                lambda: make(method),
-                experiment.episodes,
-                validation,
-            ),
-            folder,
-            {"steps": meta_steps(), "seed": FLAGS.seed, "method": method},
-            FLAGS.tasks,
-            min(100, meta_steps()),
-            "nll",
-        )
-        learner = keras.models.load_model(folder / "best.keras", compile=False)
-        learner.compile(
-            metrics=[
-                Risk(experiment.xi),
-                Risk(experiment.xi, interval=True, name="nll_95"),
-            ]
-        )
+        learner = trained(method, experiment, out)
         curves[method] = curve(learner, experiment)
         if isinstance(learner, km.learners.shrinkage.Shrinkage):
             scales[method] = [round(s, 2) for s in learner.scales().values()]
-
-    table = rich.table.Table(
-        title=f"Experiment {FLAGS.experiment}: expected NLL, {FLAGS.test_tasks} test "
-        f"tasks (seed {TEST_SEED}), training seed {FLAGS.seed}, 95% intervals"
-    )
-    for title in (
-        "method",
-        "best here (at step)",
-        f"at {experiment.steps}",
-        "scales",
-    ):
-        table.add_column(title)
-    for method, rows in curves.items():
-        step, best, width = min(rows, key=lambda row: row[1])
-        _, last, last_width = rows[-1]
-        table.add_row(
-            method,
-            f"{best:.3f} ± {width:.3f} ({step})",
-            f"{last:.3f} ± {last_width:.3f}",
-            str(scales.get(method, "")),
-        )
-    for name, risk in experiment.floors.items():
-        table.add_row(f"floor: {name}", f"{risk:.3f}", f"{risk:.3f}", "")
-    rich.console.Console(width=140).print(table)
-    with (out / "curves.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "steps", "nll", "nll_95"])
-        for method, rows in curves.items():
-            writer.writerows([method, *row] for row in rows)
-    draw(curves, experiment, out / "curves.png")
-    print(f"wrote {out / 'curves.csv'} and {out / 'curves.png'}")
+    show(curves, scales, experiment)
+    rows = [
+        {"method": method, "steps": steps, "nll": risk, "nll_95": width}
+        for method, points in curves.items()
+        for steps, risk, width in points
+    ]
+    results.write_csv(out / "curves.csv", rows)
+    results.write_picture(out / "curves.png", draw(curves, experiment))
 
 
 if __name__ == "__main__":
-    km.runtime.configure()
-    app.run(main)
+    define_flags()
+    results.start(main, folder=lambda: FLAGS.out or f"runs/shrinkage{FLAGS.experiment}")

@@ -3,7 +3,15 @@
 import pathlib
 
 from keras_meta import zoo
-from keras_meta.zoo import console, facts, folders, intervals, named, scores
+from keras_meta.zoo import (
+    console,
+    facts,
+    folders,
+    intervals,
+    merging,
+    named,
+    scores,
+)
 
 HELP = "score an entry on unseen tasks"
 DESCRIPTION = """\
@@ -13,12 +21,13 @@ yours, or from Lake's one-shot protocol.
   keras-meta evaluate maml.omniglot_5w1s --episodes 1000
   keras-meta evaluate maml.omniglot_5w1s --data letters/ --ways 5 --shots 1
   keras-meta evaluate protonet.lake --protocol lake
+  keras-meta evaluate maml.sinusoid --first 500 --count 500 --json > b.json
 
 With --data each sub-folder of DIR is a class of images, and NAME may also be a
 learner that you saved, FILE.keras. With --protocol lake a task has twenty
 characters of one evaluation alphabet: one drawer drew the support examples,
 another the queries. --lake-runs scores the twenty runs that Lake et al.
-published.
+published. `merge` combines scores of parts of the tasks.
 """
 NORMALIZATION = {
     "inductive": "each query is predicted independently",
@@ -30,8 +39,15 @@ EPISODES, SEED = 1000, 0
 
 def add(parser):
     console.add_name(parser, "an entry of `keras-meta list`; or FILE.keras with --data")
+    parser.add_argument(
+        "--episodes",
+        "--count",
+        metavar="N",
+        type=console.integer(2),
+        help=f"tasks (default: {EPISODES})",
+    )
     for option, least, text in (
-        ("episodes", 2, f"tasks (default: {EPISODES})"),
+        ("first", 0, "index of the first task (default: 0)"),
         ("ways", 2, "classes of a task (default: as trained, or 5)"),
         (
             "shots",
@@ -80,7 +96,7 @@ def run(arguments, output):
         if folder and output.file:
             output.keep_apart(*folder.rglob("*"))
     if arguments.lake_runs:
-        _refuse(arguments, "--lake-runs", ("episodes", *SIZES, "seed"))
+        _refuse(arguments, "--lake-runs", ("episodes", "first", *SIZES, "seed"))
         return _lake_runs(zoo.card(name), arguments.lake_runs, output)
     if arguments.protocol == "lake":
         _refuse(arguments, "--protocol lake", SIZES)
@@ -88,19 +104,22 @@ def run(arguments, output):
         folders.check_folder(arguments.data)
     episodes = arguments.episodes or EPISODES
     seed = SEED if arguments.seed is None else arguments.seed
+    first = arguments.first or 0
     sizes = arguments.ways, arguments.shots, arguments.queries
     console.start()
     with output.status("loading data, scoring tasks"):
         if arguments.protocol == "lake":
             from keras_meta.zoo import lake
 
-            score = lake.evaluate(name, episodes, seed)
+            score = lake.evaluate(name, episodes, seed, first)
         elif arguments.data:
-            score = scores.evaluate_folder(name, arguments.data, episodes, *sizes, seed)
+            score = scores.evaluate_folder(
+                name, arguments.data, episodes, *sizes, seed, first
+            )
         else:
-            score = scores.evaluate(name, episodes, *sizes, seed)
+            score = scores.evaluate(name, episodes, *sizes, seed, first=first)
     score["data"] = str(arguments.data or arguments.protocol)
-    _show(output, name, score)
+    show(output, name, score)
 
 
 def _refuse(arguments, option, others):
@@ -109,20 +128,29 @@ def _refuse(arguments, option, others):
         raise ValueError(f"expected no {', '.join(refused)} with {option}.")
 
 
-def _show(output, name, score):
-    tasks = score.pop("tasks")
+def show(output, name, score):
+    """Reports the result of an evaluation.
+
+    Args:
+        output: a `console.Output`.
+        name: of the entry, or of a file.
+        score: as `scores.evaluate` returns it, with `data`.
+    """
+    lists = {key: score.pop(key) for key in merging.LISTS}
     origin = {
         "zoo": "",
         "lake": " within an alphabet of Lake's protocol",
     }.get(score["data"], f" from the classes in {score['data']}")
+    start = f", from task {score['first']} on" if score["first"] else ""
     queries = f"{score['queries']} queries{' of each class' if score['ways'] else ''}"
     output.show(
         f"{name}: {scores.sentence(score)}",
-        f"95% interval over {score['episodes']} tasks{origin}, seed {score['seed']}; "
+        f"95% interval over {score['episodes']} tasks{origin}, seed {score['seed']}"
+        f"{start}; "
         f"{facts.task(score['ways'], score['shots'])}, {queries}; "
         f"{score['normalization']}: {NORMALIZATION[score['normalization']]}",
         rows=[score],
-        document={**score, "tasks": tasks},
+        document={**score, **lists},
     )
 
 

@@ -1,0 +1,79 @@
+"""`evaluate` in parts: `merge` gives exactly what one evaluation gives."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_meta.zoo import cli, merging
+
+IMAGES = "maml.glyphs_5w1s-inductive"
+
+
+def evaluated(capsys, *argv):
+    assert cli.main(["evaluate", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", [IMAGES, "maml.sinusoid"])
+def test_merged_parts_are_the_whole(tmp_path, capsys, name):
+    sizes = "--queries=3", "--seed=7"
+    whole = evaluated(capsys, name, *sizes, "--count=44")
+    # In any order; the parts are of whole batches, which scores do not depend on.
+    for part, first in (("a", 20), ("b", 0)):
+        count = 24 if first else 20
+        document = evaluated(
+            capsys, name, *sizes, f"--first={first}", f"--count={count}"
+        )
+        (tmp_path / part).write_text(json.dumps(document))
+    files = [str(tmp_path / part) for part in "ab"]
+    assert cli.main(["merge", *files, "--json"]) == 0
+    merged = json.loads(capsys.readouterr().out)
+    assert merged.keys() == whole.keys()
+    for key in whole.keys() - {"seconds", "bins"}:
+        assert merged[key] == whole[key], key
+    for key, sums in whole["bins"].items():
+        np.testing.assert_allclose(merged["bins"][key], sums, atol=1e-12)
+    # The parts differ from each other, so that a lost part would show.
+    assert document["tasks"] == whole["tasks"][:20]
+    assert cli.main(["merge", *files]) == 0
+    assert "95% interval over 44 tasks, seed 7; " in capsys.readouterr().out
+    assert cli.main(["merge", files[0]]) == 0
+    assert "over 24 tasks, seed 7, from task 20 on; " in capsys.readouterr().out
+
+
+def part(first=0, episodes=2, **others):
+    fields = dict.fromkeys(merging.OF_A_PART, 0.5)
+    fields |= {"model": "m", "metric": "accuracy", "seed": 0, "bins": {}}
+    tasks = [0.5] * episodes
+    return {**fields, "first": first, "episodes": episodes, "tasks": tasks, **others}
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        (part(2, seed=1), "parts of one evaluation, got seed = 0 and 1"),
+        (
+            part(1),
+            "got common tasks: one ends before task 2, the next begins at task 1",
+        ),
+        (part(3), "got missing tasks"),
+        ({"model": "m"}, "lacks bins, calibration"),
+        ([], "the JSON of `keras-meta evaluate`"),
+    ],
+)
+def test_parts_that_do_not_belong_together(tmp_path, capsys, others, sentence):
+    files = []
+    for name, document in (("a", part()), ("b", others)):
+        files.append(tmp_path / name)
+        files[-1].write_text(json.dumps(document))
+    assert cli.main(["merge", *map(str, files)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_files_that_are_no_json(tmp_path, capsys):
+    (tmp_path / "a").write_text("accuracy: 1")
+    assert cli.main(["merge", str(tmp_path / "a")]) == 2
+    assert "expected JSON in" in capsys.readouterr().err
+    assert cli.main(["merge", str(tmp_path / "b")]) == 2
+    assert "No such file" in capsys.readouterr().err

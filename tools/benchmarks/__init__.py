@@ -1,0 +1,1 @@
+"""Benchmarks of `tools/benchmark.py`, one a file."""

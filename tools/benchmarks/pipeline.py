@@ -1,0 +1,80 @@
+"""Episodes a second of the data pipeline, and its cost while training."""
+
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import harness, problems
+
+SECONDS = 5  # of each source
+TASKS = problems.TASKS
+
+
+def measure(on_disk):
+    """`{source: median seconds of a batch}`.
+
+    The sources are "alone" (episodes are drawn and not used), "drawn" (training on
+    episodes as they are drawn) and "prepared" (training on one batch in memory).
+    """
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    km.runtime.configure()
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, [1100 * 20, 28, 28, 1], "uint8")
+    labels = np.repeat(np.arange(1100), 20)
+    learner = problems.build("maml").learner
+    learner.compile("adam")
+    with tempfile.TemporaryDirectory() as folder:
+        if on_disk:
+            np.save(f"{folder}/images.npy", images)
+            images = np.load(f"{folder}/images.npy", mmap_mode="r")
+        pool = km.ClassPool.from_arrays(images, labels, km.ImagePreprocess())
+        drawn = pool.with_rotations().episodes(problems.WAYS, 1, problems.QUERIES)
+        drawn = drawn.batch(TASKS)
+        prepared = tf.data.Dataset.from_tensors(next(iter(drawn))).repeat()
+        learner.make_train_function()
+
+        def train(data):
+            float(learner.train_function(data)["loss"])
+
+        sources = {
+            "alone": (iter(drawn), next),
+            "drawn": (iter(drawn.prefetch(2)), train),
+            "prepared": (iter(prepared), train),
+        }
+
+        def one_second(data, use):
+            """Seconds of a batch over about a second."""
+            use(data)
+            began, count = time.perf_counter(), 0
+            while time.perf_counter() - began < 1:
+                use(data)
+                count += 1
+            return (time.perf_counter() - began) / count
+
+        times = {name: [] for name in sources}
+        for _ in range(SECONDS):
+            for name, source in sources.items():
+                times[name].append(one_second(*source))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def table():
+    rows = []
+    for on_disk in (False, True):
+        seconds = harness.in_process(measure, on_disk=on_disk)
+        lost = 1 - seconds["prepared"] / seconds["drawn"]
+        rows.append(
+            {
+                "images": "on disk" if on_disk else "in memory",
+                "episodes a second, alone": round(TASKS / seconds["alone"]),
+                "tasks a second, training": round(TASKS / seconds["drawn"], 1),
+                "with a prepared batch": round(TASKS / seconds["prepared"], 1),
+                "lost": f"{lost:.1%}",
+            }
+        )
+    title = f"5w1s, {problems.QUERIES} queries, 4400 classes of 20 images of 28x28"
+    return harness.Table(title, rows)

@@ -1,0 +1,31 @@
+"""LSTM, MANN and CNP: a meta-training step against PyTorch."""
+
+from benchmarks import harness, problems, sides
+
+
+def table():
+    rows, notes = [], []
+    for problem in ("lstm", "mann", "cnp"):
+        listed, seconds = sides.compare(problem, _sides(problem))
+        rows += [
+            {"learner": problem, **row} for row in harness.compared(listed, seconds)
+        ]
+        notes.append(f"{problem}: {harness.verdict(listed, seconds, 'PyTorch')}.")
+    title = (
+        f"A meta-training step: {problems.TASKS} sequences of {problems.LENGTH} steps "
+        f"with {problems.FEATURES} features, {problems.UNITS} units; CNP of 128 units, "
+        "64 tasks of 18 points"
+    )
+    return harness.Table(title, rows, tuple(notes))
+
+
+def _sides(problem):
+    def listed(path):
+        ours = [
+            sides.ours(problem, path, count, {}) for count in harness.thread_counts()
+        ]
+        if problem == "lstm":
+            ours.append(sides.ours(problem, path, 1, {"unroll": True}, "unrolled"))
+        return [*ours, *sides.torch_peers(path, problem, {"": {}})]
+
+    return listed

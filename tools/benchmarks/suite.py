@@ -1,0 +1,115 @@
+"""Runs all benchmarks on one machine; writes the tables of docs/benchmarks.md."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+import platform
+import sys
+
+from benchmarks import harness
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MEASURED = ROOT / "docs" / "measured"
+# Read by other pages than docs/benchmarks.md.
+PLACES = {"adaptation": ROOT / "zoo" / "adaptation.csv"}
+HEADER = MEASURED / "benchmarks.json"
+PEERS = ("torch", "jax")
+PACKAGES = ("keras-meta", "tensorflow", "keras", "numpy", *PEERS)
+
+
+def processor():
+    """The name of the processor, as the system reports it."""
+    information = pathlib.Path("/proc/cpuinfo")  # Linux
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def settings():
+    """Machine and versions: all tables of one header have them in common."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "machine": {
+            "processor": processor(),
+            "cores": harness.usable_cores(),
+            "system": platform.system(),
+        },
+        "versions": {"Python": platform.python_version(), **versions},
+    }
+
+
+def header(machine, versions, commit, date):
+    """The paragraph that docs/benchmarks.md begins with."""
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    commit = f" at commit {commit[:10]}" if commit else ""
+    return (
+        "All tables are the output of one run of `python tools/benchmark.py "
+        f"--what=all`, finished on {date}{commit}. Machine: {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['system']}. Versions: {listed}."
+    )
+
+
+def run(benchmarks, out):
+    """Runs all benchmarks and publishes their tables.
+
+    Each table is stored as soon as it is measured. The same command resumes an
+    interrupted run. Tables are published after the last one is measured.
+
+    Args:
+        benchmarks: `{name: function that returns a harness.Table}`.
+        out: folder of the run.
+
+    Raises:
+        SystemExit: a peer is not installed, a benchmark failed, or the folder holds a
+            run of another machine or other versions.
+    """
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"benchmark: error: expected {' and '.join(PEERS)} to be installed, "
+            f"{' and '.join(missing)} is missing: pip install -e '.[bench]'."
+        )
+    from keras_meta.zoo import entries, runs
+
+    folder, common, tables = pathlib.Path(out), settings(), {}
+    try:
+        with runs.claimed(folder):
+            runs.record(folder, common)
+            for number, (name, measure) in enumerate(benchmarks.items(), start=1):
+                print(f"benchmark {number} of {len(benchmarks)}: {name}", flush=True)
+                tables[name] = stored(folder / f"{name}.json", measure)
+    except ValueError as error:
+        sys.exit(f"benchmark: error: {error}")
+    date = datetime.date.today().isoformat()
+    publish(tables, header(**common, commit=entries.commit(), date=date))
+
+
+def stored(path, measure):
+    """Reads a table from its file, or measures it and writes the file."""
+    from keras_meta.zoo import runs
+
+    if not path.exists():
+        table = measure()
+        table.print()
+        text = json.dumps(dataclasses.asdict(table))
+        runs.replace(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    return harness.Table(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def publish(tables, text):
+    """Writes the CSV files of the tables, and their notes below one header."""
+    for name, table in tables.items():
+        table.write_csv(PLACES.get(name, MEASURED / f"{name}.csv"))
+    notes = {name: list(table.notes) for name, table in tables.items() if table.notes}
+    document = json.dumps({"header": text, "notes": notes}, indent=1)
+    HEADER.write_text(document + "\n", encoding="utf-8")
+    print(
+        f"wrote {MEASURED} and {PLACES['adaptation']}; update zoo/README.md with "
+        "python tools/make_results.py --models="
+    )
