@@ -16,7 +16,7 @@ from keras_meta.zoo import console, recipes
 
 # Their modules import TensorFlow when they run a model, and not before: `list`, `info`
 # and `--help` answer at once.
-COMMANDS = "list info demo learn evaluate check export request train".split()
+COMMANDS = "list info demo learn app evaluate check export request train".split()
 DESCRIPTION = "Few-shot learning with pretrained models: learn new classes or a curve."
 EXITS = """\
 exit codes:

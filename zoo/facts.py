@@ -17,6 +17,28 @@ def of_card(card):
     }
 
 
+def described(card):
+    """What an entry is for, its figures and where it comes from, `{fact: text}`."""
+    return {
+        "for": purpose(card.inputs, card.family),
+        "trained on": card.protocol,
+        "normalization": card.normalization,
+        **{_setting(figure): scores.sentence(figure) for figure in card.figures},
+        "data": card.data,
+        "licence of the data": card.licence,
+        "paper": card.paper,
+        "training": f"{card.steps} meta-steps, the weights of {card.kept} kept, "
+        f"{card.hours} hours on two cores, "
+        f"seed {card.seed}",
+        "began from": "; ".join(filter(None, (origin(card), initial_score(card)))),
+    }
+
+
+def _setting(figure):
+    size = task(figure["ways"], figure["shots"])
+    return f"{size}, {figure['normalization']}, {figure['episodes']} tasks"
+
+
 def of_recipe(name):
     """What is known of an entry without weights, a dict with keys of `of_card`."""
     recipe = recipes.recipe(name)

@@ -79,16 +79,10 @@ def _learn_images(arguments, say):
         small.append(learner.preprocess.resize(image))
     small = np.stack(small)
     support, query = small[: len(paths)], small[len(paths) :]
-    support_x, query_x = learner.preprocess.pair(support[None], query[None])
     support_y = np.repeat(range(len(classes)), [len(each) for each in examples])
-    state = learner.adapt(support_x, support_y[None])
-    transductive = learner.normalization == "transductive"
-    at_once = len(asked) if transductive else QUERIES_AT_ONCE
-    logits = [
-        learner.infer(state, query_x[:, i : i + at_once])[0]
-        for i in range(0, len(asked), at_once)
-    ]
-    probabilities = _softmax(np.concatenate(logits))[:, : len(classes)]
+    probabilities = predictions.classify(
+        learner, support, support_y, query, QUERIES_AT_ONCE
+    )
 
     names = [folder.name for folder in classes]
     labels = predictions.known_labels(asked, queries, names)
@@ -109,7 +103,7 @@ def _learn_images(arguments, say):
         )
     _say_inks(say, learner.preprocess, support, query, drawings)
     say_skipped(say, skipped)
-    if transductive:
+    if learner.normalization == "transductive":
         say.print("Note: the model is transductive: each answer depends on all images.")
     figure = plots.predictions(
         support,
@@ -190,11 +184,6 @@ def _folders(queries, support):
             )
         return queries / "support", queries / "query"
     return support, queries
-
-
-def _softmax(logits):
-    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
 
 
 def _is_photograph(km, image):

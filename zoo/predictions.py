@@ -47,6 +47,37 @@ def known_labels(paths, queries, names):
     ]
 
 
+def classify(learner, support, labels, query, at_once=None):
+    """Learns classes from raw images and predicts the class of others.
+
+    Args:
+        learner: a learner of integer labels with a `preprocess`.
+        support: uint8 `[S, H, W, C]`, resized by `preprocess.resize`.
+        labels: integers `[S]`, in `[0, n)` without a gap.
+        query: uint8 `[Q, H, W, C]`, likewise.
+        at_once: the most queries of one call, which bounds the memory; None for all. A
+            transductive learner always gets all.
+
+    Returns:
+        Probabilities `[Q, n]`.
+    """
+    labels = np.asarray(labels)
+    support_x, query_x = learner.preprocess.pair(support[None], query[None])
+    state = learner.adapt(support_x, labels[None])
+    if at_once is None or learner.normalization == "transductive":
+        at_once = len(query)
+    logits = [
+        learner.infer(state, query_x[:, i : i + at_once])[0]
+        for i in range(0, len(query), at_once)
+    ]
+    return _softmax(np.concatenate(logits))[:, : labels.max() + 1]
+
+
+def _softmax(logits):
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
 def show_classes(output, model, names, paths, labels, probabilities):
     """Reports a row for each file: its class and how sure the model is.
 

@@ -5,7 +5,7 @@ import json
 import rich.table
 
 from keras_meta import zoo
-from keras_meta.zoo import console, facts, recipes, scores
+from keras_meta.zoo import console, facts, recipes
 
 HELP = "all about one entry"
 
@@ -42,19 +42,7 @@ def _cell(value):
 
 def _trained(card):
     lines = {
-        "for": facts.purpose(card.inputs, card.family),
-        "trained on": card.protocol,
-        "normalization": card.normalization,
-        **{_setting(figure): scores.sentence(figure) for figure in card.figures},
-        "data": card.data,
-        "licence of the data": card.licence,
-        "paper": card.paper,
-        "training": f"{card.steps} meta-steps, the weights of {card.kept} kept, "
-        f"{card.hours} hours on two cores, "
-        f"seed {card.seed}",
-        "began from": "; ".join(
-            filter(None, (facts.origin(card), facts.initial_score(card)))
-        ),
+        **facts.described(card),
         "command": facts.command(card.name),
         **_weights(card),
     }
@@ -78,11 +66,6 @@ def _weights(card):
         "md5": card.external["md5"] or "none: Keras checks none",
         "licence of the weights": card.external["licence"],
     }
-
-
-def _setting(figure):
-    task = facts.task(figure["ways"], figure["shots"])
-    return f"{task}, {figure['normalization']}, {figure['episodes']} tasks"
 
 
 def _untrained(recipe, name):
