@@ -105,7 +105,7 @@ class CurveTab:
         with gradio.Row():
             self.save = gradio.Button("Save task", min_width=120, elem_id="curve-save")
             self.export = gradio.Button(
-                "Export adapted model", min_width=120, elem_id="curve-export"
+                "Export model", min_width=120, elem_id="curve-export"
             )
         self.saved = gradio.Markdown(elem_id="curve-saved")
         self.download = gradio.DownloadButton(

@@ -52,7 +52,11 @@ class ImageTab:
 
     def _lay_inputs(self):
         self.name = gradio.Textbox(
-            label="New class", max_lines=1, elem_id="class-name", submit_btn="Add"
+            label="New class",
+            placeholder="its name",
+            max_lines=1,
+            submit_btn="Add",
+            elem_id="class-name",
         )
         self.classes = gradio.Radio(
             [], label="Class of the next example", elem_id="classes"
@@ -64,10 +68,10 @@ class ImageTab:
             self.remove = _button("Remove class", "remove")
         with gradio.Row():
             self.draw_example = gradio.Button(
-                "Add drawing to class", min_width=140, elem_id="draw-example"
+                "Add to class", min_width=140, elem_id="draw-example"
             )
             self.draw_query = gradio.Button(
-                "Classify drawing",
+                "Classify",
                 variant="primary",
                 min_width=140,
                 elem_id="draw-query",
@@ -80,7 +84,7 @@ class ImageTab:
                 elem_id="example-files",
             )
             self.query_files = gradio.UploadButton(
-                "Upload and classify",
+                "Upload queries",
                 file_count="multiple",
                 variant="primary",
                 min_width=140,
@@ -89,14 +93,6 @@ class ImageTab:
         self.examples = _gallery("Examples", "examples")
 
     def _lay_outputs(self):
-        self.entry = gradio.Dropdown(
-            [(AUTOMATIC, ""), *models.names("images")],
-            value="",
-            label="Entry of the zoo",
-            elem_id="entry",
-        )
-        with gradio.Accordion("About the entry", open=False):
-            self.card = gradio.Markdown(CHOICE, elem_id="card")
         self.label = gradio.Label(
             label="Prediction",
             num_top_classes=images.MOST_CLASSES,
@@ -107,6 +103,14 @@ class ImageTab:
             self.predict = _button("Predict again", "predict")
             self.forget = _button("Remove these images", "forget")
         self.notes = gradio.Markdown(elem_id="notes")
+        self.entry = gradio.Dropdown(
+            [(AUTOMATIC, ""), *models.names("images")],
+            value="",
+            label="Entry of the zoo",
+            elem_id="entry",
+        )
+        with gradio.Accordion("About the entry", open=False):
+            self.card = gradio.Markdown(CHOICE, elem_id="card")
         self.steps = gradio.Slider(
             0,
             models.MOST_STEPS,
@@ -126,9 +130,7 @@ class ImageTab:
             self.share_plot = gradio.Plot(show_label=False)
         with gradio.Row():
             self.save = gradio.Button("Save task", min_width=120, elem_id="save")
-            self.export = gradio.Button(
-                "Export adapted model", min_width=120, elem_id="export"
-            )
+            self.export = gradio.Button("Export model", min_width=120, elem_id="export")
         self.saved = gradio.Markdown(elem_id="saved")
         self.download = gradio.DownloadButton(
             "Download", visible=False, elem_id="download"
@@ -374,14 +376,14 @@ def _button(label, name):
 def _gallery(label, name):
     return gradio.Gallery(
         label=label,
-        columns=5,
-        height="auto",
+        fit_columns=False,
         object_fit="contain",
         allow_preview=False,
         format="png",
         interactive=False,
         buttons=[],
         elem_id=name,
+        elem_classes="gallery",
     )
 
 

@@ -25,8 +25,13 @@ this machine.
 """
 # Fonts of the system need no network.
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+# As many pictures in a row as fit: Gradio's own number is too wide for a phone.
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: auto; }
+.gallery .grid-wrap { overflow-y: auto; }
+.gallery .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important;
+}
 footer { display: none !important; }
 """
 
