@@ -42,7 +42,7 @@ FLAGS = [
 ]
 DESKTOP, PHONE = (1200, 900), (390, 844)
 # The first prediction waits for TensorFlow's import and for a model.
-SECONDS = 120
+SECONDS = 60
 # Moves of a pen from the middle of the pad, in its pixels.
 VEE = [(-90, -90), (90, 170), (80, -160)]
 LIKE_VEE = [(-80, -95), (80, 165), (75, -150)]
@@ -109,14 +109,15 @@ class Visitor:
 
     def until(self, condition):
         """Waits until a condition holds, and returns its value."""
-        end = time.monotonic() + SECONDS
-        while True:
-            with contextlib.suppress(exceptions.WebDriverException):
+        end, reason = time.monotonic() + SECONDS, ""
+        while time.monotonic() < end:
+            try:
                 if value := condition():
                     return value
-            if time.monotonic() > end:
-                raise TimeoutError(self.text())
+            except exceptions.WebDriverException as error:
+                reason = error.msg
             time.sleep(0.2)
+        raise TimeoutError(f"{self.text()}\n{reason}")
 
     def text(self, name=None):
         """The text of a part of the page, or of all."""
@@ -162,7 +163,20 @@ class Visitor:
         inputs = self.driver.find_elements(
             By.XPATH, f"//*[@id='{name}']/preceding::input[@type='file'][1]"
         )
+        # Else the driver adds to the files of an earlier call.
+        self.driver.execute_script("arguments[0].value = ''", inputs[0])
         inputs[0].send_keys("\n".join(map(str, paths)))
+
+    def unfold(self, name):
+        """Opens an accordion."""
+
+        def opened():
+            button = self.find(f"#{name} button.label-wrap")
+            if "open" not in button.get_attribute("class").split():
+                button.click()
+            return "open" in button.get_attribute("class").split()
+
+        self.until(opened)
 
     def choose(self, name, value):
         """Chooses in a drop-down list."""
@@ -244,10 +258,10 @@ def test_classes(visit, server, size, tmp_path):
 
     visitor.choose("entry", ENTRY)
     visitor.wait_for(f"{ENTRY} learned 2 classes", "notes")
-    visitor.press("by-step")
+    visitor.unfold("by-step")
     visitor.press("compute")
     visitor.until(lambda: visitor.find("#step-plot img"))
-    visitor.press("shares")
+    visitor.unfold("shares")
     visitor.see(tmp_path / "steps.png")
     visitor.press("export")
     visitor.wait_for("adapted to these examples", "saved")
@@ -274,7 +288,9 @@ def test_uploads_and_mistakes(visit, tmp_path):
     visitor.wait_for("vee (0)", "classes")
     visitor.upload("example-files", good[0], tmp_path / "broken.png", good[1])
     visitor.wait_for("vee (2)", "classes")
-    visitor.wait_for("expected an image file, broken.png is none.")
+    visitor.wait_for(
+        "expected an image file, could not read broken.png: Truncated File Read"
+    )
     visitor.upload("example-files", tmp_path / "text.txt")
     visitor.wait_for("expected an image file, text.txt is none.")
     visitor.press("draw-example")
@@ -332,8 +348,11 @@ def test_visitors_stay_apart(visit):
 
 def test_a_curve(visit, server, tmp_path):
     visitor = visit(PHONE)
-    visitor.driver.find_element(By.XPATH, "//button[contains(., 'A curve')]").click()
-    picture = visitor.until(lambda: visitor.find("#curve img"))
+    visitor.until(lambda: visitor.find("[role=tab]:nth-of-type(2)").click() or True)
+    script = "return arguments[0].naturalWidth"  # 0 until it is there
+    visitor.until(
+        lambda: visitor.driver.execute_script(script, visitor.find("#curve img"))
+    )
     bands = []
     for place in ((-100, 20), (0, -60), (90, 40)):
         picture = visitor.find("#curve img")
@@ -366,7 +385,7 @@ def test_a_curve(visit, server, tmp_path):
     visitor.choose("curve-entry", "sigma_maml.sinusoid")
     visitor.wait_for("It knows", "curve-notes")
     visitor.wait_for("Inner steps")
-    visitor.press("curve-by-step")
+    visitor.unfold("curve-by-step")
     visitor.press("curve-compute")
     visitor.until(lambda: visitor.driver.find_elements(By.CSS_SELECTOR, ".plot img"))
     visitor.see(tmp_path / "curve-steps.png")

@@ -16,10 +16,12 @@ whose rows without y are predicted.
 # Curves of a visitor that "Undo" returns to.
 KEPT = 200
 SAVED = """\
-Saved in {0}.
+Saved in `{0}`. Other commands read it:
 
-    keras-meta learn {0}
-    keras-meta request ADDRESS NAME --support {0}
+```sh
+keras-meta learn {0}
+keras-meta request ADDRESS NAME --support {0}
+```
 """
 EXPORTED = (
     "{}, adapted to these points: `model.keras` for Keras, `1/` for TensorFlow "
@@ -47,7 +49,7 @@ class CurveTab:
         default = choice.for_curves().name
         self.picture = gradio.Image(
             curves.picture(curves.Curve()),
-            label="Curve",
+            show_label=False,
             interactive=False,
             buttons=[],
             format="png",
@@ -55,13 +57,13 @@ class CurveTab:
         )
         with gradio.Row():
             self.undo = gradio.Button(
-                "Undo", size="sm", min_width=100, elem_id="curve-undo"
+                "Undo", size="sm", min_width=80, elem_id="curve-undo"
             )
             self.clear = gradio.Button(
-                "Clear", size="sm", min_width=100, elem_id="curve-clear"
+                "Clear", size="sm", min_width=80, elem_id="curve-clear"
             )
             self.file = gradio.UploadButton(
-                "Upload points", size="sm", min_width=120, elem_id="points-file"
+                "Upload points", size="sm", min_width=80, elem_id="points-file"
             )
         with gradio.Row():
             with gradio.Column(min_width=300):
@@ -241,4 +243,6 @@ def _share_plot(learner, curve):
     """The scale of each module, and its shrinkage factor for these points."""
     from keras_meta import plots
 
-    return plots.scales(learner, len(curve.points))
+    figure = plots.scales(learner, len(curve.points))
+    figure.set_size_inches(curves.SIZE)
+    return figure

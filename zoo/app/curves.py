@@ -56,6 +56,7 @@ class Curve:
             raise ValueError("expected a click between the axes, got one beside them.")
         low, high, bottom, top = self.view()
         point = low + across * (high - low), bottom + up * (top - bottom)
+        point = tuple(map(float, point))
         return dataclasses.replace(self, points=(*self.points, point))
 
     def with_queries(self, text):
@@ -82,7 +83,7 @@ def _number(word):
         value = float(word)
     except ValueError:
         value = math.nan
-    if not abs(value) <= np.finfo(np.float32).max:
+    if not abs(value) <= float(np.finfo(np.float32).max):
         raise ValueError(f"expected numbers to predict, such as 1.5, got {word!r}.")
     return value
 

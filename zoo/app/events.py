@@ -12,7 +12,7 @@ SHOWN = 20
 def state(error):
     """States an error, or a sentence, on the page."""
     text = html.escape(" ".join(str(error).split()))
-    gradio.Warning(text, duration=SHOWN, title="")
+    gradio.Warning(text, duration=SHOWN, title="Not done")
 
 
 def on(events, function, inputs, outputs, model=False, shown=None):

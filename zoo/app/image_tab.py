@@ -68,26 +68,29 @@ class ImageTab:
             self.remove = _button("Remove class", "remove")
         with gradio.Row():
             self.draw_example = gradio.Button(
-                "Add to class", min_width=140, elem_id="draw-example"
+                "Add to class", min_width=120, size="md", elem_id="draw-example"
             )
             self.draw_query = gradio.Button(
                 "Classify",
                 variant="primary",
-                min_width=140,
+                min_width=120,
+                size="md",
                 elem_id="draw-query",
             )
         with gradio.Row():
             self.example_files = gradio.UploadButton(
                 "Upload examples",
                 file_count="multiple",
-                min_width=140,
+                min_width=120,
+                size="md",
                 elem_id="example-files",
             )
             self.query_files = gradio.UploadButton(
                 "Upload queries",
                 file_count="multiple",
                 variant="primary",
-                min_width=140,
+                min_width=120,
+                size="md",
                 elem_id="query-files",
             )
         self.examples = _gallery("Examples", "examples")
@@ -242,17 +245,18 @@ class ImageTab:
         return self._changed(tuple(earlier), task, chosen)
 
     def example_drawn(self, history, chosen, drawing):
-        task = history[-1].with_examples(chosen, [pad.image(drawing)])
+        task = history[-1].with_examples(chosen, [images.drawn(drawing)])
         return {**self._changed(history, task, chosen), self.pad: ""}
 
     def examples_uploaded(self, history, chosen, paths):
+        history[-1].check_class(chosen)  # before the files are read
         task = history[-1].with_examples(chosen, _read(paths))
         return self._changed(history, task, chosen)
 
     # Predictions.
 
     def query_drawn(self, history, entry, steps, tuned, chosen, drawing):
-        task = history[-1].with_queries([pad.image(drawing)])
+        task = history[-1].with_queries([images.drawn(drawing)])
         page = {**self._changed(history, task, chosen), self.pad: ""}
         return page | self._predicted_if_complete(task, entry, steps, tuned)
 
@@ -358,10 +362,12 @@ class ImageTab:
 
 
 SAVED = """\
-Saved in {0}.
+Saved in `{0}`. Other commands read it:
 
-    keras-meta learn {0}
-    keras-meta request ADDRESS NAME --support {1} --query {2}
+```sh
+keras-meta learn {0}
+keras-meta request ADDRESS NAME --support {1} --query {2}
+```
 """
 EXPORTED = (
     "{}, adapted to these examples: `model.keras` for Keras, `1/` for TensorFlow "
@@ -370,7 +376,7 @@ EXPORTED = (
 
 
 def _button(label, name):
-    return gradio.Button(label, size="sm", min_width=100, elem_id=name)
+    return gradio.Button(label, size="sm", min_width=80, elem_id=name)
 
 
 def _gallery(label, name):
@@ -412,4 +418,6 @@ def _share_plot(learner, task):
     """The scale of each module, and its shrinkage factor for these examples."""
     from keras_meta import plots
 
-    return plots.scales(learner, len(task.support()[0]))
+    figure = plots.scales(learner, len(task.support()[0]))
+    figure.set_size_inches(images.FIGURE)
+    return figure

@@ -1,6 +1,8 @@
 """A task of images: a visitor's classes and queries, and their predictions."""
 
+import base64
 import dataclasses
+import io
 import pathlib
 import re
 import types
@@ -16,6 +18,11 @@ MOST_CLASSES = 20
 LONGEST_NAME = 40
 # Not in names of folders, on some systems.
 FORBIDDEN = r'[<>:"/\\|?*]'
+
+# What the value of a pad begins with.
+DRAWING = "data:image/png;base64,"
+# Inches of a figure that is legible at a phone's width.
+FIGURE = (5.2, 3.6)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +57,7 @@ class Task:
 
     def without_class(self, name):
         """Removes a class and its examples."""
-        self._check_class(name)
+        self.check_class(name)
         return self._with({n: x for n, x in self.examples.items() if n != name})
 
     def with_examples(self, name, images):
@@ -59,10 +66,8 @@ class Task:
         Raises:
             ValueError: no such class.
         """
-        self._check_class(name)
-        return self._with(
-            {**self.examples, name: (*self.examples[name], *images)},
-        )
+        self.check_class(name)
+        return self._with({**self.examples, name: (*self.examples[name], *images)})
 
     def with_queries(self, images):
         """Adds images to classify."""
@@ -96,7 +101,8 @@ class Task:
         counts = [len(images) for images in self.examples.values()]
         return images, np.repeat(range(len(counts)), counts)
 
-    def _check_class(self, name):
+    def check_class(self, name):
+        """Raises ValueError unless there is such a class."""
         if name not in self.examples:
             raise ValueError("expected a class to be chosen, add one first.")
 
@@ -119,12 +125,37 @@ def _check_name(name):
         raise ValueError(f"expected a name without a dot at its ends, got {name}.")
 
 
+def drawn(value):
+    """The drawing on a pad.
+
+    Args:
+        value: a PNG image as a data URL; "" for an empty pad.
+
+    Returns:
+        uint8 `[H, W, 1]`, dark ink on white.
+
+    Raises:
+        ValueError: an empty pad, or a value that no pad has.
+    """
+    import PIL.Image
+
+    if not value:
+        raise ValueError("expected a drawing, the pad is empty.")
+    try:
+        content = base64.b64decode(value.removeprefix(DRAWING), validate=True)
+        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as drawing:
+            return np.asarray(drawing.convert("L"))[..., None]
+    except (OSError, ValueError) as error:
+        raise ValueError("expected a drawing, got something else.") from error
+
+
 def read(paths):
     """Reads image files.
 
     Returns:
         `(images, sentences)`: those that could be read, and a sentence for each other.
     """
+    console.start()  # before reading brings TensorFlow in
     images, sentences = [], []
     for path in map(pathlib.Path, paths):
         try:
@@ -236,8 +267,12 @@ def by_step_figure(names, steps, probabilities):
 
     shown = np.argsort(-probabilities[-1], kind="stable")[:5]
     exact = np.zeros(len(steps))
-    found = {names[i]: (steps, probabilities[:, i], exact) for i in shown}
-    return plots.curves(found, "inner steps", "probability", log=True)
+    # A name may hold what starts a formula, or an underscore that hides its line.
+    labels = [f" {name}".replace("$", r"\$") for name in names]
+    found = {labels[i]: (steps, probabilities[:, i], exact) for i in shown}
+    figure = plots.curves(found, "inner steps", "probability", log=True)
+    figure.set_size_inches(FIGURE)
+    return figure
 
 
 def prepared(learner, name, task):

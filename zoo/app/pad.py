@@ -4,17 +4,11 @@ Gradio's own Sketchpad draws by WebGL, which browsers without a GPU lack, and be
 with no tool chosen.
 """
 
-import base64
-import binascii
-import io
-
 import gradio
-import numpy as np
 
 SIDE = 280
 # Of the pen, in pixels: about that of Omniglot's characters, which fill their squares.
 WIDTH = 9
-PREFIX = "data:image/png;base64,"
 
 HTML = f"""
 <canvas width="{SIDE}" height="{SIDE}" role="img" aria-label="drawing pad"></canvas>
@@ -66,31 +60,7 @@ clear();
 
 
 def component(**kwargs):
-    """A pad, whose value is read by `image` and which `""` clears."""
+    """A pad, whose value `images.drawn` reads and which `""` clears."""
     return gradio.HTML(
         "", html_template=HTML, css_template=CSS, js_on_load=SCRIPT, **kwargs
     )
-
-
-def image(value):
-    """The drawing on a pad.
-
-    Args:
-        value: of the component.
-
-    Returns:
-        uint8 `[H, W, 1]`, dark ink on white.
-
-    Raises:
-        ValueError: an empty pad, or a value that no pad has.
-    """
-    import PIL.Image
-
-    if not value:
-        raise ValueError("expected a drawing, the pad is empty.")
-    try:
-        content = base64.b64decode(value.removeprefix(PREFIX), validate=True)
-        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as drawing:
-            return np.asarray(drawing.convert("L"))[..., None]
-    except (binascii.Error, OSError, ValueError) as error:
-        raise ValueError("expected a drawing, got something else.") from error

@@ -28,7 +28,8 @@ FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 # As many pictures in a row as fit: Gradio's own number is too wide for a phone.
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: auto; }
-.gallery .grid-wrap { overflow-y: auto; }
+.gallery .grid-wrap { overflow-y: auto; min-height: 0 !important; }
+.gallery .empty { min-height: 80px !important; }
 .gallery .grid-container {
   grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important;
 }
