@@ -275,7 +275,7 @@ class ImageTab:
         steps = int(steps) if name == tuned else None
         prediction = images.predict(task, entry, steps)
         captions, last = prediction.captions(), len(task.queries) - 1
-        pictures = map(_shown, task.queries)
+        pictures = map(parts.shown, task.queries)
         notes = [f"{name} learned {len(prediction.names)} classes."]
         if prediction.reason:
             notes = [f"Chosen: {prediction.reason}."]
