@@ -59,6 +59,7 @@ setuptools.setup(
         "wrapt>=1.16",
     ],
     extras_require={
+        "app": ["gradio>=6.0"],  # keras-meta app
         "bench": ["jax>=0.5", "torch>=2.6"],  # peers of tools/benchmark.py
         "docs": [
             "furo>=2024.8",
@@ -78,6 +79,7 @@ setuptools.setup(
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
+            "selenium>=4.20",  # tests/test_app_browser.py
             "setuptools>=70.1",
             "uv>=0.5",  # tools/check_versions.py
         ],

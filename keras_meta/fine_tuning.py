@@ -22,37 +22,42 @@ def finetune(
 ) -> keras.Model:
     """Returns a compiled Keras model of one task that starts at the adapted weights.
 
-    Call `fit` on the same examples, or more, to continue learning the task. Saving,
-    evaluation and prediction are Keras'. Batch normalization starts with the statistics
-    of `x` under the adapted weights and then follows the batches of `fit`. Weight
-    regularizers of the network's layers apply in `fit`, as in any Keras model.
+    Call `fit` on the same examples, or more, to continue learning the task. `save`,
+    `evaluate` and `predict` work as in any Keras model. The moving averages of batch
+    normalization begin with the statistics of `x`, computed with the adapted weights;
+    `fit` updates them. Weight regularizers of the network's layers apply in `fit`.
 
-    `fit` of the returned model raises a ValueError if the loss of an epoch is not
-    finite. The model of a gradient learner without a prior (the MAML family) is a plain
-    Keras model, which reports NaN and continues: pass
-    `keras.callbacks.TerminateOnNaN()` to its `fit`.
+    The result for a gradient learner without a prior (such as MAML, FOMAML and
+    Meta-SGD) is a plain Keras model. Its `fit` does not check the loss; pass
+    `keras.callbacks.TerminateOnNaN()`. `fit` of all other results raises a ValueError
+    after the last epoch if the loss of an epoch was NaN or infinite.
 
     Args:
         learner: a `Learner`.
-        x: support examples `[S, ...]`, as for `learner.adapt` without T.
+        x: support examples `[S, ...]` of one task, without the axis T of
+            `learner.adapt`.
         y: their labels `[S]` or targets `[S, d_y]`.
-        optimizer: a Keras optimizer. The default continues the learner's inner loop, so
-            that an epoch over all of x in one batch is one more inner step: SGD; for
-            Meta-SGD its learned rates (`meta_sgd.RatedSGD`); for Reptile with Adam
-            inside, Adam with the inner loop's moments; for learners with a prior
-            (sigma-MAML, sigma-iMAML, sigma-Reptile, iMAML) `priors.ProximalSGD`, which
-            is stable for every scale. With any other optimizer the prior is a penalty
-            in the loss, of curvature `1 / (S sigma^2)`: freeze modules of small scale
-            first (`learner.freeze_below`), or use a learning rate below `S sigma^2`.
+        optimizer: a Keras optimizer. By default, an epoch with all of x in one batch is
+            one more inner step of a gradient learner. The defaults are SGD at the inner
+            rate; for Meta-SGD `meta_sgd.RatedSGD`, with the learned rates; for Reptile
+            with Adam in the inner loop, Adam with its moments; for learners with a
+            prior (sigma-MAML, sigma-iMAML, sigma-Reptile, iMAML) `priors.ProximalSGD`,
+            which is stable for every scale; for learners without inner steps Adam at
+            1e-3. With any other optimizer, the prior is a penalty in the loss with the
+            curvature `1 / (S sigma^2)`, and a small sigma makes training unstable. Call
+            `learner.freeze_below` before `finetune`, or use a learning rate below
+            `S sigma^2`.
 
     Returns:
-        A compiled `keras.Model` from `[B, ...]` to predictions `[B, d_y]` (for a `CNP`
-        mean and scale, `[B, d_y, 2]`) or to logits: `[B, n]` for the n classes in y for
-        a gradient learner, `[B, N]` with absent classes masked for others. With string
-        labels its accuracy is that of single characters.
+        A compiled `keras.Model` with input `[B, ...]`. Its output for regression is
+        `[B, d_y]`, or `[B, d_y, 2]` (mean and scale) for a `CNP`. For classification it
+        is logits: `[B, n]` for a gradient learner, with n the number of classes in y;
+        `[B, N]` for other learners, with classes that are not in y masked. With string
+        labels, `accuracy` is the share of correct symbols.
 
     Raises:
-        ValueError: x is not one task, or as `learner.adapt`.
+        ValueError: x does not have the shape of one task, or `learner.adapt` refuses
+            the examples.
 
     Example:
         >>> learner = km.MAML(km.networks.mlp(), loss="mse", inner_rate=0.01)

@@ -15,23 +15,25 @@ from keras_meta.typing_names import StrPath, TensorLike
 class ClassPool:
     """Labelled images of many classes, from which episodes are drawn.
 
-    The images are stored once and unchanged (uint8 for images), in memory or on disk.
-    Pools that `select`, `split_classes` and `with_rotations` return share them. Create
-    a pool with `from_tfds`, `from_arrays` or `from_directory`; these call the
-    constructor.
+    The pool stores each image once, as resized uint8 pixels, in memory or on disk, and
+    converts it to float32 when an episode is drawn. `select`, `split_classes` and
+    `with_rotations` return pools that share the images with this pool. Create a pool
+    with `from_tfds`, `from_arrays` or `from_directory`, which call the constructor.
 
     Args:
         images: all images, sorted by class: a tensor `[n, ...]` or a `sources.OnDisk`.
-        table: int64 `[C, 4]`, for each class its label id, the index of its first
-            image, its number of images, and quarter turns (`sources.class_table`).
+        table: int64 `[C, 4]`, a row for each class: label id, index of the first image,
+            number of images, rotation in multiples of 90 degrees
+            (`sources.class_table`).
         names: `{label id: name}`.
-        prepare: an `ImagePreprocess` that scales the images of an episode, or None.
+        prepare: an `ImagePreprocess` that converts the stored images to network inputs,
+            or None. The methods `from_...` also resize images with it.
 
     Attributes:
         class_ids: int array `[C]`, the label id of each class; a rotated class has the
             id of the unrotated class.
         names: `{label id: name}`.
-        shape: shape of one example, as in episodes.
+        shape: shape of one example x in an episode.
         sizes: int array `[C]`, the number of images of each class.
 
     Example:
@@ -71,9 +73,9 @@ class ClassPool:
         """Creates a pool from examples in memory, or in a memory-mapped file.
 
         Args:
-            images: uint8 `[n, H, W, C]` with `prepare`; without it also any numeric
-                `[n, ...]` (uint8 is scaled to [0, 1], other types are converted to
-                float32). A `np.memmap`, as `np.load(path, mmap_mode="r")` returns it,
+            images: with `prepare`, uint8 `[n, H, W, C]`. Without `prepare`, any numeric
+                `[n, ...]`: uint8 is scaled to [0, 1], and other types are converted to
+                float32. A `np.memmap`, as `np.load(path, mmap_mode="r")` returns it,
                 must be uint8 and stays on disk: only the images of an episode are read.
             labels: integer ids `[n]`, any values.
             prepare: an `ImagePreprocess`, usually `learner.preprocess`.
@@ -105,7 +107,8 @@ class ClassPool:
             split: TFDS split expression, such as "train+test".
             prepare: an `ImagePreprocess` that resizes all images, or None.
             data_dir: folder of TFDS data; by default TFDS' own (`TFDS_DATA_DIR`).
-            label_key: the label feature; by default the only one, or "label".
+            label_key: the feature that contains the label; by default the only
+                `ClassLabel` feature, or "label" if there are several.
 
         Returns:
             A `ClassPool` in memory.
@@ -125,14 +128,15 @@ class ClassPool:
     ) -> Self:
         """Creates a pool from a folder with one sub-folder of images per class.
 
-        Label ids number the sub-folders in alphabetical order. A warning lists the
+        The label id of a class is the index of its sub-folder in alphabetical order. A
+        warning lists the
         files that are skipped, such as those without an image suffix.
 
         Args:
             directory: the folder.
             prepare: an `ImagePreprocess` that resizes all images.
-            in_memory: if True, reads all images now. If False, reads the images of an
-                episode when it is drawn, which fails then if a file is not an image.
+            in_memory: if True, reads all images now. If False, reads images when an
+                episode is drawn; a file that is not an image raises an error then.
 
         Returns:
             A `ClassPool`.
@@ -151,8 +155,8 @@ class ClassPool:
     def joined(cls, pools: Mapping[str, Self]) -> Self:
         """Creates a pool with the classes of several pools in memory.
 
-        Label ids are new: 0, 1, ... in the order of the pools, and of label ids within
-        each. Classes of equal names in two pools stay two classes.
+        Classes get new label ids 0, 1, ..., ordered by pool and then by their previous
+        label id. Classes of equal names in two pools stay two classes.
 
         Args:
             pools: `{name: ClassPool}`, with examples of one shape and type. The name of
@@ -175,19 +179,11 @@ class ClassPool:
                 "expected pools in memory with examples of one shape and kind, got "
                 f"{', '.join(map(repr, pools.values())) or 'none'}."
             )
-        names: dict[int, str] = {}
-        tables, images = [], 0
-        for key, pool in pools.items():
-            ids, places = np.unique(pool.class_ids, return_inverse=True)
-            table = pool._table + [0, images, 0, 0]
-            table[:, 0] = places + len(names)
-            tables.append(table)
-            joined = [f"{key}/{pool.names.get(int(i), i)}" for i in ids]
-            names.update(enumerate(joined, len(names)))
-            images += pool._images.shape[0]
-        values = tf.concat([pool._images for pool in pools.values()], axis=0)
         prepare = next(iter(pools.values()))._prepare
-        return cls(values, np.concatenate(tables), names, prepare)
+        images, table, names = sources.join(
+            {name: (p._images, p._table, p.names) for name, p in pools.items()}
+        )
+        return cls(images, table, names, prepare)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -271,7 +267,8 @@ class ClassPool:
     def encoded(self, encode: Callable[[tf.Tensor], tf.Tensor]) -> "ClassPool":
         """Returns the pool with `encode(x)` in place of each example x, computed once.
 
-        For example, the features of a frozen network. Rotated classes are encoded too.
+        For example, `encode` is a frozen network, and the new pool has its features.
+        Rotated classes are encoded too.
 
         Args:
             encode: `[n, ...] -> [n, ...]`, such as a Keras model.
@@ -287,7 +284,7 @@ class ClassPool:
         return ClassPool(tf.concat(features, axis=0), table, self.names, None)
 
     def images_of(self, class_id: int) -> tf.Tensor:
-        """Returns all unrotated images of a class, as in episodes, `[n, ...]`.
+        """Returns all images of a class without rotation, as network inputs `[n, ...]`.
 
         Args:
             class_id: the label id.
@@ -298,12 +295,12 @@ class ClassPool:
         return self._examples(self.select([class_id])._table[0])
 
     def _examples(self, row):
-        """Returns all examples of a row of the table, unrotated, as in episodes."""
+        """Returns all examples of a row of the table without rotation."""
         rows = tf.range(row[1], row[1] + row[2])
         return self._scaled(sources.gather(self._images, rows))
 
     def _scaled(self, images):
-        """Returns stored images as in episodes."""
+        """Converts stored images to network inputs."""
         if images.dtype != tf.uint8:
             return images
         if self._prepare is not None:
@@ -320,12 +317,12 @@ class ClassPool:
         groups: Mapping[int, Any] | None = None,
         labels: str = "onehot",
     ) -> tf.data.Dataset:
-        """Returns an endless dataset of N-way K-shot episodes, replayable by (seed, i).
+        """Returns an endless dataset of N-way K-shot episodes.
 
-        Episode i depends on (seed, i) alone. The classes, their labels, the images, the
-        order of the support set and the order of the queries are each uniformly random.
-        Images of a class are drawn without replacement, so that no query image is in
-        the support set.
+        Episode i depends on `seed` and its index i alone, and can be drawn again. The
+        classes, their labels, the images, the order of the support set and the order of
+        the queries are each uniformly random. Images of a class are drawn without
+        replacement, so that no query image is in the support set.
 
         Args:
             ways: number of classes in an episode, N.
@@ -336,19 +333,19 @@ class ClassPool:
             groups: `{label id: group}`, such as the alphabet of each character. The
                 classes of an episode are then from one group, drawn uniformly from the
                 groups with enough classes.
-            labels: "onehot", or "strings": each class of an episode gets a different
-                string of five symbols out of five, drawn uniformly (Santoro et al.,
-                2016).
+            labels: format of the labels. "onehot": an integer in [0, N). "strings":
+                five integers in [0, 5), a random string of five symbols, different for
+                each class of an episode (Santoro et al., 2016).
 
         Returns:
             A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],
             "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries; images
-            are float32 and labels int32 in [0, N). Strings are `[S, 5]` and `[Q, 5]`,
-            in [0, 5).
+            are float32 and labels int32. With "strings", `support_y` is `[S, 5]` and
+            `query_y` is `[Q, 5]`.
 
         Raises:
-            ValueError: too few classes, a class with fewer than shots + queries images
-                or without a group, or other labels.
+            ValueError: fewer than `ways` classes, a class with fewer than `shots +
+                queries` images, a class that `groups` lacks, or an unknown `labels`.
         """
         if labels not in episodes.LABELS:
             raise ValueError(
@@ -375,7 +372,9 @@ class ClassPool:
         return streams.stream(draw, seed, start)
 
     def batches(self, size: int, seed: int = 0, start: int = 0) -> tf.data.Dataset:
-        """Returns an endless dataset of labelled examples, replayable by (seed, i).
+        """Returns an endless dataset of batches of labelled examples.
+
+        Batch i depends on `seed` and its index i alone.
 
         Args:
             size: examples per batch, B; each is drawn uniformly from all examples of

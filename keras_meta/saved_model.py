@@ -27,30 +27,34 @@ def export(
 ) -> pathlib.Path:
     """Writes `base/<version>/`, a SavedModel in the layout of TensorFlow Serving.
 
-    Signatures of a learner, where T, S and Q are free:
+    Signatures of a learner. T (tasks), S (support examples of a task) and Q (queries of
+    a task) may have any size:
 
     - `serving_default` learns and predicts in one request: `{support_x [T, S, ...],
       support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` -> `{probabilities [T, Q,
       N], classes [T, Q]}`, or `{mean [T, Q, d_y]}` for regression, with `scale` if the
       learner predicts one. x is what `learner.preprocess` returns (float32); labels are
       int32.
-    - `serving_images`, if the learner has a `preprocess`: the same from uint8 images
-      `[T, S or Q, H, W, 1 or 3]` of any size, prepared by `preprocess.pair`.
-    - `serving_bytes`, likewise: the same from PNG and JPEG images, strings `[T, S or
-      Q]`; each image may have its own size.
-    - `serving_points`, if the learner has `point_units`: the same from float64 points
-      in their own units; mean and scale are in these units.
-    - `adapt`, `{support_x, support_y}` -> the state, with one tensor per leaf, and
-      `infer`, `{state..., query_x}` -> as above: adapt once, predict many times.
-      `adapt_points` and `infer_points`, if the learner has `point_units`: the same for
-      points in their own units; their state includes the units.
+    - `serving_images`, if the learner has a `preprocess`: as `serving_default`, with x
+      as uint8 images `[T, S or Q, H, W, 1 or 3]` of any size, which `preprocess.pair`
+      prepares.
+    - `serving_bytes`, if the learner has a `preprocess`: as `serving_images`, with x as
+      PNG and JPEG files, strings `[T, S or Q]`. Images may differ in size.
+    - `serving_points`, if the learner has `point_units`: as `serving_default`, with x
+      and y as float64 in any units. The graph scales them, and returns mean and scale
+      in the units of y.
+    - `adapt`: `{support_x, support_y}` -> the adapted state, a set of named tensors.
+    - `infer`: `{the adapted state, query_x}` -> the outputs of `serving_default`. Use
+      `adapt` and `infer` to adapt once and predict many times.
+    - `adapt_points` and `infer_points`, if the learner has `point_units`: as `adapt`
+      and `infer`, with x and y in any units. The state includes the units.
 
-    T leads because a server concatenates requests along the first axis; each task of a
-    batch uses its own support set only. A request with labels out of range or with a
-    gap, unequal lengths, values that are not finite or no examples gets an
-    InvalidArgument error of one sentence. `assets.extra` has warmup requests for the
-    server. `base` also gets the `.keras` file of the newest version, and a page on how
-    to query it.
+    T is the first axis, because a server batches requests by concatenation along the
+    first axis. Each task uses its own support set alone. An invalid request returns
+    InvalidArgument with a one-line reason: labels that are not 0 to n - 1, different
+    numbers of examples and labels, NaN or infinity, or an empty support set.
+    `assets.extra` has warmup requests for the server. The function also writes
+    `base/model.keras`, the newest version, and `base/README.md` with example requests.
 
     A model that `finetune` returned is exported as an ordinary Keras model, with
     `serving_default` alone: `{x [B, ...]}` -> `{probabilities [B, n], classes [B]}`, or
@@ -58,8 +62,8 @@ def export(
 
     Args:
         model: a `Learner`, or a model that `finetune` returned.
-        base: folder of the model's versions, created if needed; its name is the
-            model's.
+        base: folder with one sub-folder for each version, created if needed. Its name
+            is the name of the model in TensorFlow Serving.
         version: an integer >= 1; by default the next free one.
 
     Returns:
@@ -67,7 +71,8 @@ def export(
         all.
 
     Raises:
-        ValueError: another model, or a version that is not a positive integer.
+        ValueError: `model` is neither a `Learner` nor a compiled Keras model, or
+            `version` is not a positive integer.
         FileExistsError: the version exists; it is left unchanged.
         OSError: the files cannot be written, for example because the disk is full;
             `base` is left unchanged.

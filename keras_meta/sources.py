@@ -350,3 +350,25 @@ def _few_retries():
 
 def _first_line(error):
     return str(error).strip().split("\n")[0]
+
+
+def join(parts):
+    """Joins the images of several pools in memory.
+
+    Args:
+        parts: `{name: (images, table, {label id: name})}`; see `ClassPool`.
+
+    Returns:
+        `(images, table, names)` with new label ids, and the names `name/class`.
+    """
+    tables, names, count = [], {}, 0
+    for key, (images, table, class_names) in parts.items():
+        ids, places = np.unique(table[:, 0], return_inverse=True)
+        table = table + [0, count, 0, 0]
+        table[:, 0] = places + len(names)
+        tables.append(table)
+        joined = [f"{key}/{class_names.get(int(i), i)}" for i in ids]
+        names.update(enumerate(joined, len(names)))
+        count += images.shape[0]
+    images = tf.concat([images for images, _, _ in parts.values()], axis=0)
+    return images, np.concatenate(tables), names

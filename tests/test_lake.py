@@ -115,7 +115,7 @@ def test_official_runs(runs, monkeypatch, capsys):
     labels = runs / "run07" / "class_labels.txt"
     kept = labels.read_text()
     labels.write_text("run07/test/item01.png\n")
-    with pytest.raises(ValueError, match="two paths a line"):
+    with pytest.raises(ValueError, match="two paths in each line"):
         lake.official(name, runs)
     labels.write_text(kept)
     with pytest.raises(ValueError, match="expected 20 folders run01"):

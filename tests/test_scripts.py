@@ -17,6 +17,7 @@ import pytest
 
 import keras_meta as km
 from keras_meta import check, zoo
+from keras_meta import findings as findings_module
 from keras_meta.zoo import cards, cli, console, intervals, lake, predictions
 from tests import test_cli
 from tests.test_cli import (  # noqa: F401  fixtures
@@ -177,8 +178,8 @@ def test_list_and_info_as_data(capsys):
 
 def test_check_as_data(capsys, monkeypatch):
     findings = [
-        check.Finding("dense", "right", "fine"),
-        check.Finding("b", "wrong", "é"),
+        findings_module.Finding("dense", "right", "fine"),
+        findings_module.Finding("b", "wrong", "é"),
     ]
     monkeypatch.setattr(check, "check", lambda *_: findings)
     assert cli.main(["check", IMAGES, "--csv", "-"]) == 1
@@ -383,7 +384,7 @@ def test_a_terminal_of_ascii(monkeypatch, capsys, task):
         stream = io.TextIOWrapper(raw, encoding)
         monkeypatch.setattr(sys, "stdout", stream)
         assert cli.main(["list"]) == 0
-        findings = [check.Finding("é✓\udcff", "wrong", "→")]
+        findings = [findings_module.Finding("é✓\udcff", "wrong", "→")]
         monkeypatch.setattr(check, "check", lambda *_: findings)  # noqa: B023
         assert cli.main(["check", IMAGES]) == 1
         assert cli.main(["learn", "task"]) == 0

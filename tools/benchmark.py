@@ -12,7 +12,8 @@
     python tools/benchmark.py --what=profile     # time of a step by kind of operation
     python tools/benchmark.py --what=growth      # by tasks, steps, shots and width
     python tools/benchmark.py --what=pipeline    # data pipeline while training
-    python tools/benchmark.py --what=pool        # memory of a pool on disk
+    python tools/benchmark.py --what=workers     # data pipeline of several workers
+    python tools/benchmark.py --what=pool        # a pool of up to ten million images
     python tools/benchmark.py --what=adaptation  # time and memory of every zoo entry
     python tools/benchmark.py --what=commands    # wall time of keras-meta commands
     python tools/benchmark.py --what=all         # every table, for docs/benchmarks.md
@@ -46,13 +47,24 @@ from benchmarks import (
     serving,
     suite,
     training,
+    workers,
 )
 
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module.table
     for module in (
         *(training, imaml, encoders, pretraining, recurrent, profile, growth),
-        *(memory, freezing, cnp, serving, pipeline, pool, commands, adaptation),
+        *(
+            memory,
+            freezing,
+            cnp,
+            serving,
+            pipeline,
+            workers,
+            pool,
+            commands,
+            adaptation,
+        ),
     )
 }
 

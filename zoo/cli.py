@@ -16,7 +16,7 @@ from keras_meta.zoo import console, recipes
 
 # The modules import TensorFlow only when they run a model: `list`, `info` and `--help`
 # return at once.
-COMMANDS = "list info demo learn evaluate merge check export request train".split()
+COMMANDS = "list info demo learn app evaluate merge check export request train".split()
 DESCRIPTION = "Few-shot learning with pretrained models: learn new classes or a curve."
 EXITS = """\
 exit codes:

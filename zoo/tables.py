@@ -79,11 +79,6 @@ alphabets, with two of its twenty drawers drawn at random: `keras-meta evaluate 
 with those of the runs.
 
 """
-# Headings of columns of zoo/adaptation.csv.
-HEADINGS = {
-    "in that of MAML": "relative to MAML",
-    "ms to answer a query": "ms to predict a query",
-}
 LAKE_PUBLISHED = [
     ("people", "life", 4.5, "Lake et al., 2015"),
     ("Bayesian program learning", "30 alphabets", 3.3, "Lake et al., 2015"),
@@ -176,8 +171,7 @@ def training_table(entries):
     measured = costs()
     names = list(next(iter(measured.values()), {}))
     text = table(
-        *("model", "parameters", "file, MB"),
-        *(HEADINGS.get(name, name) for name in names),
+        *("model", "parameters", "file, MB", *names),
         *("meta-steps", "hours", "initial weights", "their score", "data"),
     )
     places = data_sets(entries)

@@ -60,8 +60,11 @@ class CNP(learner.Learner):
             classes.
         aggregate: "mean", as published, or "attention" (regression only).
         min_scale: the smallest sigma, between 0 and 1; 0.1 as published.
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

@@ -60,21 +60,25 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
             `keras.losses.Loss`.
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         inner_steps: number of inner steps during meta-training.
-        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
+            exports; `inner_steps` by default.
         inner_batch: support examples per inner step, taken in turn in the order of
             `support_order` and from the beginning again at the end; all by default.
         normalization: batch normalization of the queries. "inductive" uses the
             statistics of the support set, so that no prediction depends on other
             queries; "transductive" uses those of all queries of the task, as published
             for MAML.
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, tasks run as one batch; if False, side by side. By default
             True for networks of dense layers, where it is several times faster.
         support_order: order in which inner batches take the support examples outside
             meta-training: "shuffled", a fixed order that depends on S alone
             (`ordered.permutation`), or "given". Meta-training takes them as given. The
             order has no effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

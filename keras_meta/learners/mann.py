@@ -58,12 +58,15 @@ class MANN(sequence.SequenceLearner):
         target_scale: scale of the targets, above 0. Targets enter as `(y - mean) /
             scale`, predictions leave as `mean + scale g`, and meta-training uses the
             scaled loss.
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
         support_order: order in which `adapt` reads the support examples outside
             meta-training: "shuffled", a fixed order that depends on S alone
             (`ordered.permutation`), or "given", for streams. Meta-training and
             `sequence` read them as given.
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

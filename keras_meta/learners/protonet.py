@@ -27,7 +27,8 @@ class ProtoNet(learner.Learner):
             moving averages otherwise.
         outputs: the number of logits; by default the number of classes of the task.
             With a number, tasks may have fewer classes; the other logits are masked.
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
         point_units: None, because a classifier has no points.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

@@ -40,16 +40,21 @@ class Reptile(gradient.GradientLearner):
             batch for which it does so, all by default.
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         inner_steps: number of inner steps during meta-training.
-        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
+            exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
-        vectorize: if True, tasks run as one batch; by default for networks of dense
-            layers.
-        support_order: order in which `inner_batch` takes the support examples outside
-            meta-training: "shuffled" (fixed, depends on S alone) or "given".
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
+        vectorize: if True, tasks are computed as one batch; if False, one by one on
+            parallel threads. By default True for networks of dense layers alone.
+        support_order: order of the support examples outside meta-training, which
+            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
+            all support sets of S examples. "given": the order of the input.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

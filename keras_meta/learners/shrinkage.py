@@ -52,11 +52,13 @@ class Shrinkage(gradient.GradientLearner):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: "layer", "weight", a function from a variable's path (see
-            `network.Network.paths`) to the name of its module, or a list with a name
-            for each trainable variable.
+        modules: how weights are grouped into modules, each with one sigma: "layer",
+            "weight" (one for each variable), a function from a variable's path, such as
+            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
+            a list with the module of each trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
+        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
+            weights, under Adam.
             The trained variable is `log sigma^2 / scale_rate`.
         frozen: names of modules that do not adapt, whatever their scale; they learn
             from the outer loss alone. Assign the attribute later to freeze or unfreeze
@@ -68,19 +70,24 @@ class Shrinkage(gradient.GradientLearner):
             numerically. Only `SigmaMAML` accepts others than "normal". A Laplace prior
             has a dead zone: where `|grad| < 1 / (S b)` nothing moves, and b has no
             gradient and cannot recover. Start with b well above `1 / (S |grad|)`.
-        inner_rate: step size of the inner loop, a, for the mean loss of the support
-            set.
+        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
+            support set.
         inner_steps: number of inner steps during meta-training.
-        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
+            exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
-        vectorize: if True, tasks run as one batch; by default for networks of dense
-            layers.
-        support_order: order in which `inner_batch` takes the support examples outside
-            meta-training: "shuffled" (fixed, depends on S alone) or "given".
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
+        vectorize: if True, tasks are computed as one batch; if False, one by one on
+            parallel threads. By default True for networks of dense layers alone.
+        support_order: order of the support examples outside meta-training, which
+            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
+            all support sets of S examples. "given": the order of the input.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
@@ -236,38 +243,48 @@ class Shrinkage(gradient.GradientLearner):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class SigmaMAML(Shrinkage):
-    """Shrinkage with MAML's meta-gradient: differentiates through every inner step.
+    """Sigma-MAML: MAML with a prior on the adapted weights (Chen et al., 2020).
 
-    As sigma goes to infinity it becomes MAML. At sigma = 0 nothing adapts.
+    The prior has one learned standard deviation sigma for each module. The
+    meta-gradient differentiates through every inner step. In the limit of infinite
+    sigma the learner equals MAML. The weights of a module with sigma = 0 do not adapt.
 
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: "layer", "weight", a function from a variable's path (see
-            `network.Network.paths`) to the name of its module, or a list with a name
-            for each trainable variable.
+        modules: how weights are grouped into modules, each with one sigma: "layer",
+            "weight" (one for each variable), a function from a variable's path, such as
+            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
+            a list with the module of each trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
-        frozen: names of modules that do not adapt; they learn from the outer loss
-            alone.
-        prior: "normal", "laplace", or a registered function `(phi, scale) ->
-            distribution` of TensorFlow Probability; see `Shrinkage` for their
-            properties.
-        inner_rate: step size of the inner loop, a, for the mean loss of the support
-            set.
+        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
+            weights, under Adam.
+        frozen: names of modules that adaptation does not change; meta-training still
+            updates them.
+        prior: family of the prior: "normal", "laplace", or a function `(phi, scale)`
+            that returns a distribution of TensorFlow Probability and is registered with
+            `keras.saving.register_keras_serializable`. phi are the initial weights.
+            `Shrinkage` describes the families.
+        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
+            support set.
         inner_steps: number of inner steps during meta-training.
-        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
+            exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
-        vectorize: if True, tasks run as one batch; by default for networks of dense
-            layers.
-        support_order: order in which `inner_batch` takes the support examples outside
-            meta-training: "shuffled" (fixed, depends on S alone) or "given".
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
+        vectorize: if True, tasks are computed as one batch; if False, one by one on
+            parallel threads. By default True for networks of dense layers alone.
+        support_order: order of the support examples outside meta-training, which
+            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
+            all support sets of S examples. "given": the order of the input.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
@@ -298,30 +315,37 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: "layer", "weight", a function from a variable's path (see
-            `network.Network.paths`) to the name of its module, or a list with a name
-            for each trainable variable.
+        modules: how weights are grouped into modules, each with one sigma: "layer",
+            "weight" (one for each variable), a function from a variable's path, such as
+            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
+            a list with the module of each trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
-        frozen: names of modules that do not adapt; they learn from the outer loss
-            alone.
+        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
+            weights, under Adam.
+        frozen: names of modules that adaptation does not change; meta-training still
+            updates them.
         prior: "normal", the only family that this meta-gradient supports.
         inner_steps: number of proximal gradient steps during meta-training, enough to
             come near the inner optimum.
         conjugate_steps: steps of conjugate gradient per task.
         damping: added to P in the equation that conjugate gradient solves; >= 0.
-        inner_rate: step size of the inner loop, a, for the mean loss of the support
-            set.
-        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
+            support set.
+        evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
+            exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
-        vectorize: if True, tasks run as one batch; by default for networks of dense
-            layers.
-        support_order: order in which `inner_batch` takes the support examples outside
-            meta-training: "shuffled" (fixed, depends on S alone) or "given".
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
+        vectorize: if True, tasks are computed as one batch; if False, one by one on
+            parallel threads. By default True for networks of dense layers alone.
+        support_order: order of the support examples outside meta-training, which
+            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
+            all support sets of S examples. "given": the order of the input.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

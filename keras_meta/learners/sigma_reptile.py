@@ -31,31 +31,38 @@ class SigmaReptile(shrinkage.Shrinkage):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: "layer", "weight", a function from a variable's path (see
-            `network.Network.paths`) to the name of its module, or a list with a name
-            for each trainable variable.
+        modules: how weights are grouped into modules, each with one sigma: "layer",
+            "weight" (one for each variable), a function from a variable's path, such as
+            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
+            a list with the module of each trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: how many times faster than a weight `log sigma^2` moves under Adam.
-        frozen: names of modules that do not adapt; they learn from the outer loss
-            alone.
+        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
+            weights, under Adam.
+        frozen: names of modules that adaptation does not change; meta-training still
+            updates them.
         prior: "normal", the only family that this meta-gradient supports.
         scale_rule: "reptile", the implicit gradient with H = 0, or "implicit".
         conjugate_steps: steps of conjugate gradient per task, for the implicit rule.
         damping: added to P in the equation that conjugate gradient solves, for the
             implicit rule; >= 0.
-        inner_rate: step size of the inner loop, a, for the mean loss of the support
-            set.
+        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
+            support set.
         inner_steps: number of inner steps during meta-training.
-        evaluation_steps: number of inner steps otherwise; `inner_steps` by default.
+        evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
+            exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
-        preprocess: the `ImagePreprocess` that produces x, if x are images.
-        vectorize: if True, tasks run as one batch; by default for networks of dense
-            layers.
-        support_order: order in which `inner_batch` takes the support examples outside
-            meta-training: "shuffled" (fixed, depends on S alone) or "given".
-        point_units: for regression, a `StandardUnits` that scales points of any units.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
+            learner stores and exports it; `adapt` and `infer` do not apply it.
+        vectorize: if True, tasks are computed as one batch; if False, one by one on
+            parallel threads. By default True for networks of dense layers alone.
+        support_order: order of the support examples outside meta-training, which
+            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
+            all support sets of S examples. "given": the order of the input.
+        point_units: for regression, a `StandardUnits` that scales x and y to the range
+            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+            export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

@@ -75,7 +75,7 @@ def run(benchmarks, out):
             f"benchmark: error: expected {' and '.join(PEERS)} to be installed, "
             f"{' and '.join(missing)} is missing: pip install -e '.[bench]'."
         )
-    from keras_meta.zoo import entries, runs
+    from keras_meta.zoo import runs
 
     folder, common, tables = pathlib.Path(out), settings(), {}
     try:
@@ -87,18 +87,17 @@ def run(benchmarks, out):
     except ValueError as error:
         sys.exit(f"benchmark: error: {error}")
     date = datetime.date.today().isoformat()
-    publish(tables, header(**common, commit=entries.commit(), date=date))
+    publish(tables, header(**common, commit=runs.commit(), date=date))
 
 
 def stored(path, measure):
     """Reads a table from its file, or measures it and writes the file."""
-    from keras_meta.zoo import runs
+    from keras_meta.zoo import atomic
 
     if not path.exists():
         table = measure()
         table.print()
-        text = json.dumps(dataclasses.asdict(table))
-        runs.replace(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+        atomic.write_text(path, json.dumps(dataclasses.asdict(table)))
     return harness.Table(**json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -1,0 +1,394 @@
+"""What the page of `keras-meta app` computes: that of `learn` on the saved task."""
+
+import base64
+import csv
+import io
+import json
+import sys
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+
+import keras_meta as km
+from keras_meta import plots
+from keras_meta.zoo import cards, cli
+from keras_meta.zoo.app import curves, images, models, saving
+
+LINEAR, SHRUNK, MIXED = "linear", "shrunk", "mixed"
+WAVES, LINES = "waves", "lines"
+PREPARE = km.ImagePreprocess(8, 8, 1)
+RATE = 0.05
+
+
+def write_entry(name, learner, **facts):
+    learner.compile()
+    (cards.MODELS / name).mkdir()
+    path = cards.MODELS / name / "model.keras"
+    learner.save(path)
+    text = dict.fromkeys(("paper", "source", "licence", "protocol", "command"), "none")
+    cards.Card(
+        **text,
+        name=name,
+        learner=type(learner).__name__,
+        family="marks",
+        data="marks: a few",
+        procedural=False,
+        normalization=learner.normalization,
+        seed=0,
+        initial_weights=cards.RANDOM,
+        steps=0,
+        kept=0,
+        hours=0.0,
+        sha256=cards.sha256(path),
+        test_classes=None,
+        any_units=learner.point_units is not None,
+        **facts,
+    ).write()
+
+
+def classifier():
+    image = keras.Input((8, 8, 1))
+    return keras.Model(image, keras.layers.Dense(5)(keras.layers.Flatten()(image)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def zoo(tmp_path_factory):
+    """A zoo of five entries with random weights."""
+    keras.utils.set_random_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cards, "MODELS", tmp_path_factory.mktemp("models"))
+        kinds = {"inputs": "images", "ways": 5, "shots": 1}
+        kwargs = {"inner_rate": RATE, "preprocess": PREPARE}
+        steps = {"inner_steps": 1, "evaluation_steps": 3}
+        write_entry(LINEAR, km.MAML(classifier(), **kwargs, **steps), **kinds)
+        shrunk = km.SigmaMAML(classifier(), initial_scale=0.3, **kwargs, **steps)
+        write_entry(SHRUNK, shrunk, **kinds)
+        mixed = km.MAML(classifier(), normalization="transductive", **kwargs)
+        write_entry(MIXED, mixed, **kinds)
+        kinds = {"inputs": "curves", "ways": None, "shots": 5}
+        networks = km.networks.mlp((2,), 8, (8,)), km.networks.mlp((9,), 2, (8,))
+        write_entry(WAVES, km.CNP(*networks, point_units=km.StandardUnits()), **kinds)
+        lines = km.MAML(km.networks.mlp((1,), 1, ()), "mse", inner_rate=RATE)
+        write_entry(LINES, lines, **kinds)
+        models._loaded.cache_clear()
+        yield
+        models._loaded.cache_clear()
+
+
+def mark(seed, height=20, width=20, channels=1):
+    """An image of dark strokes on white."""
+    random = np.random.default_rng(seed)
+    image = np.full([height, width, channels], 255, np.uint8)
+    row, column = random.integers(2, 6, 2)
+    image[row : row + 12, column : column + 3] = random.integers(0, 90)
+    image[row : row + 3, column : column + random.integers(4, 12)] = 10
+    return image
+
+
+@pytest.fixture
+def task():
+    """Three classes of 1 to 3 examples of several sizes, and eleven queries."""
+    task = images.Task()
+    # Not in the order of their folders: upper case sorts first.
+    for number, name in enumerate(["cow", "ant", "Ému [b] $x$"]):
+        marks = [mark(10 * number + i, 20 + 4 * i) for i in range(number + 1)]
+        task = task.with_class(name).with_examples(name, marks)
+    # As many as need two digits in the names of their files.
+    queries = [mark(50 + i, 24, 20, 1 + 2 * (i % 2)) for i in range(11)]
+    return task.with_queries(queries)
+
+
+def learn(capsys, path, *words):
+    """The JSON of `keras-meta learn`."""
+    assert cli.main(["learn", str(path), "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("entry", [None, MIXED])
+def test_classes_are_predicted_as_learn_predicts(
+    entry, task, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    prediction = images.predict(task, entry)
+    folder = saving.save_images(task, tmp_path / "tasks")
+    words = ["--model", entry] if entry else []
+    found = learn(capsys, folder, *words)
+    assert prediction.entry == found["model"]
+    assert prediction.names == found["classes"] == sorted(task.examples)
+    rows = [[row[f"p_{n}"] for n in prediction.names] for row in found["predictions"]]
+    np.testing.assert_array_equal(prediction.probabilities, np.float32(rows))
+    assert ("transductive" in " ".join(prediction.notes)) == (entry == MIXED)
+    row = found["predictions"][10]
+    assert prediction.captions()[10] == f"{row['class']} {row['confidence']:.1%}"
+    assert prediction.confidences(10)["ant"] == pytest.approx(row["p_ant"], abs=1e-7)
+
+
+def test_inner_steps(task):
+    assert images.predict(task, LINEAR).steps == 3
+    assert models.steps_shown(4) == [0, 1, 2, 3, 4, 5, 10]
+    steps = [0, 10]
+    found = images.by_step(task, LINEAR, steps, 4)
+    # By hand: gradient steps on the mean loss, from the entry's own weights.
+    learner = models.image_learner(LINEAR)
+    support, labels, query = images.prepared(learner, LINEAR, task)
+    x, q = (PREPARE(z).numpy().reshape(len(z), -1) for z in (support, query))
+    weights, bias = (v.numpy()[..., :3] for v in learner.network.weights)
+    expected = []
+    for count in range(11):
+        if count in steps:
+            expected.append(softmax(q[4] @ weights + bias))
+        slope = (softmax(x @ weights + bias) - np.eye(3)[labels]) / len(x)
+        weights, bias = weights - RATE * x.T @ slope, bias - RATE * slope.sum(0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # The slider: another number, and the shared learner stays as it was.
+    chosen = images.predict(task, LINEAR, 10)
+    assert chosen.steps == 10
+    np.testing.assert_allclose(chosen.probabilities[4], expected[-1], atol=1e-5)
+    assert images.predict(task, LINEAR).steps == 3
+
+
+def softmax(logits):
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return exp / exp.sum(-1, keepdims=True)
+
+
+def test_shares_are_of_sigma_entries():
+    learner = models.image_learner(SHRUNK)
+    assert models.has_shares(learner)
+    (share,) = set(learner.shares(6).values())
+    np.testing.assert_allclose(share, 6 * 0.3**2 / (6 * 0.3**2 + RATE), rtol=1e-5)
+    assert not models.has_shares(models.image_learner(LINEAR))
+    assert models.inner_steps(models.curve_learner(WAVES)) is None
+
+
+def test_figure_of_names_that_matplotlib_reads_otherwise(tmp_path):
+    rows = np.array([[0.5, 0.5], [0.2, 0.8]])
+    figure = images.by_step_figure([r"$\frac", "_hidden"], [0, 1], rows)
+    figure.savefig(tmp_path / "figure.png")
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert shown == [" _hidden", r" \$\frac"]
+
+
+def test_mistakes_change_nothing(task):
+    for name, sentence in (
+        ("", "a name of 1 to 40 characters, got 0"),
+        ("x" * 41, "a name of 1 to 40 characters, got 41"),
+        ("a/b", "a name that a folder can have"),
+        ("a\nb", "a name that a folder can have"),
+        ("..", "a name without a dot at its ends"),
+        (".a", "a name without a dot at its ends"),
+        ("ANT", "a new name, the class ANT is there already"),
+    ):
+        with pytest.raises(ValueError, match=f"expected {sentence}"):
+            task.with_class(name)
+    with pytest.raises(ValueError, match="expected a class to be chosen"):
+        task.with_examples(None, [mark(0)])
+    most = images.Task()
+    for number in range(20):
+        most = most.with_class(f"c{number}")
+    with pytest.raises(ValueError, match="at most 20 classes, got c20 in addition"):
+        most.with_class("c20")
+    assert len(most.examples) == 20 and list(most.examples)[:3] == ["c0", "c1", "c10"]
+
+
+def test_incomplete_tasks(task, tmp_path):
+    for wrong, sentence in (
+        (images.Task(queries=task.queries), "at least two classes, got 0"),
+        (task.without_class("ant").without_class("cow"), "two classes, got 1"),
+        (task.with_class("empty"), "an example of each class, got none of empty"),
+        (task.without_queries(), "an image to classify, got none"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            images.predict(wrong)
+        with pytest.raises(ValueError, match=sentence):
+            saving.save_images(wrong, tmp_path)
+    assert not list(tmp_path.iterdir())
+    for number in range(3):
+        task = task.with_class(f"more {number}").with_examples(
+            f"more {number}", [mark(90)]
+        )
+    with pytest.raises(ValueError, match="at most 5 classes for linear, got 6"):
+        images.predict(task, LINEAR)
+    with pytest.raises(ValueError, match="at most 5 classes, got 6"):
+        images.predict(task)
+
+
+def test_read_keeps_what_is_good(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.txt")]
+    PIL.Image.fromarray(mark(1)[..., 0]).save(paths[0])
+    paths[1].write_bytes(b"\x89PNG\r\n\x1a\n")
+    paths[2].write_text("no image")
+    found, sentences = images.read(paths)
+    np.testing.assert_array_equal(found, [mark(1)])
+    assert sentences[1] == "expected an image file, c.txt is none."
+    assert "b.png" in sentences[0] and str(tmp_path) not in " ".join(sentences)
+
+
+def test_a_failed_save_leaves_nothing(task, tmp_path, monkeypatch):
+    first = saving.save_images(task, tmp_path / "tasks")
+    assert first.name == "task-1"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PIL.Image.Image, "save", full)
+    with pytest.raises(OSError):
+        saving.save_images(task, tmp_path / "tasks")
+    monkeypatch.undo()
+    assert list((tmp_path / "tasks").iterdir()) == [first]
+    assert saving.save_images(task, tmp_path / "tasks").name == "task-2"
+
+
+def test_export_of_classes(task, tmp_path):
+    dark = images.Task(
+        {n: tuple(255 - i for i in x) for n, x in task.examples.items()},
+        tuple(255 - i for i in task.queries),
+    )
+    for each, name in ((task, "ink"), (dark, "chalk")):
+        folder = saving.export_images(each, SHRUNK, None, tmp_path / name)
+        facts = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+        assert facts["classes"] == sorted(task.examples)
+        assert facts["preprocess"]["invert"] == (name == "ink")
+        model = keras.models.load_model(folder / "model.keras")
+        prepare = km.ImagePreprocess(**facts["preprocess"])
+        found = np.concatenate([model(prepare(image[None])) for image in each.queries])
+        expected = images.predict(each, SHRUNK).probabilities
+        np.testing.assert_allclose(softmax(found), expected, atol=1e-5)
+    assert (folder / "1" / "saved_model.pb").exists()
+
+
+# Curves
+
+
+def points(count=4):
+    curve = curves.Curve()
+    for place in np.linspace(120, 700, count):
+        curve = curve.clicked(place, 300 + 100 * np.sin(place))
+    return curve.with_queries("1.25; -3, 4e0")
+
+
+def test_a_click_is_where_the_axes_have_it(monkeypatch):
+    drawn = []
+    fit = plots.fit
+    monkeypatch.setattr(
+        plots, "fit", lambda *a, **k: drawn.append(fit(*a, **k)) or drawn[-1]
+    )
+    start = curves.Curve(queries=(2010.0,), base=(1990.0, 2030.0, -1e6, 1e6))
+    picture = curves.picture(start)
+    (axes,) = drawn[0].axes
+    for point in ((2000.0, 5e5), (1990.1, -9.9e5), (2029.9, 9.9e5)):
+        column, up = axes.transData.transform(point)
+        curve = start.clicked(column, picture.shape[0] - up)
+        np.testing.assert_allclose(curve.points, [point], rtol=1e-6)
+    for place in ((5, 200), (400, picture.shape[0] - 3), (picture.shape[1], 200)):
+        with pytest.raises(ValueError, match="a click between the axes"):
+            start.clicked(*place)
+    # What is clicked moves no axes; an x to predict beyond them does.
+    assert curve.view() == start.view()
+    assert curve.with_queries("2100").view()[:2] == (1990, 2100)
+
+
+@pytest.mark.parametrize("entry", [WAVES, LINES])
+def test_curves_are_predicted_as_learn_predicts(entry, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    curve = points()
+    fit = curves.predict(curve, entry)
+    folder = saving.save_points(curve, tmp_path / "tasks")
+    found = learn(capsys, folder / "points.csv", "--model", entry)["predictions"]
+    assert [row["x"] for row in found] == [1.25, -3, 4]
+    np.testing.assert_allclose(fit.mean, [row["mean"] for row in found], rtol=1e-6)
+    if entry == WAVES:
+        np.testing.assert_allclose(fit.scale, [row["scale"] for row in found], 1e-6)
+    # What was saved comes back whole.
+    again = curves.read(folder / "points.csv")
+    assert again.points == curve.points and again.queries == curve.queries
+    assert curves.picture(curve, fit).shape == curves.picture(curves.Curve()).shape
+    rows = list(csv.reader(io.StringIO(fit.table(curve.queries)), delimiter="|"))
+    assert [row[1].strip() for row in rows[2:]] == ["1.25", "-3", "4"]
+
+
+def test_a_curve_by_inner_step():
+    curve = points()
+    fits = [curves.predict(curve, LINES, steps) for steps in (0, 7)]
+    learner = models.curve_learner(LINES)
+    (slope,), level = (v.numpy() for v in learner.network.weights)
+    x, y = curve.known().T
+    for steps in range(8):
+        if steps in (0, 7):
+            fit = fits.pop(0)
+            assert fit.steps == steps
+            np.testing.assert_allclose(
+                fit.curve, slope * fit.grid + level, rtol=1e-4, atol=1e-4
+            )
+        error = slope * x + level - y
+        slope = slope - 2 * RATE * np.mean(error * x)
+        level = level - 2 * RATE * np.mean(error)
+
+
+@pytest.mark.parametrize("entry", [WAVES, LINES])
+def test_export_of_a_curve(entry, tmp_path):
+    curve = points()
+    folder = saving.export_curve(curve, entry, None, tmp_path)
+    units = json.loads((folder / "task.json").read_text())["units"]
+    model = keras.models.load_model(folder / "model.keras")
+    x = np.array(curve.queries)[:, None]
+    fit = curves.predict(curve, entry)
+    if entry == LINES:
+        assert units is None
+        np.testing.assert_allclose(model(x)[:, 0], fit.mean, rtol=1e-4, atol=1e-5)
+        return
+    end = units["end"]
+    scaled = np.clip((x - units["centre"]) / units["unit"], -end, end)
+    mean, scale = np.moveaxis(model(scaled)[:, 0].numpy(), -1, 0)
+    mean = units["middle"] + units["spread"] * mean
+    np.testing.assert_allclose(mean, fit.mean, rtol=1e-4)
+    np.testing.assert_allclose(units["spread"] * scale, fit.scale, rtol=1e-4)
+
+
+def test_mistakes_of_a_curve(tmp_path):
+    empty = curves.Curve()
+    for call in (
+        lambda: curves.predict(empty),
+        lambda: saving.save_points(empty, tmp_path),
+        lambda: saving.export_curve(empty, WAVES, None, tmp_path),
+    ):
+        with pytest.raises(ValueError, match="expected a point"):
+            call()
+    for text in ("1 two", "nan", "1e99"):
+        with pytest.raises(ValueError, match=f"such as 1.5, got '{text.split()[-1]}'"):
+            empty.with_queries(text)
+    with pytest.raises(ValueError, match="an x to predict, got none"):
+        empty.with_queries(" , ")
+    (tmp_path / "bad.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match="expected bad.csv to begin with the line x,y"):
+        curves.read(tmp_path / "bad.csv")
+    far = curves.Curve(points=((1.0, 2e30), (2e30, 1.0)))
+    with pytest.raises(ValueError, match="like those of marks: a few: learning these"):
+        curves.predict(far, LINES)
+
+
+# The command
+
+
+def test_without_gradio(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "keras_meta.zoo.app.page", raising=False)
+    assert cli.main(["app"]) == 2
+    assert capsys.readouterr().err == (
+        "keras-meta: error: expected Gradio, which is not installed: pip install "
+        "'keras-meta[app]'.\n"
+    )
+
+
+def test_a_drawing():
+    file = io.BytesIO()
+    PIL.Image.fromarray(mark(3)[..., 0]).convert("RGBA").save(file, "PNG")
+    value = images.DRAWING + base64.b64encode(file.getvalue()).decode()
+    np.testing.assert_array_equal(images.drawn(value), mark(3))
+    with pytest.raises(ValueError, match="expected a drawing, the pad is empty"):
+        images.drawn("")
+    for wrong in (value[:60], value[:-40], "javascript:", images.DRAWING + "AAAA"):
+        with pytest.raises(ValueError, match="expected a drawing, got something else"):
+            images.drawn(wrong)

@@ -1,0 +1,75 @@
+"""Work of the data pipeline of one of several workers, by number of workers."""
+
+import statistics
+import time
+
+import numpy as np
+
+from benchmarks import harness, problems
+
+WORKERS = (1, 2, 4)
+BATCHES, REPEATS = 50, 5
+TASKS = problems.TASKS
+
+
+def measure(workers, divided):
+    """Seconds of CPU that one worker takes for its share of a meta-step.
+
+    Args:
+        workers: their number.
+        divided: whether workers divide the indices of the episodes; otherwise each
+            computes all episodes and keeps its share.
+    """
+    import tensorflow as tf
+
+    import keras_meta as km
+
+    km.runtime.configure()
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, [1100 * 20, 28, 28, 1], "uint8")
+    labels = np.repeat(np.arange(1100), 20)
+    pool = km.ClassPool.from_arrays(images, labels, km.ImagePreprocess())
+    episodes = pool.with_rotations().episodes(problems.WAYS, 1, problems.QUERIES)
+    share = TASKS // workers
+    if divided:
+        data = episodes.batch(TASKS).part(workers, 0, share)
+    else:
+        data = episodes.batch(share).shard(workers, 0)
+    data = iter(data)
+    next(data)
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        for _ in range(BATCHES):
+            next(data)
+        seconds.append((time.process_time() - began) / BATCHES)
+    return statistics.median(seconds)
+
+
+def table():
+    rows = []
+    for workers in WORKERS:
+        seconds = {
+            divided: harness.in_process(measure, workers=workers, divided=divided)
+            for divided in (True, False)
+        }
+        rows.append(
+            {
+                "workers": workers,
+                "episodes a worker and meta-step": TASKS // workers,
+                "CPU ms a worker and meta-step": round(1000 * seconds[True], 2),
+                "if each computes all": round(1000 * seconds[False], 2),
+                "used episodes a CPU second, a worker": round(
+                    TASKS / workers / seconds[True]
+                ),
+                "likewise, if each computes all": round(
+                    TASKS / workers / seconds[False]
+                ),
+            }
+        )
+    title = (
+        f"Meta-steps of {TASKS} episodes, 5w1s, {problems.QUERIES} queries, 4400 "
+        "classes of 20 images of 28x28 in memory"
+    )
+    return harness.Table(title, rows)
