@@ -86,7 +86,9 @@ def check_types(target, folder):
 
 def test_wheel(tmp_path):
     source = tmp_path / "source"
-    ignore = shutil.ignore_patterns(".git", "runs", "build", "*.egg-info")
+    ignore = shutil.ignore_patterns(
+        ".git", ".mypy_cache", "runs", "build", "*.egg-info"
+    )
     shutil.copytree(ROOT, source, ignore=ignore)
     pip = [sys.executable, "-m", "pip"]
     run(
