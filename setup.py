@@ -75,6 +75,7 @@ setuptools.setup(
         "test": [
             "hypothesis>=6.100",
             "jupytext>=1.16",
+            "mypy>=1.15",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

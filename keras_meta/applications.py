@@ -2,18 +2,21 @@
 
 import inspect
 import re
+import types
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 def pretrained(
-    application,
-    size=224,
-    outputs=None,
-    weights="imagenet",
-    trainable=False,
-    **kwargs,
-):
+    application: str,
+    size: int = 224,
+    outputs: int | None = None,
+    weights: str | None = "imagenet",
+    trainable: bool = False,
+    **kwargs: Any,
+) -> keras.Model:
     """Returns a network of `keras.applications` that includes its own preprocessing.
 
     Its inputs are what `ImagePreprocess(size, size, 3, invert=False)` returns. With
@@ -76,7 +79,7 @@ def pretrained(
     return keras.Model(image, features, name=application.lower())
 
 
-def block_of(path):
+def block_of(path: str) -> str:
     """Returns the block of a variable, for `modules` of shrinkage learners.
 
     It is "block_3" for "block_3_expand/kernel", and "block2" for "norm2_1/gamma" of
@@ -97,7 +100,7 @@ def block_of(path):
     return named[0] if named else layer
 
 
-def module_of(application):
+def module_of(application: str) -> types.ModuleType:
     """Returns the module of an application, which has its `preprocess_input`.
 
     Args:
@@ -124,15 +127,17 @@ class ApplicationInput(keras.layers.Layer):
         **kwargs: for `keras.layers.Layer`.
     """
 
-    def __init__(self, application, **kwargs):
+    def __init__(self, application: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.application = application
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         return module_of(self.application).preprocess_input(255.0 * images)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "application": self.application}

@@ -5,13 +5,24 @@ image, and return float32 images of the same shape. `tf.image`'s `stateless_rand
 functions, except for flips, draw one amount for all images of a batch.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+
+from keras_meta.typing_names import TensorLike
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in `tf.image.rgb_to_grayscale`
 
 
-def affine(images, angle, zoom, shift, shear=0.0):
+def affine(
+    images: TensorLike,
+    angle: TensorLike,
+    zoom: TensorLike,
+    shift: TensorLike,
+    shear: TensorLike = 0.0,
+) -> tf.Tensor:
     """Rotates, scales, shears and translates each image about its centre, bilinearly.
 
     Args:
@@ -48,7 +59,14 @@ def affine(images, angle, zoom, shift, shear=0.0):
     )
 
 
-def random_affine(images, seed, degrees=180.0, zoom=(0.8, 1.2), shift=0.2, shear=0.0):
+def random_affine(
+    images: TensorLike,
+    seed: TensorLike,
+    degrees: float = 180.0,
+    zoom: tuple[float, float] = (0.8, 1.2),
+    shift: float = 0.2,
+    shear: float = 0.0,
+) -> tf.Tensor:
     """Rotates, scales, shears and translates each image by uniformly random amounts.
 
     Args:
@@ -77,7 +95,7 @@ def random_affine(images, seed, degrees=180.0, zoom=(0.8, 1.2), shift=0.2, shear
     )
 
 
-def random_flip(images, seed):
+def random_flip(images: TensorLike, seed: TensorLike) -> tf.Tensor:
     """Mirrors each image left to right with probability 1/2.
 
     Args:
@@ -87,7 +105,7 @@ def random_flip(images, seed):
     return tf.image.stateless_random_flip_left_right(images, seed)
 
 
-def random_crop(images, seed, padding=4):
+def random_crop(images: tf.Tensor, seed: TensorLike, padding: int = 4) -> tf.Tensor:
     """Pads each image by reflection and crops it at a uniformly random position.
 
     Args:
@@ -112,7 +130,13 @@ def random_crop(images, seed, padding=4):
     return tf.ensure_shape(cut, images.shape)
 
 
-def random_jitter(images, seed, brightness=0.4, contrast=0.4, saturation=0.4):
+def random_jitter(
+    images: tf.Tensor,
+    seed: TensorLike,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+) -> tf.Tensor:
     """Scales brightness, contrast and saturation of each image by random factors.
 
     The factors are uniform in [1 - s, 1 + s]. They scale the image, its difference from
@@ -143,7 +167,7 @@ def random_jitter(images, seed, brightness=0.4, contrast=0.4, saturation=0.4):
     return tf.clip_by_value(images, 0.0, 1.0)
 
 
-def random_cutout(images, seed, size=8):
+def random_cutout(images: tf.Tensor, seed: TensorLike, size: int = 8) -> tf.Tensor:
     """Sets a square at a uniformly random position of each image to the image's mean.
 
     The centre of the square is inside the image; its sides may be outside.
@@ -179,7 +203,9 @@ AUGMENTATIONS = {
 }
 
 
-def apply(images, seed, augmentations):
+def apply(
+    images: TensorLike, seed: TensorLike, augmentations: Mapping[str, Mapping[str, Any]]
+) -> tf.Tensor:
     """Applies several augmentations, one after another.
 
     Args:

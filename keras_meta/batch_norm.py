@@ -1,19 +1,28 @@
 """Exact, twice differentiable normalization for networks that a task adapts."""
 
+from __future__ import annotations
+
 import contextlib
 import contextvars
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from keras_meta import keras_private
 
+if TYPE_CHECKING:
+    from keras_meta.learner import Learner
+
 # The list that batch normalization measures into, or None: see `measuring`.
-_MEASURING = contextvars.ContextVar("measuring", default=None)
+_MEASURING: contextvars.ContextVar[list[tuple[Any, Any]] | None] = (
+    contextvars.ContextVar("measuring", default=None)
+)
 
 
 @contextlib.contextmanager
-def measuring():
+def measuring() -> Iterator[list[tuple[keras.Variable, tf.Tensor]]]:
     """Batch normalization measures the batch: statistics are its own, not averages.
 
     Inside, the layers of an `exact` network normalize with the statistics of their
@@ -23,7 +32,7 @@ def measuring():
         A list, which each run of a layer extends by its measurements: pairs of a moving
         mean or variance, a Keras variable, and its value in the batch.
     """
-    measurements = []
+    measurements: list[tuple[Any, Any]] = []
     token = _MEASURING.set(measurements)
     try:
         yield measurements
@@ -31,7 +40,7 @@ def measuring():
         _MEASURING.reset(token)
 
 
-def batch_norms(model):
+def batch_norms(model: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
     """The batch normalization layers inside a model, at any depth."""
     return [
         layer
@@ -40,7 +49,7 @@ def batch_norms(model):
     ]
 
 
-def estimate(learner, episodes):
+def estimate(learner: Learner, episodes: Iterable[tuple[Any, ...]]) -> None:
     """Sets moving statistics to the mean of those of some batches of episodes.
 
     Moving averages belong to the weights of training. Weights that are themselves
@@ -78,7 +87,7 @@ def estimate(learner, episodes):
             variable.assign(total / count)
 
 
-def exact(model):
+def exact(model: keras.Model) -> keras.Model:
     """A network with the same layers and variables, and exact normalization.
 
     `tf.nn.moments`, which Keras uses, stops the gradient from the variance to the mean.
@@ -131,7 +140,7 @@ def exact(model):
     return graph
 
 
-def exact_form(layer):
+def exact_form(layer: keras.layers.Layer) -> keras.layers.Layer:
     """The exact form of a normalization layer; any other layer as it is."""
     if not is_inexact(layer):
         return layer
@@ -139,7 +148,7 @@ def exact_form(layer):
     return kind(layer, name=layer.name, dtype=layer.dtype_policy)
 
 
-def is_inexact(layer):
+def is_inexact(layer: keras.layers.Layer) -> bool:
     """Whether a layer has an exact form: not those of a user's own subclass.
 
     Batch renormalization has statistics of its own, and no exact form here.
@@ -147,7 +156,7 @@ def is_inexact(layer):
     return type(layer) in EXACT and not getattr(layer, "renorm", False)
 
 
-def require_exact_form(layers):
+def require_exact_form(layers: Iterable[keras.layers.Layer]) -> None:
     """Raises a ValueError for a layer whose batch statistics cannot be read."""
     for layer in layers:
         if not is_inexact(layer):
@@ -166,16 +175,18 @@ class Exact(keras.layers.Layer):
         **kwargs: for `keras.layers.Layer`.
     """
 
-    def __init__(self, source, **kwargs):
+    def __init__(self, source: keras.layers.Layer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.source = source
         self.supports_masking = True
         self.built = True
 
-    def compute_output_shape(self, input_shape, *args):
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...], *args: Any
+    ) -> tuple[int | None, ...]:
         return input_shape
 
-    def regularized(self, outputs):
+    def regularized(self, outputs: tf.Tensor) -> tf.Tensor:
         """The outputs, the source's activity regularizer applied as Keras does."""
         if self.source.activity_regularizer is not None:
             examples = tf.cast(tf.maximum(tf.shape(outputs)[0], 1), outputs.dtype)
@@ -191,7 +202,12 @@ class ExactBatchNorm(Exact):
         source: the layer whose variables and settings it shares.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         source, measurements = self.source, _MEASURING.get()
         measured = measurements is not None
         if not source.trainable or not (training or measured):
@@ -205,7 +221,7 @@ class ExactBatchNorm(Exact):
             (source.moving_variance, variance),
         ):
             value = tf.cast(tf.squeeze(value, axes), moving.dtype)
-            if measured:
+            if measurements is not None:
                 measurements.append((moving, value))
             else:
                 keep = source.momentum
@@ -240,7 +256,7 @@ class ExactGroupNorm(Exact):
         source: the layer whose variables and settings it shares.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         source, rank = self.source, inputs.shape.rank
         axis = source.axis % rank
         size, groups = inputs.shape[axis], source.groups
@@ -270,7 +286,7 @@ class ExactLayerNorm(Exact):
         source: the layer whose variables and settings it shares.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         source, rank = self.source, inputs.shape.rank
         axes = source.axis if isinstance(source.axis, list | tuple) else [source.axis]
         axes = sorted(axis % rank for axis in axes)

@@ -12,7 +12,9 @@ from keras_meta.learners import gradient, imaml
 SINGLE_TOLERANCE = 0.02
 
 
-def check(learner, jit=None, cost=True):
+def check(
+    learner: learner_module.Learner, jit: bool | None = None, cost: bool = True
+) -> list[findings.Finding]:
     """Compares a learner's derivatives with finite differences, layer by layer.
 
     Each layer runs on its own input in float64. Its derivative along a direction is

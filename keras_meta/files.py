@@ -4,8 +4,11 @@ import collections
 import functools
 import io
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+
+from keras_meta.typing_names import StrPath
 
 # Of these, the last four need Pillow 11.3 or pillow-heif, which come with the extra.
 SUFFIXES = (
@@ -19,7 +22,7 @@ EXTRA = "for want of the extra: pip install 'keras-meta[photos]'"
 NAMED = 5
 
 
-def load_image(path):
+def load_image(path: StrPath) -> np.ndarray:
     """Reads an image file as uint8 `[H, W, 1 or 3]`, upright as a camera says.
 
     Of transparent images, `images.opaque` says what lies below; 16 bits are cut to 8.
@@ -34,9 +37,9 @@ def load_image(path):
 
     _add_heif()
     try:
-        with PIL.Image.open(path) as image:
-            clear = image.has_transparency_data
-            image = PIL.ImageOps.exif_transpose(image)
+        with PIL.Image.open(path) as file:
+            clear = file.has_transparency_data
+            image = PIL.ImageOps.exif_transpose(file)
             grey = image.mode in ("1", "L", "LA", "La")
             if image.mode[0] == "F":
                 raise ValueError("its tones are fractions, of a range that is not said")
@@ -57,7 +60,7 @@ def load_image(path):
         ) from error
 
 
-def encoded_image(path):
+def encoded_image(path: StrPath) -> bytes:
     """The bytes of a PNG or JPEG image that decode to what `load_image` reads.
 
     They are the file's own if those do, else a PNG image of its pixels.
@@ -82,7 +85,9 @@ def encoded_image(path):
     return file.getvalue()
 
 
-def listed(directory, folders=False):
+def listed(
+    directory: StrPath, folders: bool = False
+) -> tuple[list[pathlib.Path], list[tuple[pathlib.Path, str]]]:
     """The image files of a folder, or its sub-folders, and what is skipped.
 
     Args:
@@ -102,7 +107,7 @@ def listed(directory, folders=False):
     return paths, skipped
 
 
-def notes(skipped):
+def notes(skipped: Iterable[tuple[pathlib.Path, str]]) -> Iterator[str]:
     """A sentence for each reason: how many files were skipped, and which.
 
     Args:
@@ -117,13 +122,15 @@ def notes(skipped):
         yield f"{len(names)} skipped, {reason}: {shown}"
 
 
-def none_found(what, directory, skipped):
+def none_found(
+    what: str, directory: StrPath, skipped: Iterable[tuple[pathlib.Path, str]]
+) -> str:
     """The sentence on a folder without what is expected in it, skipped files apart."""
     said = [f"expected {what} in {directory}, found none", *notes(skipped)]
     return "; ".join(said) + "."
 
 
-def printable(text):
+def printable(text: str) -> str:
     """A name in which what no terminal shows, such as bytes of no text, is a "�"."""
     return "".join(c if c.isprintable() else "�" for c in text)
 

@@ -1,8 +1,11 @@
 """Findings of checks, and the comparison of derivatives with finite differences."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
+
+from keras_meta.typing_names import TensorLike
 
 # Half-width of central differences. In float64 their error is about 1e-8.
 WIDTH = 1e-6
@@ -28,7 +31,9 @@ class Finding:
     sentence: str
 
 
-def relative_error(values, expected):
+def relative_error(
+    values: Iterable[TensorLike], expected: Iterable[TensorLike]
+) -> float:
     """Returns the largest difference, relative to the largest value.
 
     Args:

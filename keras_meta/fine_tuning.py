@@ -1,11 +1,25 @@
 """Fine-tuning: from a learner and a support set to a Keras model of one task."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import keras
 import tensorflow as tf
 
 from keras_meta.checks import named_shape
+from keras_meta.typing_names import TensorLike
+
+if TYPE_CHECKING:
+    from keras_meta.learner import Learner
 
 
-def finetune(learner, x, y, optimizer=None):
+def finetune(
+    learner: Learner,
+    x: TensorLike,
+    y: TensorLike,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> keras.Model:
     """Returns a compiled Keras model of one task that starts at the adapted weights.
 
     Call `fit` on the same examples, or more, to continue learning the task. `save`,

@@ -1,10 +1,14 @@
 """ImagePreprocess: converts raw images of any size to network inputs."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_meta.typing_names import TensorLike
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # Intensity above which a transparent image counts as light, and coverage above which it
@@ -62,14 +66,14 @@ class ImagePreprocess:
 
     def __init__(
         self,
-        height=28,
-        width=28,
-        channels=1,
-        invert=True,
-        detect=None,
-        mean=None,
-        deviation=None,
-    ):
+        height: int = 28,
+        width: int = 28,
+        channels: int = 1,
+        invert: bool = True,
+        detect: bool | None = None,
+        mean: float | Sequence[float] | None = None,
+        deviation: float | Sequence[float] | None = None,
+    ) -> None:
         for name, value in (("height", height), ("width", width)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"expected {name} to be an integer >= 1, got {value}.")
@@ -84,11 +88,11 @@ class ImagePreprocess:
         self.deviation = _by_channel("deviation", deviation, channels, above=0)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         """`(height, width, channels)`."""
         return (self.height, self.width, self.channels)
 
-    def resize(self, images):
+    def resize(self, images: TensorLike) -> tf.Tensor:
         """Resizes uint8 images and converts between grey and colour.
 
         Args:
@@ -145,7 +149,7 @@ class ImagePreprocess:
             return tf.image.grayscale_to_rgb(images)
         return images
 
-    def decode(self, contents):
+    def decode(self, contents: TensorLike) -> tf.Tensor:
         """Decodes and resizes encoded images.
 
         Args:
@@ -166,7 +170,7 @@ class ImagePreprocess:
         images = tf.reshape(images, tf.concat([tf.shape(contents), self.shape], 0))
         return tf.ensure_shape(images, contents.shape.concatenate(self.shape))
 
-    def scale(self, images, invert=None):
+    def scale(self, images: TensorLike, invert: TensorLike | None = None) -> tf.Tensor:
         """Converts resized images to network inputs.
 
         Args:
@@ -183,7 +187,7 @@ class ImagePreprocess:
             invert = invert[..., None, None, None, None]
         return self.standardize(tf.where(invert, 1.0 - scaled, scaled))
 
-    def standardize(self, tones):
+    def standardize(self, tones: tf.Tensor) -> tf.Tensor:
         """Subtracts `mean` from intensities in `[0, 1]` and divides by `deviation`."""
         if self.mean is not None:
             tones = tones - tf.constant(self.mean, tones.dtype)
@@ -191,7 +195,7 @@ class ImagePreprocess:
             tones = tones * (1 / tf.constant(self.deviation, tones.dtype))
         return tones
 
-    def tones(self, x):
+    def tones(self, x: tf.Tensor) -> tf.Tensor:
         """Inverts `standardize`: returns intensities in `[0, 1]`, up to rounding."""
         if self.deviation is not None:
             x = x * tf.constant(self.deviation, x.dtype)
@@ -199,16 +203,18 @@ class ImagePreprocess:
             x = x + tf.constant(self.mean, x.dtype)
         return x
 
-    def unscale(self, x):
+    def unscale(self, x: tf.Tensor) -> tf.Tensor:
         """Inverts `scale`, with `invert` as set: returns uint8 images."""
         tones = self.tones(x)
         tones = 1.0 - tones if self.invert else tones
         return tf.cast(tf.clip_by_value(tf.round(255 * tones), 0, 255), tf.uint8)
 
-    def __call__(self, images, invert=None):
+    def __call__(
+        self, images: TensorLike, invert: TensorLike | None = None
+    ) -> tf.Tensor:
         return self.scale(self.resize(images), invert)
 
-    def inverts(self, support):
+    def inverts(self, support: TensorLike) -> tf.Tensor:
         """Determines from the support images of a task whether to invert its images.
 
         Args:
@@ -224,7 +230,9 @@ class ImagePreprocess:
         balance = tf.reduce_sum(tones, axis=-1)
         return balance < 0 if not self.invert else balance <= 0
 
-    def pair(self, support, query):
+    def pair(
+        self, support: TensorLike, query: TensorLike
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Prepares the support and the query images of tasks in the same way.
 
         Args:
@@ -237,7 +245,7 @@ class ImagePreprocess:
         invert = self.inverts(support)
         return self(support, invert), self(query, invert)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "height": self.height,
             "width": self.width,
@@ -249,7 +257,7 @@ class ImagePreprocess:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
 
@@ -277,7 +285,7 @@ def _by_channel(name, values, channels, above=None):
     return checked
 
 
-def ink_tones(images):
+def ink_tones(images: TensorLike) -> tf.Tensor:
     """Detects whether the ink of drawings is lighter or darker than the ground.
 
     Ink covers the smaller part of a drawing and therefore skews the intensities towards
@@ -295,7 +303,7 @@ def ink_tones(images):
     return tf.cast(tf.sign(tf.round(skew)), tf.int32)  # rounding errors have no sign
 
 
-def decode(content):
+def decode(content: bytes | tf.Tensor) -> tf.Tensor:
     """Decodes a PNG or JPEG image to the same pixels as Pillow.
 
     Args:
@@ -323,7 +331,7 @@ def decode(content):
     return opaque(pixels)
 
 
-def opaque(pixels):
+def opaque(pixels: TensorLike) -> tf.Tensor:
     """Replaces transparency by a white or black ground that contrasts with the ink.
 
     If less than half of the image is opaque, the opaque part is ink, and the ground

@@ -1,9 +1,13 @@
 """The inner loop: learns one task by steps on the gradient of its support loss."""
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
 import tensorflow as tf
 
 from keras_meta import losses, objectives, priors, steps
 from keras_meta import network as network_module
+from keras_meta.typing_names import Distribution, TensorNest
 
 
 class InnerLoop:
@@ -19,11 +23,23 @@ class InnerLoop:
     through all steps.
     """
 
-    def begin(self, start):
+    if TYPE_CHECKING:  # the attributes and methods of the learner
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def begin(self, start: list[tf.Tensor]) -> TensorNest:
         """Returns the inner optimizer's initial memory, a nest of tensors."""
         return ()
 
-    def update(self, meta, start, weights, gradients, examples, memory):
+    def update(
+        self,
+        meta: Mapping[str, Any],
+        start: list[tf.Tensor],
+        weights: list[tf.Tensor],
+        gradients: list[tf.Tensor],
+        examples: tf.Tensor,
+        memory: TensorNest,
+    ) -> tuple[list[tf.Tensor], TensorNest]:
         """Computes one inner step; a proximal step if there is a prior.
 
         Args:
@@ -50,7 +66,15 @@ class InnerLoop:
             ]
         return moved, memory
 
-    def solve(self, meta, start, inputs, descend, support_loss, examples):
+    def solve(
+        self,
+        meta: Mapping[str, Any],
+        start: list[tf.Tensor],
+        inputs: TensorNest,
+        descend: Callable[[list[tf.Tensor], TensorNest], list[tf.Tensor]],
+        support_loss: objectives.SupportLoss,
+        examples: tf.Tensor,
+    ) -> list[tf.Tensor]:
         """Computes the adapted weights, and defines their derivative.
 
         Args:
@@ -67,7 +91,14 @@ class InnerLoop:
         """
         return descend(start, inputs)
 
-    def inner_loop(self, meta, held, support_x, support_y, training):
+    def inner_loop(
+        self,
+        meta: Mapping[str, Any],
+        held: Mapping[str, list[tf.Tensor]],
+        support_x: tf.Tensor,
+        support_y: tf.Tensor,
+        training: bool,
+    ) -> tuple[list[tf.Tensor], TensorNest]:
         """Computes the adapted weights of one task, and the inner optimizer's memory.
 
         Args:
@@ -125,13 +156,20 @@ class InnerLoop:
         weights = self.solve(meta, start, inputs, descend, support_loss, examples)
         return weights, memories[-1]
 
-    def steps_of(self, training):
+    def steps_of(self, training: bool) -> int:
         """Returns the number of inner steps, for meta-training or otherwise."""
         if training or self.evaluation_steps is None:
             return self.inner_steps
         return self.evaluation_steps
 
-    def adapt_task(self, meta, held, support_x, support_y, training):
+    def adapt_task(
+        self,
+        meta: Mapping[str, Any],
+        held: Mapping[str, list[tf.Tensor]],
+        support_x: tf.Tensor,
+        support_y: tf.Tensor,
+        training: bool,
+    ) -> dict[str, Any]:
         """Computes the state of one task; arguments as for `inner_loop`."""
         weights, _ = self.inner_loop(meta, held, support_x, support_y, training)
         statistics = []
@@ -141,7 +179,13 @@ class InnerLoop:
         ways = self._ways(support_y)
         return {"weights": weights, "statistics": statistics, "ways": ways}
 
-    def infer_task(self, meta, held, state, query_x):
+    def infer_task(
+        self,
+        meta: Mapping[str, Any],
+        held: Mapping[str, list[tf.Tensor]],
+        state: Mapping[str, Any],
+        query_x: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Predicts the queries of one task.
 
         Args:
@@ -164,7 +208,13 @@ class InnerLoop:
         outputs = self.masked(outputs, state["ways"])
         return outputs, tf.cast(penalty, outputs.dtype)
 
-    def task_gradient(self, meta, held, task, outer):
+    def task_gradient(
+        self,
+        meta: Mapping[str, Any],
+        held: Mapping[str, list[tf.Tensor]],
+        task: dict[str, tf.Tensor],
+        outer: objectives.OuterLoss,
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Computes the loss, the predictions and the meta-gradient of one task.
 
         Args:
@@ -196,7 +246,9 @@ class InnerLoop:
 
     # Priors.
 
-    def prior_at(self, meta, start, examples):
+    def prior_at(
+        self, meta: Mapping[str, Any], start: list[tf.Tensor], examples: tf.Tensor
+    ) -> Distribution | None:
         """Returns the prior of the adapted weights, or None if it is flat.
 
         Args:
@@ -216,7 +268,9 @@ class InnerLoop:
         paths = self.paths_of(adapted)
         return priors.joint(self.prior_family, modules, paths, start, scales)
 
-    def weight_priors(self, meta, start, examples):
+    def weight_priors(
+        self, meta: Mapping[str, Any], start: list[tf.Tensor], examples: tf.Tensor
+    ) -> list[Distribution] | None:
         """Returns `prior_at` as a list of distributions in the order of `start`."""
         prior = self.prior_at(meta, start, examples)
         if prior is None:

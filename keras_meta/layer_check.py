@@ -128,11 +128,11 @@ def _check_layer(layer, x, order):
             sides.append(base)
         expected = [(a - b) / (2 * findings.WIDTH) for a, b in zip(*sides, strict=True)]
         errors.append(findings.relative_error(along, expected))
-    error = min(errors)
-    if error > findings.TOLERANCE:
-        sentence = f"{kind} is off by {error:.0e} relative to finite differences"
+    least = min(errors)
+    if least > findings.TOLERANCE:
+        sentence = f"{kind} is off by {least:.0e} relative to finite differences"
         return findings.Finding(layer.name, "wrong", sentence)
-    return findings.Finding(layer.name, "right", f"{kind} is right to {error:.0e}")
+    return findings.Finding(layer.name, "right", f"{kind} is right to {least:.0e}")
 
 
 def _check_compiled(layer, x, order):

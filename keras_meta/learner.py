@@ -1,6 +1,10 @@
 """Learner: the base class of all few-shot learners."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Self, Unpack
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_meta import (
@@ -9,29 +13,20 @@ from keras_meta import (
     keras_private,
     losses,
     network,
+    options,
     settings,
     trainer,
     units,
 )
+from keras_meta.images import ImagePreprocess
+from keras_meta.typing_names import Predictions, TensorLike, TensorNest
 
 # Added to the logit of a class that is absent from the support set. Its probability is
 # then exactly zero in float32. Infinity would cause NaN.
 ABSENT = -1e9
 
-# Names of arguments in other libraries, and their equivalents here.
-ELSEWHERE = {
-    "first_order": "km.FOMAML",
-    "lr": "inner_rate",
-    "learning_rate": "inner_rate",
-    "inner_lr": "inner_rate",
-    "adaptation_steps": "inner_steps",
-    "num_steps": "inner_steps",
-    "steps": "inner_steps",
-    "model": "network",
-}
 
-
-def stacked(outputs):
+def stacked(outputs: Predictions) -> tf.Tensor:
     """Stacks mean and scale into one tensor, as Keras' losses and metrics expect."""
     return tf.stack(outputs, axis=-1) if isinstance(outputs, tuple) else outputs
 
@@ -88,7 +83,7 @@ class Learner(settings.Spelled, trainer.Trainer):
     """
 
     # Shape of one class label: () for an integer, (5,) for a string.
-    label_shape = ()
+    label_shape: tuple[int, ...] = ()
     # Whether the labels of a task must be 0..n-1 without a gap.
     gapless = True
     # Least number of support examples of a task.
@@ -105,18 +100,14 @@ class Learner(settings.Spelled, trainer.Trainer):
 
     def __init__(
         self,
-        loss,
-        example_shape,
-        outputs,
-        preprocess=None,
-        point_units=None,
-        **kwargs,
-    ):
-        for name in ELSEWHERE.keys() & kwargs.keys():
-            raise ValueError(
-                f"expected the arguments of {type(self).__name__}, got {name}: use "
-                f"{ELSEWHERE[name]}."
-            )
+        loss: keras.losses.Loss | str,
+        example_shape: Sequence[int | None] | keras.Model,
+        outputs: int | None,
+        preprocess: ImagePreprocess | None = None,
+        point_units: units.StandardUnits | None = None,
+        **kwargs: Unpack[options.TrainerOptions],
+    ) -> None:
+        settings.check_names(type(self), kwargs)
         if isinstance(example_shape, keras.Model):
             network.require_built(example_shape)
             kwargs.setdefault("dtype", network.policy(example_shape))
@@ -136,7 +127,9 @@ class Learner(settings.Spelled, trainer.Trainer):
 
     # Implemented or overridden by subclasses.
 
-    def adapt_tasks(self, support_x, support_y, training=False):
+    def adapt_tasks(
+        self, support_x: tf.Tensor, support_y: tf.Tensor, training: bool = False
+    ) -> TensorNest:
         """Computes the state of T tasks: `adapt` without its checks, traceable.
 
         Args:
@@ -149,7 +142,9 @@ class Learner(settings.Spelled, trainer.Trainer):
         """
         raise NotImplementedError
 
-    def infer_tasks(self, state, query_x, training=False):
+    def infer_tasks(
+        self, state: TensorNest, query_x: tf.Tensor, training: bool = False
+    ) -> Predictions:
         """Predicts the queries of T tasks: `infer` without its checks, traceable.
 
         Args:
@@ -162,7 +157,13 @@ class Learner(settings.Spelled, trainer.Trainer):
         """
         raise NotImplementedError
 
-    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+    def meta_gradient(
+        self,
+        episode: Mapping[str, TensorLike],
+        query_y: TensorLike,
+        weights: TensorLike | None = None,
+        loss_scale: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], list[keras.Variable], tf.Tensor]:
         """Computes the loss of a batch of tasks and its gradient.
 
         Args:
@@ -186,12 +187,12 @@ class Learner(settings.Spelled, trainer.Trainer):
             scaled = loss * tf.cast(loss_scale, loss.dtype)
         return loss, tape.gradient(scaled, variables), variables, outputs
 
-    def penalty(self):
+    def penalty(self) -> tf.Tensor:
         """Returns the sum of all regularizers of the last call, a scalar."""
         terms = [tf.cast(loss, self.variable_dtype) for loss in self.losses]
         return tf.add_n(terms) if terms else tf.zeros([], self.variable_dtype)
 
-    def moving_statistics(self):
+    def moving_statistics(self) -> list[keras.Variable]:
         """Returns the batch normalization averages that predictions depend on.
 
         `batch_norm.estimate` recomputes them.
@@ -204,7 +205,12 @@ class Learner(settings.Spelled, trainer.Trainer):
             for variable in (norm.moving_mean, norm.moving_variance)
         ]
 
-    def task_model(self, x, y, optimizer=None):
+    def task_model(
+        self,
+        x: TensorLike,
+        y: TensorLike,
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> tuple[keras.Model, keras.optimizers.Optimizer]:
         """Returns a Keras model of one task; `finetune` compiles it.
 
         By default the model trains the state that `adapt` returns and nothing else.
@@ -219,25 +225,21 @@ class Learner(settings.Spelled, trainer.Trainer):
         """
         from keras_meta import task_model
 
-        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-        copy = type(self).from_config(self.get_config())
-        copy(self.example())  # creates its variables
-        copy.set_weights(self.get_weights())
-        state = tf.nest.map_structure(lambda v: v[0], self.adapt(x[None], y[None]))
-        optimizer = optimizer or keras.optimizers.Adam(1e-3)
-        return task_model.TaskModel(copy, state), optimizer
+        return task_model.build(self, x, y, optimizer)
 
-    def config_with(self, classes):
+    def config_with(self, classes: int) -> dict[str, Any]:
         """Returns the config of this learner with another number of classes."""
         return {**self.get_config(), "outputs": classes}
 
-    def carried(self, weight, shape):
+    def carried(self, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         """Returns a weight resized to `shape` for other classes, None if impossible."""
         return weight if weight.shape == shape else None
 
     # Called by users.
 
-    def adapt(self, support_x, support_y, training=False):
+    def adapt(
+        self, support_x: TensorLike, support_y: TensorLike, training: bool = False
+    ) -> TensorNest:
         """Learns T tasks, each from its own S support examples.
 
         Args:
@@ -256,7 +258,9 @@ class Learner(settings.Spelled, trainer.Trainer):
         """
         return self._adapt(support_x, support_y, training)[0]
 
-    def infer(self, state, query_x, training=False):
+    def infer(
+        self, state: TensorNest, query_x: TensorLike, training: bool = False
+    ) -> Predictions:
         """Predicts Q queries of each task.
 
         Args:
@@ -274,7 +278,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         """
         return self._infer(state, query_x, training)[0]
 
-    def with_classes(self, classes):
+    def with_classes(self, classes: int) -> Self:
         """Returns a copy with another number of classes, reusing the weights.
 
         ProtoNet and CNP have no weight that depends on N and predict as well as before.
@@ -312,7 +316,9 @@ class Learner(settings.Spelled, trainer.Trainer):
             copy.compile()
         return copy
 
-    def call(self, episode, training=False):
+    def call(
+        self, episode: Mapping[str, TensorLike], training: bool = False
+    ) -> tf.Tensor:
         state, support_penalty = self._adapt(
             episode["support_x"], episode["support_y"], training
         )
@@ -336,7 +342,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         state, query_x = checks.checked_query(self, state, query_x)
         return self.infer_tasks(state, query_x, training), None
 
-    def export(self, *args, **kwargs):
+    def export(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuses Keras' export, whose signature has no support set: see `km.export`.
 
         Raises:
@@ -347,7 +353,7 @@ class Learner(settings.Spelled, trainer.Trainer):
             "request, got learner.export."
         )
 
-    def masked(self, outputs, classes):
+    def masked(self, outputs: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Masks the logits of absent classes.
 
         Args:
@@ -362,7 +368,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         absent = tf.range(tf.shape(outputs)[-1]) >= classes
         return outputs + tf.where(absent, tf.cast(ABSENT, outputs.dtype), 0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         if settings.accepts(type(self), "loss"):
             config["loss"] = self._loss_config
@@ -373,7 +379,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = {
             key: keras.saving.deserialize_keras_object(value)
             if isinstance(value, dict) and "class_name" in value

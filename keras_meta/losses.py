@@ -1,10 +1,13 @@
 """Losses of support and query examples."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
+
+from keras_meta.typing_names import TensorLike
 
 NAMES = ("sparse_categorical_crossentropy", "mse", "gaussian")
 REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight")
@@ -31,13 +34,13 @@ class GaussianNLL(keras.losses.Loss):
         1.4189
     """
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
         mean, scale = y_pred[..., 0], y_pred[..., 1]
         squares = ops.square((y_true - mean) / scale) / 2
         return ops.mean(ops.log(scale) + squares + math.log(2 * math.pi) / 2, axis=-1)
 
 
-def get(loss, dtype):
+def get(loss: keras.losses.Loss | str, dtype: str) -> keras.losses.Loss:
     """Returns the Keras loss of a name or a loss object.
 
     A name stands for the loss of network outputs: "sparse_categorical_crossentropy"
@@ -78,7 +81,12 @@ def get(loss, dtype):
     return loss
 
 
-def of(loss, y_true, y_pred, weights=None):
+def of(
+    loss: keras.losses.Loss,
+    y_true: TensorLike,
+    y_pred: TensorLike,
+    weights: TensorLike | None = None,
+) -> tf.Tensor:
     """Computes the loss of this replica's tasks, a scalar.
 
     Keras divides its losses by the number of replicas, because it sums their gradients.
@@ -103,7 +111,9 @@ def of(loss, y_true, y_pred, weights=None):
     return value * replicas if replicas > 1 else value
 
 
-def divisor(loss, tasks, weights):
+def divisor(
+    loss: keras.losses.Loss, tasks: int | tf.Tensor, weights: TensorLike | None
+) -> tf.Tensor | None:
     """Computes Keras' divisor of the sum over T tasks, divided by T.
 
     With it the mean of `of_task` over tasks is Keras' loss of the whole batch.
@@ -123,7 +133,13 @@ def divisor(loss, tasks, weights):
     return None
 
 
-def of_task(loss, y_true, y_pred, weights, divisor):
+def of_task(
+    loss: keras.losses.Loss,
+    y_true: tf.Tensor,
+    y_pred: tf.Tensor,
+    weights: TensorLike | None,
+    divisor: tf.Tensor | None,
+) -> tf.Tensor:
     """Computes the contribution of one task to the loss of a batch of tasks, a scalar.
 
     Args:
@@ -144,11 +160,11 @@ def of_task(loss, y_true, y_pred, weights, divisor):
     return tf.reduce_sum(terms) / divisor
 
 
-def config(loss):
+def config(loss: keras.losses.Loss | str) -> str | dict[str, Any]:
     """Returns a configuration from which `get` creates the same loss."""
     return loss if isinstance(loss, str) else keras.saving.serialize_keras_object(loss)
 
 
-def is_classification(loss):
+def is_classification(loss: keras.losses.Loss) -> bool:
     """Returns whether targets are integer labels rather than vectors."""
     return isinstance(loss, keras.losses.SparseCategoricalCrossentropy)

@@ -1,5 +1,8 @@
 """A recurrent cell with an external memory, written to where it is least used."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -61,17 +64,17 @@ class LRUACell(keras.layers.Layer):
 
     def __init__(
         self,
-        units=200,
-        rows=128,
-        width=40,
-        heads=4,
-        controller="lstm",
-        similarity="dot",
-        decay=0.95,
-        feed_reads=True,
-        output_hidden=False,
-        **kwargs,
-    ):
+        units: int = 200,
+        rows: int = 128,
+        width: int = 40,
+        heads: int = 4,
+        controller: str = "lstm",
+        similarity: str = "dot",
+        decay: float = 0.95,
+        feed_reads: bool = True,
+        output_hidden: bool = False,
+        **kwargs: Any,
+    ) -> None:
         # States stay in the variables' precision: rows are compared by their usage.
         super().__init__(autocast=False, **kwargs)
         if controller not in CONTROLLERS:
@@ -116,7 +119,7 @@ class LRUACell(keras.layers.Layer):
             heads, activation="sigmoid", dtype=self.dtype_policy, name="gate"
         )
         read_size = heads * width
-        self.state_size = [
+        self.state_size: list[int | tuple[int, ...]] = [
             *inner_sizes,
             read_size,
             (rows, width),
@@ -126,22 +129,26 @@ class LRUACell(keras.layers.Layer):
         self.output_size = read_size + (units if output_hidden else 0)
 
     @property
-    def compute_dtype(self):
+    def compute_dtype(self) -> str:
         """The dtype of the state and the memory; inner layers have the policy's."""
         return self.variable_dtype
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         reads = self.heads * self.width if self.feed_reads else 0
         self.inner.build([None, input_shape[-1] + reads])
         self.key.build([None, self.units])
         self.gate.build([None, self.units])
         self.built = True
 
-    def get_initial_state(self, batch_size=None):
+    def get_initial_state(
+        self, batch_size: int | tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
         shapes = [(s,) if isinstance(s, int) else s for s in self.state_size]
         return [tf.zeros([batch_size, *s], self.variable_dtype) for s in shapes]
 
-    def call(self, inputs, states, training=False):
+    def call(
+        self, inputs: tf.Tensor, states: Sequence[tf.Tensor], training: bool = False
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         *inner, reads, memory, read_weights, usage = states
         precision = self.variable_dtype
         inputs = tf.cast(inputs, precision)
@@ -177,7 +184,7 @@ class LRUACell(keras.layers.Layer):
             outputs = tf.concat([tf.cast(hidden, precision), reads], axis=-1)
         return outputs, [*inner, reads, memory, read_weights, usage]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             units=self.units,

@@ -2,12 +2,14 @@
 
 import itertools
 import re
-import typing
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from keras_meta import batch_norm, keras_private
+from keras_meta.typing_names import TensorLike
 
 # Layers that `tf.vectorized_map` turns into one batched operation over tasks; it has no
 # such form for convolutions whose filters differ by task.
@@ -22,12 +24,11 @@ VECTORIZED_LAYERS = (
     keras.Model,
 )
 
+# Pairs of a variable and the value that replaces its own.
+Assignments: TypeAlias = Iterable[tuple[keras.Variable, TensorLike]]
 
-# What float16 leaves of a sum of probabilities.
-SUMS_TO_ONE = 1e-2
 
-
-class Outputs(typing.NamedTuple):
+class Outputs(NamedTuple):
     """The result of a run of a network.
 
     Attributes:
@@ -39,7 +40,7 @@ class Outputs(typing.NamedTuple):
 
     values: tf.Tensor
     penalty: tf.Tensor | float
-    updated: typing.Callable
+    updated: Callable[[Iterable[keras.Variable]], list[tf.Tensor]]
 
 
 class Network:
@@ -64,7 +65,7 @@ class Network:
             whose normalization cannot be made exact (see `batch_norm.exact`).
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         require_built(model)
         self.model = model
         self.graph = batch_norm.exact(model)
@@ -73,7 +74,7 @@ class Network:
         self.dtype = dtypes[0] if dtypes else keras.config.floatx()
 
     @property
-    def adaptable(self):
+    def adaptable(self) -> list[keras.Variable]:
         made = {
             id(variable)
             for layer in [self.model, *keras_private.layers_of(self.model)]
@@ -82,37 +83,37 @@ class Network:
         return [v for v in self.model.variables if id(v) in made]
 
     @property
-    def trainable(self):
+    def trainable(self) -> list[keras.Variable]:
         return self.model.trainable_variables
 
     @property
-    def frozen(self):
+    def frozen(self) -> list[keras.Variable]:
         trained = {id(v) for v in self.trainable}
         return [v for v in self.adaptable if id(v) not in trained]
 
     @property
-    def norms(self):
+    def norms(self) -> list[keras.layers.Layer]:
         """The batch normalization layers that compute batch statistics in training."""
         return [n for n in batch_norm.batch_norms(self.model) if n.trainable]
 
     @property
-    def statistics(self):
+    def statistics(self) -> list[keras.Variable]:
         return [
             v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)
         ]
 
     @property
-    def seeds(self):
+    def seeds(self) -> list[keras.Variable]:
         layers = [self.model, *keras_private.layers_of(self.model)]
         states = [g.state for v in layers for g in keras_private.seed_generators(v)]
         return list({id(state): state for state in states}.values())
 
     @property
-    def buffers(self):
+    def buffers(self) -> list[keras.Variable]:
         others = {id(v) for v in (*self.adaptable, *self.statistics)}
         return [v for v in self.model.variables if id(v) not in others]
 
-    def paths(self):
+    def paths(self) -> list[str]:
         """A path of each of `adaptable` below the network: "encoder/conv1/kernel".
 
         Keras numbers the layers of a process, so that `sequential_27` is another in the
@@ -130,7 +131,8 @@ class Network:
             for layer in layers
             for variable in keras_private.made_to_train(layer)
         }
-        places, paths = {}, []
+        places: dict[tuple[int, str], str] = {}
+        paths = []
         for variable in self.adaptable:
             *above, name = variable.path.split("/")
             owner = owners[id(variable)]
@@ -145,12 +147,18 @@ class Network:
             paths.append(f"{places[key]}/{name}")
         return paths
 
-    def flags(self):
+    def flags(self) -> tuple[bool, ...]:
         """All that a trace of the network depends on besides its inputs, hashable."""
         layers = keras_private.layers_of(self.model)
         return tuple(layer.trainable for layer in [self.model, *layers])
 
-    def apply(self, assignments, x, training, graph=None):
+    def apply(
+        self,
+        assignments: Assignments,
+        x: tf.Tensor,
+        training: bool,
+        graph: keras.Model | None = None,
+    ) -> Outputs:
         """Runs the network with given values of some variables.
 
         The other variables keep their stored values. No variable changes.
@@ -175,7 +183,7 @@ class Network:
 
         return Outputs(values, _sum(scope.losses), updated)
 
-    def measure(self, assignments, x):
+    def measure(self, assignments: Assignments, x: tf.Tensor) -> list[tf.Tensor]:
         """Computes the statistics of a batch x, in the order of `statistics`.
 
         All layers but batch normalization run in inference mode: dropout is inactive.
@@ -193,7 +201,9 @@ class Network:
         latest = {id(variable): value for variable, value in measurements}
         return [latest[id(variable)] for variable in variables]
 
-    def split(self, variables):
+    def split(
+        self, variables: Iterable[keras.Variable]
+    ) -> tuple[keras.Model | None, keras.Model]:
         """Splits the network before the first layer with one of the given variables.
 
         Args:
@@ -221,7 +231,7 @@ class Network:
                 return batch_norm.exact(ahead), batch_norm.exact(rest)
         return None, self.graph
 
-    def each(self, x, training=False):
+    def each(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features of every example in the variables' precision, [T, S, D].
 
         Args:
@@ -231,7 +241,7 @@ class Network:
         outputs = each(self.graph, x, training)
         return tf.cast(outputs, self.dtype)
 
-    def penalty(self, assignments):
+    def penalty(self, assignments: Assignments) -> tf.Tensor | float:
         """The sum of the weight regularizers of trainable variables, a scalar or 0."""
         return _sum(
             variable.regularizer(value)
@@ -239,13 +249,13 @@ class Network:
             if variable.regularizer is not None
         )
 
-    def vectorizes(self):
+    def vectorizes(self) -> bool:
         """Whether running the tasks as one batch is faster than side by side."""
         layers = [self.model, *keras_private.layers_of(self.model)]
         return all(isinstance(layer, VECTORIZED_LAYERS) for layer in layers)
 
 
-def is_named_by_keras(layer):
+def is_named_by_keras(layer: keras.layers.Layer) -> bool:
     """Returns whether a layer has a default name of Keras: its class and a number."""
     name = re.sub(r"_\d+$", "", layer.name)
     return name.replace("_", "") == type(layer).__name__.lower()
@@ -256,7 +266,7 @@ def _sum(losses):
     return tf.add_n([tf.cast(x, losses[0].dtype) for x in losses]) if losses else 0.0
 
 
-def require_built(network):
+def require_built(network: keras.Model) -> None:
     """Raises a ValueError unless `network` is a built model with `[B, D]` outputs."""
     if not isinstance(network, keras.Model) or not network.built:
         raise ValueError(
@@ -283,40 +293,7 @@ def require_built(network):
         )
 
 
-def require_logits(network):
-    """Raises a ValueError if a network ends in a softmax.
-
-    The loss normalizes logits; probabilities would be normalized twice.
-    """
-    expected = (
-        "expected a network that gives logits, which the loss normalizes, got one "
-    )
-    layer = _last_layer(network)
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Softmax) or (
-        activation is keras.activations.softmax
-    ):
-        raise ValueError(f"{expected}that ends in a softmax: layer '{layer.name}'.")
-    if tf.executing_eagerly() and network.output_shape[-1] > 1:
-        # A softmax by another way: whatever comes in, each row sums to one.
-        shape = [2, *(side or 8 for side in network.input_shape[1:])]
-        rows = tf.cast(network(tf.zeros(shape), training=False), "float32")
-        sums = tf.reduce_sum(rows, axis=-1, keepdims=True)
-        if tf.reduce_all((rows >= 0) & (tf.abs(sums - 1) < SUMS_TO_ONE)):
-            raise ValueError(f"{expected}whose rows of outputs each sum to one.")
-
-
-def _last_layer(network):
-    """The layer or operation that gives a network's output."""
-    layer = network.layers[-1] if network.layers else network
-    if hasattr(network, "operations"):  # a functional model's, in no order
-        ends = (v for v in network.operations if v.output is network.output)
-        layer = next(ends, layer)
-    inside = isinstance(layer, keras.Model) and layer.layers
-    return _last_layer(layer) if inside else layer
-
-
-def values(variables):
+def values(variables: Iterable[keras.Variable]) -> list[tf.Tensor]:
     """The current values of Keras variables, as a list of tensors.
 
     Tensors and not the variables: a tape can then watch them, and nothing assigns to a
@@ -326,18 +303,18 @@ def values(variables):
     return [tf.convert_to_tensor(keras_private.uncast(v)) for v in variables]
 
 
-def assign(variables, values):
+def assign(variables: Iterable[keras.Variable], values: Iterable[TensorLike]) -> None:
     """Assigns a value to each of the given variables, in their order."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
-def dense(gradients):
+def dense(gradients: Iterable[TensorLike]) -> list[tf.Tensor]:
     """Gradients as dense tensors; those of an embedding are `tf.IndexedSlices`."""
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def with_outputs(network, outputs):
+def with_outputs(network: keras.Model, outputs: int) -> keras.Model:
     """An untrained copy of a network with another number of outputs.
 
     Raises:
@@ -355,7 +332,7 @@ def with_outputs(network, outputs):
     return type(network).from_config(config)
 
 
-def policy(network):
+def policy(network: keras.Model) -> keras.DTypePolicy | str:
     """The dtype policy of a network's layers with weights, float32's if they differ.
 
     A Keras model's own policy is the global one of when it was made, whatever that of
@@ -372,14 +349,16 @@ def policy(network):
     return dtypes[0] if dtypes else "float32"
 
 
-def each(graph, x, training=False):
+def each(graph: keras.Model, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Runs a Keras model on every example: `[T, S, ...]` to `[T, S, D]`."""
     shape = tf.shape(x)
     outputs = graph(tf.reshape(x, [-1, *x.shape[2:]]), training=training)
     return tf.reshape(outputs, [shape[0], shape[1], *outputs.shape[1:]])
 
 
-def class_means(features, labels, classes):
+def class_means(
+    features: tf.Tensor, labels: tf.Tensor, classes: int | None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Means of features `[T, S, D]` over the examples of each class.
 
     Args:

@@ -1,5 +1,8 @@
 """The usual networks of few-shot learning, as Keras functional models."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 
 from keras_meta.applications import block_of as block_of
@@ -9,14 +12,14 @@ POOLINGS = "mean", "none"
 
 
 def conv4(
-    input_shape=(28, 28, 1),
-    outputs=5,
-    filters=64,
-    momentum=0.9,
-    pooling="mean",
-    halving="stride",
-    name="conv4",
-):
+    input_shape: Sequence[int] = (28, 28, 1),
+    outputs: int | None = 5,
+    filters: int = 64,
+    momentum: float = 0.9,
+    pooling: str = "mean",
+    halving: str = "stride",
+    name: str = "conv4",
+) -> keras.Model:
     """Four 3x3 convolutions, the Omniglot network of MAML and its predecessors.
 
     Each of the four blocks is a convolution, batch normalization and ReLU, and halves
@@ -72,13 +75,13 @@ def conv4(
 
 
 def resnet12(
-    input_shape=(84, 84, 3),
-    outputs=5,
-    filters=(64, 160, 320, 640),
-    momentum=0.99,
-    pooling="mean",
-    name="resnet12",
-):
+    input_shape: Sequence[int] = (84, 84, 3),
+    outputs: int | None = 5,
+    filters: Sequence[int] = (64, 160, 320, 640),
+    momentum: float = 0.99,
+    pooling: str = "mean",
+    name: str = "resnet12",
+) -> keras.Model:
     """Four residual blocks of three 3x3 convolutions, the larger network of the field.
 
     In a block, batch normalization and a leaky ReLU of slope 0.1 follow each
@@ -141,7 +144,13 @@ def _head(x, pooling, outputs):
     return x if outputs is None else keras.layers.Dense(outputs, name="head")(x)
 
 
-def mlp(input_shape=(1,), outputs=1, units=(40, 40), activation="relu", name="mlp"):
+def mlp(
+    input_shape: Sequence[int] = (1,),
+    outputs: int = 1,
+    units: Sequence[int] = (40, 40),
+    activation: str | Callable[..., Any] = "relu",
+    name: str = "mlp",
+) -> keras.Model:
     """A multi-layer perceptron; the defaults are MAML's for sine waves.
 
     Args:

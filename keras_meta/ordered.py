@@ -1,8 +1,13 @@
 """The order in which learners read a support set."""
 
+from collections.abc import Sequence
+from typing import Any, Self, Unpack
+
+import keras
 import tensorflow as tf
 
-from keras_meta import learner, settings
+from keras_meta import learner, options, settings, units
+from keras_meta.images import ImagePreprocess
 
 ORDERS = ("shuffled", "given")
 # Seed of the permutations of "shuffled". Another seed would change the predictions of
@@ -10,7 +15,7 @@ ORDERS = ("shuffled", "given")
 SEED = (0, 0)
 
 
-def permutation(examples):
+def permutation(examples: int | tf.Tensor) -> tf.Tensor:
     """Returns the order in which "shuffled" reads S support examples.
 
     It depends on S alone. It is therefore the same for all tasks of a batch, in every
@@ -57,31 +62,33 @@ class OrderedLearner(learner.Learner):
 
     def __init__(
         self,
-        loss,
-        example_shape,
-        outputs,
-        preprocess=None,
-        point_units=None,
+        loss: keras.losses.Loss | str,
+        example_shape: Sequence[int | None] | keras.Model,
+        outputs: int | None,
+        preprocess: ImagePreprocess | None = None,
+        point_units: units.StandardUnits | None = None,
         *,
-        support_order="shuffled",
-        **kwargs,
-    ):
+        support_order: str = "shuffled",
+        **kwargs: Unpack[options.TrainerOptions],
+    ) -> None:
         super().__init__(
             loss, example_shape, outputs, preprocess, point_units, **kwargs
         )
         self.support_order = support_order
 
-    def reading_order(self, examples, training):
+    def reading_order(
+        self, examples: int | tf.Tensor, training: bool
+    ) -> tf.Tensor | None:
         """Returns `permutation(examples)`, or None to read examples as given."""
         if training or self.support_order == "given":
             return None
         return permutation(examples)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "support_order": self.support_order}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         made = super().from_config(config)
         if "support_order" not in config:  # a file older than the setting
             made.support_order = "given"

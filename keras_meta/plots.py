@@ -1,5 +1,10 @@
 """Figures: the examples of a task with their predictions, and fitted curves."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import matplotlib.figure
 import matplotlib.patches
 import matplotlib.ticker
@@ -7,6 +12,12 @@ import numpy as np
 from matplotlib.backends import backend_agg
 
 from keras_meta import plot_text
+from keras_meta.plot_images import images as images
+from keras_meta.plot_images import placed as placed
+from keras_meta.typing_names import TensorLike
+
+if TYPE_CHECKING:
+    from keras_meta.learners.shrinkage import Shrinkage
 
 # Inches. A query is an image with two captions below it.
 IMAGE = 0.72
@@ -25,7 +36,14 @@ INK, GREY, BLUE, ORANGE = "#222222", "#8a8a8a", "#0072b2", "#d55e00"
 RIGHT, WRONG = "#009e73", "#d55e00"
 
 
-def predictions(support_x, support_y, query_x, probabilities, names=None, query_y=None):
+def predictions(
+    support_x: TensorLike,
+    support_y: TensorLike,
+    query_x: TensorLike,
+    probabilities: TensorLike,
+    names: Sequence[str] | None = None,
+    query_y: TensorLike | None = None,
+) -> matplotlib.figure.Figure:
     """Draws the support set of a task, and below it each query with its prediction.
 
     With `query_y`, the queries of each class form groups, and marks show correct and
@@ -164,7 +182,15 @@ def _image(axes, image, left, top, colour):
     )
 
 
-def fit(x, y, grid, mean, scale=None, truth=None, query=None):
+def fit(
+    x: TensorLike,
+    y: TensorLike,
+    grid: TensorLike,
+    mean: TensorLike,
+    scale: TensorLike | None = None,
+    truth: TensorLike | None = None,
+    query: tuple[TensorLike, TensorLike] | None = None,
+) -> matplotlib.figure.Figure:
     """Draws a fitted curve and the support points.
 
     Args:
@@ -216,7 +242,7 @@ def fit(x, y, grid, mean, scale=None, truth=None, query=None):
     return figure
 
 
-def scales(learner, examples=None):
+def scales(learner: Shrinkage, examples: int | None = None) -> matplotlib.figure.Figure:
     """Draws the learned scale of each module of a shrinkage learner.
 
     Args:
@@ -280,7 +306,14 @@ def scales(learner, examples=None):
     return figure
 
 
-def band(axes, x, mean, interval, label=None, **style):
+def band(
+    axes: matplotlib.axes.Axes,
+    x: TensorLike,
+    mean: TensorLike,
+    interval: TensorLike,
+    label: str | None = None,
+    **style: Any,
+) -> matplotlib.lines.Line2D:
     """Draws a line and its interval into matplotlib axes.
 
     Args:
@@ -303,7 +336,12 @@ def band(axes, x, mean, interval, label=None, **style):
     return line
 
 
-def curves(scores, xlabel, ylabel, log=False):
+def curves(
+    scores: Mapping[str, tuple[Any, Any, Any]],
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> matplotlib.figure.Figure:
     """Draws scores against inner steps, support examples or a similar axis.
 
     Args:
@@ -340,46 +378,3 @@ def _apart(ticks):
         if chosen[-1] < 1 or tick >= 1.5 * chosen[-1]:
             chosen.append(tick)
     return chosen
-
-
-def placed(x, values, shape):
-    """Returns an image with values at some of its pixels.
-
-    Args:
-        x: rows and columns `[n, 2]`, each scaled to [0, 1], as in `tasks.completion`.
-        values: values of the pixels, `[n]`.
-        shape: `(H, W)` of the image.
-
-    Returns:
-        `[H, W]`, NaN where no value is known.
-    """
-    image = np.full(shape, np.nan)
-    spans = np.array(shape) - 1
-    image[tuple(np.rint(np.asarray(x) * spans).astype(int).T)] = values
-    return image
-
-
-def images(rows, titles):
-    """Draws grey images in labelled rows: 0 is white, 1 is black, unknown is blue.
-
-    Args:
-        rows: `[(label, images)]`, each with one image `[H, W]` per title; NaN is
-            unknown.
-        titles: titles of the columns.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
-    """
-    figure = matplotlib.figure.Figure(
-        (1.3 * len(titles), 1.15 * len(rows) + 0.4), layout="constrained"
-    )
-    grid = figure.subplots(len(rows), len(titles), squeeze=False)
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=7)
-    for (label, row), panels in zip(rows, grid, strict=True):
-        panels[0].set_ylabel(label, fontsize=8)
-        for axes, image in zip(panels, row, strict=True):
-            axes.set_facecolor("lightsteelblue")
-            axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-    return figure

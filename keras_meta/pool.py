@@ -1,11 +1,15 @@
 """ClassPool: labelled images of many classes, from which episodes are drawn."""
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 
 from keras_meta import checks, episodes, files, sources, streams
+from keras_meta.images import ImagePreprocess
+from keras_meta.typing_names import StrPath, TensorLike
 
 
 class ClassPool:
@@ -46,14 +50,26 @@ class ClassPool:
         TensorShape([3, 5, 28, 28, 1])
     """
 
-    def __init__(self, images, table, names, prepare):
+    def __init__(
+        self,
+        images: tf.Tensor | sources.OnDisk,
+        table: np.ndarray,
+        names: dict[int, str],
+        prepare: ImagePreprocess | None,
+    ) -> None:
         self._images = images  # tensor [n, ...] or OnDisk, sorted by class
         self._table = table  # int64 [C, 4]: label id, first image, images, turns
         self._prepare = prepare
         self.names = names
 
     @classmethod
-    def from_arrays(cls, images, labels, prepare=None, names=None):
+    def from_arrays(
+        cls,
+        images: TensorLike,
+        labels: TensorLike,
+        prepare: ImagePreprocess | None = None,
+        names: Mapping[int, str] | None = None,
+    ) -> Self:
         """Creates a pool from examples in memory, or in a memory-mapped file.
 
         Args:
@@ -77,8 +93,13 @@ class ClassPool:
 
     @classmethod
     def from_tfds(
-        cls, name, split="train", prepare=None, data_dir=None, label_key=None
-    ):
+        cls,
+        name: str,
+        split: str = "train",
+        prepare: ImagePreprocess | None = None,
+        data_dir: StrPath | None = None,
+        label_key: str | None = None,
+    ) -> Self:
         """Creates a pool from a TFDS image-classification data set.
 
         Args:
@@ -102,7 +123,9 @@ class ClassPool:
         return cls.from_arrays(images, labels, prepare, names)
 
     @classmethod
-    def from_directory(cls, directory, prepare, in_memory=True):
+    def from_directory(
+        cls, directory: StrPath, prepare: ImagePreprocess, in_memory: bool = True
+    ) -> Self:
         """Creates a pool from a folder with one sub-folder of images per class.
 
         The label id of a class is the index of its sub-folder in alphabetical order. A
@@ -129,7 +152,7 @@ class ClassPool:
         return cls(images, table, names, prepare)
 
     @classmethod
-    def joined(cls, pools):
+    def joined(cls, pools: Mapping[str, Self]) -> Self:
         """Creates a pool with the classes of several pools in memory.
 
         Classes get new label ids 0, 1, ..., ordered by pool and then by their previous
@@ -162,28 +185,28 @@ class ClassPool:
         )
         return cls(images, table, names, prepare)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._table)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ClassPool({len(self)} classes, {sum(self.sizes)} images, {self.shape})"
 
     @property
-    def class_ids(self):
+    def class_ids(self) -> np.ndarray:
         return self._table[:, 0]
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return tuple(self._images.shape[1:])
 
     @property
-    def sizes(self):
+    def sizes(self) -> np.ndarray:
         return self._table[:, 2]
 
     def _with_table(self, table):
         return ClassPool(self._images, table, self.names, self._prepare)
 
-    def select(self, ids):
+    def select(self, ids: Sequence[int] | np.ndarray) -> Self:
         """Returns the pool of the classes with the given label ids.
 
         Args:
@@ -201,7 +224,7 @@ class ClassPool:
             )
         return self._with_table(self._table[np.isin(self.class_ids, ids)])
 
-    def split_classes(self, *sizes, seed=0):
+    def split_classes(self, *sizes: int, seed: int = 0) -> list[Self]:
         """Returns disjoint pools of randomly chosen classes; the rest is dropped.
 
         Args:
@@ -228,7 +251,7 @@ class ClassPool:
         parts = np.split(shuffled, ends)[: len(sizes)]
         return [self.select(part) for part in parts]
 
-    def with_rotations(self):
+    def with_rotations(self) -> Self:
         """Returns the pool with 90, 180 and 270 degree rotations as new classes.
 
         Raises:
@@ -241,7 +264,7 @@ class ClassPool:
         turned = [self._table + [0, 0, 0, turns] for turns in range(4)]
         return self._with_table(np.concatenate(turned))
 
-    def encoded(self, encode):
+    def encoded(self, encode: Callable[[tf.Tensor], tf.Tensor]) -> "ClassPool":
         """Returns the pool with `encode(x)` in place of each example x, computed once.
 
         For example, `encode` is a frozen network, and the new pool has its features.
@@ -260,7 +283,7 @@ class ClassPool:
         table[:, 3] = 0
         return ClassPool(tf.concat(features, axis=0), table, self.names, None)
 
-    def images_of(self, class_id):
+    def images_of(self, class_id: int) -> tf.Tensor:
         """Returns all images of a class without rotation, as network inputs `[n, ...]`.
 
         Args:
@@ -286,14 +309,14 @@ class ClassPool:
 
     def episodes(
         self,
-        ways=5,
-        shots=1,
-        queries=15,
-        seed=0,
-        start=0,
-        groups=None,
-        labels="onehot",
-    ):
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        seed: int = 0,
+        start: int = 0,
+        groups: Mapping[int, Any] | None = None,
+        labels: str = "onehot",
+    ) -> tf.data.Dataset:
         """Returns an endless dataset of N-way K-shot episodes.
 
         Episode i depends on `seed` and its index i alone, and can be drawn again. The
@@ -344,26 +367,11 @@ class ClassPool:
                 f"expected at least {shots} + {queries} images in each class, class "
                 f"{self.names.get(int(smallest[0]), smallest[0])} has {smallest[2]}."
             )
-        draw = episodes.sampler(
-            self.sizes, members, self._reader(), ways, shots, queries, labels
-        )
+        read = sources.reader(self._images, self._table, self._scaled)
+        draw = episodes.sampler(self.sizes, members, read, ways, shots, queries, labels)
         return streams.stream(draw, seed, start)
 
-    def _reader(self):
-        """Returns `(classes [N], indices [N, n]) -> x [N, n, ...]`, as in episodes."""
-        first, turns = tf.constant(self._table[:, 1]), tf.constant(self._table[:, 3])
-        rotated = self._table[:, 3].any()
-
-        def read(classes, indices):
-            rows = tf.gather(first, classes)[:, None] + indices
-            x = sources.gather(self._images, rows)
-            if rotated:
-                x = sources.rotate(x, tf.gather(turns, classes))
-            return self._scaled(x)
-
-        return read
-
-    def batches(self, size, seed=0, start=0):
+    def batches(self, size: int, seed: int = 0, start: int = 0) -> tf.data.Dataset:
         """Returns an endless dataset of batches of labelled examples.
 
         Batch i depends on `seed` and its index i alone.
@@ -385,16 +393,5 @@ class ClassPool:
         checks.check_integer("size", size, 1)
         if self._table[:, 3].any():
             raise ValueError("expected a pool without rotations, it has them.")
-        ends = tf.constant(np.cumsum(self.sizes))
-        # The row of an image minus its place among all examples of these classes.
-        shifts = tf.constant(self._table[:, 1] + self.sizes - np.cumsum(self.sizes))
-
-        def draw(seed):
-            places = tf.random.stateless_uniform(
-                [size], seed, maxval=int(sum(self.sizes)), dtype=tf.int64
-            )
-            y = tf.searchsorted(ends, places, side="right")
-            rows = places + tf.gather(shifts, y)
-            return self._scaled(sources.gather(self._images, rows)), y
-
+        draw = sources.batch_sampler(self._images, self._table, self._scaled, size)
         return streams.stream(draw, seed, start)

@@ -11,17 +11,24 @@ distribution.
 """
 
 import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from keras_meta import keras_private, network
+from keras_meta.typing_names import Distribution, TensorLike
 
+# A family of priors: a name in `FAMILIES`, or `(phi, scale) -> distribution`.
+Family: TypeAlias = str | Callable[[tf.Tensor, tf.Tensor], Distribution]
+# The modules of variables, as `module_names` takes them.
+Modules: TypeAlias = str | Callable[[str], str] | Sequence[str]
 # Halvings of the interval of a numerical proximal step: below float64's precision.
 HALVINGS = 60
 
 
-def module_names(paths, modules="layer"):
+def module_names(paths: Sequence[str], modules: Modules = "layer") -> list[str]:
     """Returns the module of each variable.
 
     Args:
@@ -58,7 +65,7 @@ def module_names(paths, modules="layer"):
     return list(names)
 
 
-def check_family(name, value):
+def check_family(name: str, value: Any) -> Family:
     """Returns a family that `family_of` knows; raises a ValueError otherwise."""
     if value in FAMILIES:
         return value
@@ -87,26 +94,32 @@ def _laplace(phi, scale):
 FAMILIES = {"normal": _normal, "laplace": _laplace}
 
 
-def family_of(prior):
+def family_of(prior: Family) -> Callable[[tf.Tensor, tf.Tensor], Distribution]:
     """Returns the function `(phi, scale) -> distribution` of a family."""
-    return FAMILIES.get(prior, prior)
+    return FAMILIES[prior] if isinstance(prior, str) else prior
 
 
-def family_config(prior):
+def family_config(prior: Family) -> str | dict[str, Any]:
     """Returns a family in the form of a Keras configuration."""
     if isinstance(prior, str):
         return prior
     return keras.saving.serialize_keras_object(prior)
 
 
-def family_from_config(config):
+def family_from_config(config: str | dict[str, Any]) -> Family:
     """Returns the family of a configuration that `family_config` returned."""
     if isinstance(config, dict):
         return keras.saving.deserialize_keras_object(config)
     return config
 
 
-def joint(prior, modules, paths, start, scales):
+def joint(
+    prior: Family,
+    modules: Iterable[str],
+    paths: Iterable[str],
+    start: Iterable[tf.Tensor],
+    scales: Mapping[str, TensorLike],
+) -> Distribution:
     """Returns `theta_m ~ family(phi_m, sigma_m)` for all modules m.
 
     Args:
@@ -127,7 +140,7 @@ def joint(prior, modules, paths, start, scales):
     import tensorflow_probability as tfp
 
     family = family_of(prior)
-    members = {}
+    members: dict[str, dict[str, Distribution]] = {}
     for module, path, phi in zip(modules, paths, start, strict=True):
         distribution = family(phi, scales[module])
         rank = len(distribution.batch_shape)
@@ -138,7 +151,7 @@ def joint(prior, modules, paths, start, scales):
     return named({module: named(weights) for module, weights in members.items()})
 
 
-def by_weight(distribution, paths):
+def by_weight(distribution: Distribution, paths: Iterable[str]) -> list[Distribution]:
     """Returns the distribution of each weight of a `joint`, in the order of `paths`."""
     members = {}
     for module in distribution.model.values():
@@ -147,7 +160,9 @@ def by_weight(distribution, paths):
 
 
 @functools.cache
-def operators():
+def operators() -> dict[
+    type, Callable[[Distribution, tf.Tensor, tf.Tensor], tf.Tensor]
+]:
     """Returns `{distribution class: proximal operator}`; see `proximal`."""
     import tensorflow_probability as tfp
 
@@ -157,7 +172,9 @@ def operators():
     }
 
 
-def proximal(distribution, point, weight):
+def proximal(
+    distribution: Distribution, point: tf.Tensor, weight: TensorLike
+) -> tf.Tensor:
     """Computes `argmin_theta |theta - point|^2 / 2 - weight log p(theta)`, by element.
 
     It is exact for the classes in `operators`. For other classes, bisection between the
@@ -227,7 +244,9 @@ def _numerical(distribution, point, weight):
     return root - (value - tf.stop_gradient(value)) / curvature
 
 
-def log_precisions(distributions, examples):
+def log_precisions(
+    distributions: Iterable[Distribution], examples: int | tf.Tensor
+) -> list[tf.Tensor]:
     """Returns `log P`, `P = 1 / (S sigma^2)`: the precision per support example.
 
     Args:
@@ -266,17 +285,17 @@ class ProximalSGD(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        prior="normal",
-        examples=1,
-        name="proximal_sgd",
-        **kwargs,
-    ):
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.1,
+        prior: Family = "normal",
+        examples: int = 1,
+        name: str = "proximal_sgd",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.prior = check_family("prior", prior)
         self.examples = examples
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -291,7 +310,14 @@ class ProximalSGD(keras.optimizers.Optimizer):
             for variable in variables
         ]
 
-    def set_prior(self, variables, prior, examples, centres, scales):
+    def set_prior(
+        self,
+        variables: Sequence[keras.Variable],
+        prior: Family,
+        examples: int,
+        centres: Iterable[TensorLike],
+        scales: Iterable[TensorLike],
+    ) -> None:
         """Sets the prior of each variable.
 
         Args:
@@ -306,7 +332,9 @@ class ProximalSGD(keras.optimizers.Optimizer):
         network.assign(self.centres, centres)
         network.assign(self.scales, scales)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         place = keras_private.place_of(self, variable)
         rate = keras.ops.cast(learning_rate, variable.dtype)
         centre, scale = network.values([self.centres[place], self.scales[place]])
@@ -314,18 +342,22 @@ class ProximalSGD(keras.optimizers.Optimizer):
         moved = tf.convert_to_tensor(variable) - rate * gradient
         self.assign(variable, proximal(distribution, moved, rate / self.examples))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(prior=family_config(self.prior), examples=self.examples)
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> Self:
         config = {**config, "prior": family_from_config(config["prior"])}
         return super().from_config(config, custom_objects=custom_objects)
 
 
-def negative_log_ratio(distribution, weight, centre):
+def negative_log_ratio(
+    distribution: Distribution, weight: TensorLike, centre: TensorLike
+) -> tf.Tensor:
     """Returns `-log p(theta) + log p(phi)` of one weight, a scalar.
 
     Args:

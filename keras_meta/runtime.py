@@ -8,19 +8,19 @@ import sys
 import tensorflow as tf
 
 
-def usable_cores():
+def usable_cores() -> int:
     """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def simultaneous_ops():
+def simultaneous_ops() -> int:
     """Returns how many ops TensorFlow runs in parallel, as `configure` set it."""
     return tf.config.threading.get_inter_op_parallelism_threads() or usable_cores()
 
 
-def peak_memory():
+def peak_memory() -> float | None:
     """Returns the peak memory of this process so far, in MB of 2^20 bytes.
 
     Returns:
@@ -40,7 +40,7 @@ def peak_memory():
     return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def configure(intra_op=1, inter_op=None):
+def configure(intra_op: int = 1, inter_op: int | None = None) -> None:
     """Runs tasks in parallel, one per core, instead of parallelizing each op.
 
     Meta-learning runs many small graphs, one per task. With one thread per op and as

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_meta import export_page, versions
 from keras_meta import learner as learner_module
 from keras_meta import signatures as signatures_module
+from keras_meta.typing_names import StrPath
 
 # The signature that returns the state which another takes.
 STATES = {"infer": "adapt", "infer_points": "adapt_points"}
@@ -19,7 +20,11 @@ WARMUP_SIDE = 64
 WARMUP_CLASSES = 5
 
 
-def export(model, base, version=None):
+def export(
+    model: learner_module.Learner | keras.Model,
+    base: StrPath,
+    version: int | None = None,
+) -> pathlib.Path:
     """Writes `base/<version>/`, a SavedModel in the layout of TensorFlow Serving.
 
     Signatures of a learner. T (tasks), S (support examples of a task) and Q (queries of

@@ -5,6 +5,8 @@ import functools
 import inspect
 import math
 import numbers
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import keras
 
@@ -13,6 +15,21 @@ from keras_meta import steps
 # The likeness of two names, of `difflib`, from which one is taken for a misspelling of
 # the other: `iner_rate` and `inner_lr` are alike enough, no attribute of Keras is.
 MISSPELLED = 0.77
+
+# Names of arguments in other libraries, and their equivalents here.
+ELSEWHERE = {
+    "first_order": "km.FOMAML",
+    "lr": "inner_rate",
+    "learning_rate": "inner_rate",
+    "inner_lr": "inner_rate",
+    "adaptation_steps": "inner_steps",
+    "num_steps": "inner_steps",
+    "steps": "inner_steps",
+    "model": "network",
+}
+
+# `(learner, name, value) -> value`: validates a setting and may convert it.
+Check: TypeAlias = Callable[[Any, str, Any], Any]
 
 
 class Setting:
@@ -23,20 +40,20 @@ class Setting:
             raises a ValueError of one sentence. None accepts any value.
     """
 
-    def __init__(self, check=None):
+    def __init__(self, check: Check | None = None) -> None:
         self.check = check
 
-    def __set_name__(self, owner, name):
+    def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, learner, owner=None):
+    def __get__(self, learner: Any, owner: type | None = None) -> Any:
         if learner is None:
             return self
         if self.name not in learner.__dict__:
             raise AttributeError(self.name)
         return learner.__dict__[self.name]
 
-    def __set__(self, learner, value):
+    def __set__(self, learner: Any, value: Any) -> None:
         if self.check is not None:
             value = self.check(learner, self.name, value)
         learner.__dict__[self.name] = value
@@ -49,7 +66,7 @@ class Fixed(Setting):
         check: as for `Setting`.
     """
 
-    def __set__(self, learner, value):
+    def __set__(self, learner: Any, value: Any) -> None:
         if self.name in learner.__dict__:
             kind = type(learner).__name__
             raise AttributeError(
@@ -63,7 +80,7 @@ class Fixed(Setting):
 class Signature:
     """A class attribute: the constructor's arguments, for `help` and documentation."""
 
-    def __get__(self, instance, owner):
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
         # The signature of an instance is that of its call.
         if instance is not None or not issubclass(owner, keras.Model):
             raise AttributeError("__signature__")
@@ -113,7 +130,7 @@ def _marking(init):
     return marking
 
 
-def signature(kind):
+def signature(kind: type) -> inspect.Signature:
     """The signature of a model's constructor, with the arguments that it passes on.
 
     An `__init__` with `**kwargs` passes them to the next class. A required argument of
@@ -125,11 +142,12 @@ def signature(kind):
     Returns:
         An `inspect.Signature` without `self`.
     """
-    known, rest = {}, None
+    known: dict[str, inspect.Parameter] = {}
+    rest = None
     for base in kind.__mro__[: kind.__mro__.index(keras.Model)]:
         if "__init__" not in vars(base):
             continue
-        _, *arguments = inspect.signature(base.__init__).parameters.values()
+        _, *arguments = inspect.signature(vars(base)["__init__"]).parameters.values()
         first, rest = not known, None
         for argument in arguments:
             if argument.kind is argument.VAR_KEYWORD:
@@ -144,12 +162,26 @@ def signature(kind):
     return inspect.Signature([*known.values(), *([rest] if rest else [])])
 
 
-def accepts(kind, name):
+def accepts(kind: type, name: str) -> bool:
     """Returns whether a model's constructor has an argument, see `signature`."""
     return name in signature(kind).parameters
 
 
-def names(kind):
+def check_names(kind: type, names: Iterable[str]) -> None:
+    """Raises a ValueError for an argument's name in other libraries.
+
+    Args:
+        kind: the class of a learner.
+        names: names of arguments that its constructor passes on.
+    """
+    for name in ELSEWHERE.keys() & set(names):
+        raise ValueError(
+            f"expected the arguments of {kind.__name__}, got {name}: use "
+            f"{ELSEWHERE[name]}."
+        )
+
+
+def names(kind: type) -> list[str]:
     """Returns the names of all settings of a class, sorted."""
     return sorted(
         {
@@ -161,7 +193,7 @@ def names(kind):
     )
 
 
-def current(learner):
+def current(learner: Any) -> tuple[tuple[str, Any], ...]:
     """Returns `((name, value), ...)` of all settings of a learner, hashable."""
     values = vars(learner)
     return tuple(
@@ -181,7 +213,7 @@ def _hashable(value):
     return value
 
 
-def integer(least, optional=False):
+def integer(least: int, optional: bool = False) -> Check:
     """Returns a check: an integer >= `least`, or also None if `optional`."""
 
     def check(learner, name, value):
@@ -197,7 +229,7 @@ def integer(least, optional=False):
     return check
 
 
-def number(least):
+def number(least: float) -> Check:
     """Returns a check: a finite number >= `least`."""
 
     def check(learner, name, value):
@@ -210,7 +242,7 @@ def number(least):
     return check
 
 
-def between(low, high):
+def between(low: float, high: float) -> Check:
     """Returns a check: a number in the open interval from `low` to `high`."""
 
     def check(learner, name, value):
@@ -223,7 +255,7 @@ def between(low, high):
     return check
 
 
-def choice(*known):
+def choice(*known: str) -> Check:
     """Returns a check: one of the `known` values."""
 
     def check(learner, name, value):
@@ -236,7 +268,7 @@ def choice(*known):
     return check
 
 
-def positive(learner, name, value):
+def positive(learner: Any, name: str, value: Any) -> Any:
     """Checks that a value is a finite number above 0."""
     steps.check_positive(name, value)
     return value

@@ -1,12 +1,20 @@
 """Conjugate gradient for equations that may be indefinite."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from keras_meta import steps as steps_module
 
 
-def conjugate_gradient(product, right, precondition, steps, unroll=False):
+def conjugate_gradient(
+    product: Callable[[list[tf.Tensor]], list[tf.Tensor]],
+    right: Sequence[tf.Tensor],
+    precondition: Callable[[list[tf.Tensor]], list[tf.Tensor]],
+    steps: int,
+    unroll: bool = False,
+) -> list[tf.Tensor]:
     """Solves `A v = right` by preconditioned conjugate gradient, from v = 0.
 
     Returns the iterate of the smallest residual `|right - A v|`, which need not be the

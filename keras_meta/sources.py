@@ -272,6 +272,49 @@ def rotate(x, turns):
     return tf.reshape(tf.gather(flat, order, axis=2, batch_dims=1), x.shape)
 
 
+def reader(images, table, scaled):
+    """Returns `(classes [N], indices [N, n]) -> x [N, n, ...]`, as in episodes.
+
+    Args:
+        images: all images, as for `gather`.
+        table: the classes, see `class_table`.
+        scaled: a function from stored images to those of episodes.
+    """
+    first, turns = tf.constant(table[:, 1]), tf.constant(table[:, 3])
+    rotated = table[:, 3].any()
+
+    def read(classes, indices):
+        rows = tf.gather(first, classes)[:, None] + indices
+        x = gather(images, rows)
+        if rotated:
+            x = rotate(x, tf.gather(turns, classes))
+        return scaled(x)
+
+    return read
+
+
+def batch_sampler(images, table, scaled, size):
+    """Returns the function `seed [2] -> (x [B, ...], y [B])`, see `ClassPool.batches`.
+
+    Args:
+        images: all images, as for `gather`.
+        table: the classes, see `class_table`.
+        scaled: a function from stored images to those of batches.
+        size: examples per batch, B.
+    """
+    ends = np.cumsum(table[:, 2])
+    # The row of an image minus its place among all examples of these classes.
+    shifts = tf.constant(table[:, 1] + table[:, 2] - ends)
+    total, ends = int(ends[-1]), tf.constant(ends)
+
+    def draw(seed):
+        places = tf.random.stateless_uniform([size], seed, maxval=total, dtype=tf.int64)
+        y = tf.searchsorted(ends, places, side="right")
+        return scaled(gather(images, places + tf.gather(shifts, y))), y
+
+    return draw
+
+
 def class_table(labels):
     """Sorts examples by class.
 

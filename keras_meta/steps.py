@@ -2,8 +2,12 @@
 
 import math
 import numbers
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import tensorflow as tf
+
+from keras_meta.typing_names import TensorNest
 
 # Tasks that `map_tasks` runs in parallel: enough for every core of a small machine, and
 # few enough that memory does not grow with the number of tasks.
@@ -14,13 +18,16 @@ PARALLEL_TASKS = 8
 UNROLLED_STEPS = 10
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: Any) -> None:
     """Raises a ValueError unless `value` is a finite number above 0."""
-    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    real = isinstance(value, numbers.Real)
+    if not real or not 0 < value < math.inf:
         raise ValueError(f"expected {name} to be a number above 0, got {value!r}.")
 
 
-def map_tasks(function, elements, vectorize=False):
+def map_tasks(
+    function: Callable[[Any], TensorNest], elements: TensorNest, vectorize: bool = False
+) -> TensorNest:
     """Maps a function over the task axis.
 
     Outside of graphs (`run_eagerly=True`) the function runs as Python, task by task.
@@ -58,7 +65,9 @@ def map_tasks(function, elements, vectorize=False):
     )
 
 
-def repeat(step, state, steps, unroll):
+def repeat(
+    step: Callable[[Any, Any], TensorNest], state: TensorNest, steps: int, unroll: bool
+) -> TensorNest:
     """Applies `step` to a nest of tensors `steps` times.
 
     Args:
@@ -81,6 +90,6 @@ def repeat(step, state, steps, unroll):
     )[1]
 
 
-def inner_product(a, b):
+def inner_product(a: Iterable[tf.Tensor], b: Iterable[tf.Tensor]) -> tf.Tensor:
     """Returns the inner product of two lists of tensors, a scalar."""
     return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])

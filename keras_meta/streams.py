@@ -1,21 +1,28 @@
 """Stream: a replayable dataset of episodes whose indices workers divide."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
 import numpy as np
 import tensorflow as tf
 
 from keras_meta import checks, keras_private
 
+# `(dataset, indices) -> dataset`, which computes elements of a stream.
+Step: TypeAlias = Callable[[Any, Any], tf.data.Dataset]
 END = np.iinfo(np.int64).max
 
 
-def fold_seed(seed, index):
+def fold_seed(seed: int | tf.Tensor, index: int | tf.Tensor) -> tf.Tensor:
     """Returns the seed of episode `index` of stream `seed`, int64 `[2]`."""
     return tf.random.experimental.stateless_fold_in(
         tf.constant([seed, 0], tf.int64), tf.cast(index, tf.int64)
     )
 
 
-def stream(draw, seed, start):
+def stream(draw: Callable[[tf.Tensor], Any], seed: int, start: int) -> Stream:
     """Returns the endless dataset of `draw(fold_seed(seed, i))` for i >= start.
 
     Args:
@@ -40,7 +47,9 @@ def stream(draw, seed, start):
     return Stream(elements(None, _dataset(indices)), indices, [elements])
 
 
-def seeded_map(dataset, function, seed, start):
+def seeded_map(
+    dataset: tf.data.Dataset, function: Callable[..., Any], seed: int, start: int
+) -> tf.data.Dataset:
     """Maps `function(fold_seed(seed, i), *element)` over a dataset from i = start on.
 
     For example, a random augmentation of the episodes of a stream that begins at
@@ -73,7 +82,7 @@ def seeded_map(dataset, function, seed, start):
     )
 
 
-def divided(dataset, strategy):
+def divided(dataset: Any, strategy: tf.distribute.Strategy) -> Any:
     """Returns a dataset for `fit` whose indices the workers of a strategy divide.
 
     Args:
@@ -119,8 +128,14 @@ class Stream(keras_private.WrappedDataset):
     """
 
     def __init__(
-        self, dataset, indices, steps, size=None, drop_remainder=False, batched=()
-    ):
+        self,
+        dataset: tf.data.Dataset,
+        indices: range,
+        steps: Iterable[Step],
+        size: int | None = None,
+        drop_remainder: bool = False,
+        batched: Iterable[Callable[[tf.data.Dataset], tf.data.Dataset]] = (),
+    ) -> None:
         super().__init__(dataset)
         self.indices = indices
         self.size = size
@@ -128,14 +143,14 @@ class Stream(keras_private.WrappedDataset):
         self._steps = list(steps)
         self._batched = list(batched)
 
-    def divides(self, parts):
+    def divides(self, parts: int) -> bool:
         """Whether every batch consists of `parts` equal shares."""
         if not self.size or self.size % parts:
             return False
         endless = len(self.indices) > END // 2
         return endless or len(self.indices) % self.size % parts == 0
 
-    def part(self, workers, worker, size):
+    def part(self, workers: int, worker: int, size: int) -> tf.data.Dataset:
         """Returns the dataset of one worker, which computes its elements alone.
 
         The workers' nth batches hold together the elements of batch n of this stream.
@@ -158,7 +173,7 @@ class Stream(keras_private.WrappedDataset):
             dataset = step(dataset)
         return dataset
 
-    def followed(self, dataset, step):
+    def followed(self, dataset: tf.data.Dataset, step: Step) -> Stream:
         """Returns the stream of `dataset`, which `step` computes from this stream."""
         if not self.size:
             return Stream(dataset, self.indices, [*self._steps, step])
@@ -176,35 +191,35 @@ class Stream(keras_private.WrappedDataset):
             self._batched,
         )
 
-    def map(self, map_func, *args, **kwargs):
+    def map(self, map_func: Callable[..., Any], *args: Any, **kwargs: Any) -> Stream:
         return self.followed(
             super().map(map_func, *args, **kwargs),
             lambda dataset, _: dataset.map(map_func, *args, **kwargs),
         )
 
-    def prefetch(self, *args, **kwargs):
+    def prefetch(self, *args: Any, **kwargs: Any) -> Stream:
         return self.followed(
             super().prefetch(*args, **kwargs),
             lambda dataset, _: dataset.prefetch(*args, **kwargs),
         )
 
-    def with_options(self, *args, **kwargs):
+    def with_options(self, *args: Any, **kwargs: Any) -> Stream:
         return self.followed(
             super().with_options(*args, **kwargs),
             lambda dataset, _: dataset.with_options(*args, **kwargs),
         )
 
-    def cache(self, filename="", name=None):
+    def cache(self, filename: str = "", name: str | None = None) -> tf.data.Dataset:
         dataset = super().cache(filename, name)
         if filename:  # one file cannot hold the parts of several workers
             return dataset
         return self.followed(dataset, lambda dataset, _: dataset.cache(name=name))
 
-    def take(self, count, name=None):
+    def take(self, count: int, name: str | None = None) -> Stream:
         indices = self.indices if count < 0 else self.indices[: count * self._unit()]
         return self._limited(super().take(count, name), indices)
 
-    def skip(self, count, name=None):
+    def skip(self, count: int, name: str | None = None) -> Stream:
         """Returns the stream from element `count` on; it computes none before that."""
         end = len(self.indices) if count < 0 else count * self._unit()
         indices = self.indices[end:]
@@ -213,7 +228,13 @@ class Stream(keras_private.WrappedDataset):
     def _unit(self):
         return self.size or 1
 
-    def batch(self, batch_size, drop_remainder=False, *args, **kwargs):
+    def batch(
+        self,
+        batch_size: int | tf.Tensor,
+        drop_remainder: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tf.data.Dataset:
         dataset = super().batch(batch_size, drop_remainder, *args, **kwargs)
         size = tf.get_static_value(batch_size)
         if self.size or size is None:

@@ -1,6 +1,10 @@
 """TaskModel: a frozen learner with the state of one task, which is trained."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import tensorflow as tf
@@ -8,6 +12,36 @@ import tensorflow as tf
 from keras_meta import keras_private
 from keras_meta.learner import stacked
 from keras_meta.network import assign
+from keras_meta.typing_names import TensorLike, TensorNest
+
+if TYPE_CHECKING:
+    from keras_meta.learner import Learner
+
+
+def build(
+    learner: Learner,
+    x: TensorLike,
+    y: TensorLike,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> tuple[keras.Model, keras.optimizers.Optimizer]:
+    """Returns the model that trains the state of a task, see `Learner.task_model`.
+
+    Args:
+        learner: a `Learner`.
+        x: support examples `[S, ...]`.
+        y: their labels `[S]` or targets `[S, d_y]`.
+        optimizer: a Keras optimizer; by default Adam.
+
+    Returns:
+        `(model, optimizer)`.
+    """
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    copy = type(learner).from_config(learner.get_config())
+    copy(learner.example())  # creates its variables
+    copy.set_weights(learner.get_weights())
+    state = tf.nest.map_structure(lambda v: v[0], learner.adapt(x[None], y[None]))
+    optimizer = optimizer or keras.optimizers.Adam(1e-3)
+    return TaskModel(copy, state), optimizer
 
 
 class OneTask(keras.Model):
@@ -15,23 +49,23 @@ class OneTask(keras.Model):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        validation_steps=None,
-        validation_batch_size=None,
-        validation_freq=1,
-    ):
+        x: Any = None,
+        y: TensorLike | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: TensorLike | None = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+    ) -> keras.callbacks.History:
         """Trains the model: `keras.Model.fit`, with the same arguments.
 
         Returns:
@@ -83,7 +117,7 @@ class TaskModel(OneTask):
         x: `[B, ...]`.
     """
 
-    def __init__(self, learner, state, **kwargs):
+    def __init__(self, learner: Learner, state: TensorNest, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.learner = learner
         self.example_shape = learner.example_shape
@@ -114,13 +148,13 @@ class TaskModel(OneTask):
         self._structure = tf.nest.map_structure(lambda _: None, state)
         self.built = True
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         x = tf.cast(x, self.learner.variable_dtype)
         leaves = [tf.convert_to_tensor(variable)[None] for variable in self.state]
         state = tf.nest.pack_sequence_as(self._structure, leaves)
         return stacked(self.learner.infer_tasks(state, x[None]))[0]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         leaves = [f"{v.dtype} {' '.join(map(str, v.shape))}" for v in self.state]
         return {
             **super().get_config(),
@@ -129,7 +163,7 @@ class TaskModel(OneTask):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         def zeros(leaf):
             dtype, *shape = leaf.split()
             return tf.zeros(list(map(int, shape)), dtype)

@@ -1,16 +1,30 @@
 """The model of one task that fine-tuning a gradient learner trains."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self
+
 import keras
 import tensorflow as tf
 
 from keras_meta import keras_private, priors, task_model
 from keras_meta.network import assign, values
+from keras_meta.typing_names import Distribution, TensorLike
+
+if TYPE_CHECKING:
+    from keras_meta.learners.gradient import GradientLearner
 
 # Scale of the prior of a weight that does not adapt while others of its layer do.
 HELD = 3e-7
 
 
-def build(learner, x, y, optimizer=None):
+def build(
+    learner: GradientLearner,
+    x: TensorLike,
+    y: TensorLike,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> tuple[keras.Model, keras.optimizers.Optimizer]:
     """Returns a Keras model that starts at a gradient learner's adapted weights.
 
     Args:
@@ -63,13 +77,13 @@ def build(learner, x, y, optimizer=None):
     if optimizer is None:
         y = tf.cast(y, learner.y_spec("y").dtype)
         optimizer = learner.task_optimizer(variables, x, y)
-    sources = [source for _, source in variables]
-    scales = prior_scales(learner, sources, len(y))
+    originals = [source for _, source in variables]
+    scales = prior_scales(learner, originals, len(y))
     if variables and scales is not None:
         network = TaskNetwork(
             network, learner.prior_family, len(y), dtype=learner.dtype_policy
         )
-        network.set_prior(values(sources), scales)
+        network.set_prior(values(originals), scales)
     return network, optimizer
 
 
@@ -84,7 +98,9 @@ def _adapting_layers(learner):
     ]
 
 
-def prior_scales(learner, sources, examples):
+def prior_scales(
+    learner: GradientLearner, sources: Iterable[keras.Variable], examples: int
+) -> list[tf.Tensor] | None:
     """Returns the prior scale of given network variables, None for a flat prior.
 
     Args:
@@ -98,8 +114,8 @@ def prior_scales(learner, sources, examples):
     scales = learner.prior_scales(learner.meta_values(), tf.constant(examples))
     if scales is None:
         return None
-    scales = dict(zip(map(id, learner.adapted()), scales, strict=True))
-    return [tf.cast(scales.get(id(v), HELD), v.dtype) for v in sources]
+    by_variable = dict(zip(map(id, learner.adapted()), scales, strict=True))
+    return [tf.cast(by_variable.get(id(v), HELD), v.dtype) for v in sources]
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -122,7 +138,13 @@ class TaskNetwork(task_model.OneTask):
         x: `[B, ...]`.
     """
 
-    def __init__(self, network, prior="normal", examples=1, **kwargs):
+    def __init__(
+        self,
+        network: keras.Model,
+        prior: priors.Family = "normal",
+        examples: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.network = network
         self.prior_family = prior
@@ -147,33 +169,35 @@ class TaskNetwork(task_model.OneTask):
             )
         self.built = True
 
-    def set_prior(self, centres, scales):
+    def set_prior(
+        self, centres: Iterable[TensorLike], scales: Iterable[TensorLike]
+    ) -> None:
         """Sets phi (an array) and sigma (a scalar) for each trainable variable."""
         assign(self.centres, centres)
         assign(self.scales, scales)
 
-    def prior(self):
+    def prior(self) -> Distribution:
         """Returns the prior, a `priors.joint` with one module per trained weight."""
         paths = [variable.path for variable in self.trainable_variables]
         scales = dict(zip(paths, values(self.scales), strict=True))
         centres = values(self.centres)
         return priors.joint(self.prior_family, paths, paths, centres, scales)
 
-    def call(self, x, training=False):
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.network(x, training=training)
 
     def compile(
         self,
-        optimizer="adam",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile="auto",
-        auto_scale_loss=True,
-    ):
+        optimizer: keras.optimizers.Optimizer | str = "adam",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -194,20 +218,25 @@ class TaskNetwork(task_model.OneTask):
                 self.scales,
             )
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras skips this for a class with its own `compile`.
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: Any = None,
+        y: TensorLike | None = None,
+        y_pred: tf.Tensor | None = None,
+        sample_weight: TensorLike | None = None,
+        training: bool = True,
+    ) -> tf.Tensor:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if isinstance(self.optimizer, priors.ProximalSGD):
             return loss
         return loss + tf.cast(self.prior_penalty(), loss.dtype)
 
-    def prior_penalty(self):
+    def prior_penalty(self) -> tf.Tensor:
         """Returns `-(log p(theta) - log p(phi)) / S`, a scalar that is zero at phi."""
         variables = self.trainable_variables
         paths = [variable.path for variable in variables]
@@ -220,7 +249,7 @@ class TaskNetwork(task_model.OneTask):
         ]
         return tf.add_n(ratios) / self.examples
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             network=keras.saving.serialize_keras_object(self.network),
@@ -230,7 +259,7 @@ class TaskNetwork(task_model.OneTask):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         network = keras.saving.deserialize_keras_object(config["network"])
         prior = priors.family_from_config(config["prior"])
         return cls(**{**config, "network": network, "prior": prior})

@@ -1,11 +1,14 @@
 """Graphs of a learner's `adapt` and `infer`, each traced once for any T, S and Q."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from keras_meta import checks, keras_private, settings
+from keras_meta.typing_names import Predictions, TensorLike, TensorNest
 
 
 class Traced:
@@ -15,7 +18,13 @@ class Traced:
     the trainable flags of its layers; a change of either causes a new trace.
     """
 
-    def adapt_traced(self, support_x, support_y):
+    if TYPE_CHECKING:  # the attributes and methods of the learner
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def adapt_traced(
+        self, support_x: TensorLike, support_y: TensorLike
+    ) -> tuple[TensorNest, tf.Tensor]:
         """Runs `adapt` as one graph for any T and S, inside a `tf.function` too.
 
         Args:
@@ -34,7 +43,9 @@ class Traced:
         check = checks.finite("the state computed from support_x", finite)
         return checks.required(state, check), penalty
 
-    def infer_traced(self, state, query_x):
+    def infer_traced(
+        self, state: TensorNest, query_x: TensorLike
+    ) -> tuple[Predictions, tf.Tensor]:
         """Runs `infer` as one graph for any T and Q, inside a `tf.function` too.
 
         Args:
@@ -60,7 +71,7 @@ class Traced:
         check = checks.finite("the predictions for query_x", finite)
         return checks.required(outputs, check), penalty
 
-    def trace_key(self):
+    def trace_key(self) -> tuple[Any, ...]:
         """Returns what a trace depends on besides its inputs: settings and flags."""
         layers = keras_private.layers_of(self)
         flags = tuple(layer.trainable for layer in layers)
@@ -80,7 +91,9 @@ class Traced:
             [self.state_spec(), self.x_spec("query_x")],
         )
 
-    def traced(self, name, function, signature):
+    def traced(
+        self, name: str, function: Callable[..., Any], signature: Sequence[Any] | None
+    ) -> Callable[..., Any]:
         """Returns the `tf.function` of a name; retraced when settings or flags change.
 
         Args:
@@ -90,27 +103,27 @@ class Traced:
         """
         return self._functions.get(self.trace_key(), name, function, signature)
 
-    def state_spec(self):
+    def state_spec(self) -> TensorNest:
         """Returns the structure of the state that `adapt` returns, as TensorSpecs."""
         return tf.nest.map_structure(
             lambda x: tf.TensorSpec(x.shape, x.dtype),
             self._adapt_function().get_concrete_function().structured_outputs[0],
         )
 
-    def x_spec(self, name):
+    def x_spec(self, name: str) -> tf.TensorSpec:
         """Returns the TensorSpec of examples `[T, S or Q, ...]`, for any T, S and Q."""
         return tf.TensorSpec(
             [None, None, *self.example_shape], self.variable_dtype, name
         )
 
-    def y_spec(self, name):
+    def y_spec(self, name: str) -> tf.TensorSpec:
         """Returns the TensorSpec of labels `[T, S]` or targets `[T, S, d_y]`."""
         if self.classification:
             return tf.TensorSpec([None, None, *self.label_shape], tf.int32, name)
         shape = [None, None, self.output_size]
         return tf.TensorSpec(shape, self.variable_dtype, name)
 
-    def example(self):
+    def example(self) -> dict[str, tf.Tensor]:
         """Returns an episode of zeros: one task with one example and one query."""
         spec = self.x_spec("support_x")
         x = tf.zeros([1, 1, *self.example_shape], spec.dtype)
@@ -122,12 +135,18 @@ class Traced:
 class Functions:
     """The traces of a learner by name, which Keras neither tracks nor saves."""
 
-    def __init__(self):
-        self.key = None
-        self.functions = {}
-        self.made_with = {}
+    def __init__(self) -> None:
+        self.key: Any = None
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.made_with: dict[str, Any] = {}
 
-    def get(self, key, name, function, signature):
+    def get(
+        self,
+        key: Any,
+        name: str,
+        function: Callable[..., Any],
+        signature: Sequence[Any] | None,
+    ) -> Callable[..., Any]:
         """Returns the trace of a name; another key discards all traces."""
         if key != self.key:
             self.key, self.functions = key, {}
@@ -140,7 +159,7 @@ class Functions:
             )
         return self.functions[name]
 
-    def is_stale(self, name, key):
+    def is_stale(self, name: str, key: Any) -> bool:
         """Returns whether the last call for this name had another key."""
         before = self.made_with.get(name, key)
         self.made_with[name] = key

@@ -1,12 +1,20 @@
 """Trainer: Keras' `fit`, `evaluate`, `predict` and `compile` for episodes."""
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_meta import checks, keras_private, losses, metrics, streams, traces
+from keras_meta.typing_names import TensorLike
+
+# Batches of episodes, as `Trainer.fit` takes them.
+Episodes: TypeAlias = (
+    tf.data.Dataset | keras.utils.PyDataset | Iterator[Any] | Mapping[str, TensorLike]
+)
 
 
 class Trainer(traces.Traced, keras_private.WorkersModel):
@@ -17,7 +25,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         **kwargs: for `keras.Model`.
     """
 
-    def __init__(self, trainable=True, **kwargs):
+    def __init__(self, trainable: bool = True, **kwargs: Any) -> None:
         self._meta_trains = bool(trainable)
         super().__init__(**kwargs)
         self._functions = traces.Functions()
@@ -25,33 +33,33 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         self._weights_rank = None
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether `fit` changes weights; the layers have flags of their own."""
         return self._meta_trains
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         self._meta_trains = bool(value)
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        validation_steps=None,
-        validation_batch_size=None,
-        validation_freq=1,
-    ):
+        x: Episodes | None = None,
+        y: TensorLike | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Episodes | tuple[Any, ...] | None = None,
+        shuffle: bool = True,
+        class_weight: None = None,
+        sample_weight: TensorLike | None = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
         """Meta-trains the learner: `keras.Model.fit` on batches of episodes.
 
         `sample_weight` applies to the outer loss and to `weighted_metrics`, which
@@ -141,16 +149,16 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        **kwargs,
-    ):
+        x: Episodes | None = None,
+        y: TensorLike | None = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: TensorLike | None = None,
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Evaluates the learner: `keras.Model.evaluate` on batches of episodes.
 
         Args:
@@ -187,7 +195,14 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
                 **kwargs,
             )
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+    def predict(
+        self,
+        x: Episodes,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    ) -> np.ndarray:
         """Predicts the queries: `keras.Model.predict` on batches of episodes.
 
         Args:
@@ -218,16 +233,16 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
 
     def compile(
         self,
-        optimizer="adam",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile="auto",
-        auto_scale_loss=True,
-    ):
+        optimizer: keras.optimizers.Optimizer | str = "adam",
+        loss: keras.losses.Loss | str | None = None,
+        loss_weights: None = None,
+        metrics: Sequence[keras.metrics.Metric | str] | None = None,
+        weighted_metrics: Sequence[keras.metrics.Metric | str] | None = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
         """Configures meta-training: `keras.Model.compile` with this learner's defaults.
 
         Args:
@@ -287,12 +302,12 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         self._functions = traces.Functions()  # traced with layers as they are now
         self._compiled_variables = frozenset(map(id, self.trainable_variables))
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras skips this for a class with its own `compile`.
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def default_metrics(self):
+    def default_metrics(self) -> list[keras.metrics.Metric]:
         if self.classification:
             return [
                 metrics.EpisodeAccuracy(),
@@ -309,13 +324,13 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
             ]
         return defaults
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> Any:
         return super().make_train_function(force or self._is_stale("train"))
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> Any:
         return super().make_test_function(force or self._is_stale("test"))
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> Any:
         return super().make_predict_function(force or self._is_stale("predict"))
 
     def _is_stale(self, name):
@@ -323,7 +338,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         key = self.trace_key(), self.trainable, self._weights_rank
         return self._functions.is_stale(name, key)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         episode, query_y, weights = checks.checked_data(self, data)
         loss_scale = self.optimizer.scale_loss(tf.ones([], self.variable_dtype))
         loss, gradients, variables, outputs = self.meta_gradient(
@@ -349,7 +364,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         episode = tf.nest.map_structure(lambda x: x[:count], episode)
         return self.compute_metrics(episode, query_y[:count], outputs, weights)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         episode, query_y, weights = checks.checked_data(self, data)
         if weights is not None and weights.shape.rank == 1:
             weights = tf.repeat(weights[:, None], tf.shape(query_y)[1], axis=1)

@@ -1,10 +1,19 @@
 """StandardUnits: converts points of any units to those of meta-training, and back."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_meta import checks
+from keras_meta.typing_names import Predictions, TensorLike
+
+if TYPE_CHECKING:
+    from keras_meta.learner import Learner
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -41,7 +50,7 @@ class StandardUnits:
         TensorShape([1, 1, 1])
     """
 
-    def __init__(self, end=2.0, known=1.6):
+    def __init__(self, end: float = 2.0, known: float = 1.6) -> None:
         if not 0 < known <= end < float("inf"):
             raise ValueError(
                 f"expected 0 < known <= end, got known={known!r} and end={end!r}."
@@ -49,7 +58,7 @@ class StandardUnits:
         self.end = end
         self.known = known
 
-    def fit(self, support_x, support_y):
+    def fit(self, support_x: tf.Tensor, support_y: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes the units of T tasks.
 
         Args:
@@ -72,7 +81,9 @@ class StandardUnits:
             "spread": tf.where(high > low, tf.sqrt(variance), 1.0),
         }
 
-    def adapt(self, learner, support_x, support_y):
+    def adapt(
+        self, learner: Learner, support_x: TensorLike, support_y: TensorLike
+    ) -> dict[str, Any]:
         """Learns T tasks from points in their own units.
 
         Args:
@@ -90,7 +101,9 @@ class StandardUnits:
         x, y, units = self.scale_support(learner, support_x, support_y)
         return {"state": learner.adapt(x, y), **units}
 
-    def infer(self, learner, state, query_x):
+    def infer(
+        self, learner: Learner, state: Mapping[str, Any], query_x: TensorLike
+    ) -> Predictions:
         """Predicts Q queries of each task, in the units of its support points.
 
         Args:
@@ -107,7 +120,9 @@ class StandardUnits:
         x = self.scale_query(learner, state, query_x)
         return self.unscale(state, learner.infer(state["state"], x))
 
-    def scale_support(self, learner, support_x, support_y):
+    def scale_support(
+        self, learner: Learner, support_x: TensorLike, support_y: TensorLike
+    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         """Scales the support points of T tasks.
 
         Args:
@@ -131,7 +146,9 @@ class StandardUnits:
         y = (y - units["middle"]) / units["spread"]
         return x, y, units
 
-    def scale_query(self, learner, units, query_x):
+    def scale_query(
+        self, learner: Learner, units: Mapping[str, tf.Tensor], query_x: TensorLike
+    ) -> tf.Tensor:
         """Scales the query points of T tasks to their support points' units.
 
         Args:
@@ -151,7 +168,9 @@ class StandardUnits:
         x = (x - units["centre"]) / units["unit"]
         return tf.clip_by_value(x, -self.end, self.end)
 
-    def unscale(self, units, outputs):
+    def unscale(
+        self, units: Mapping[str, tf.Tensor], outputs: Predictions
+    ) -> Predictions:
         """Converts scaled predictions to the units of the support points.
 
         Args:
@@ -167,15 +186,15 @@ class StandardUnits:
             return middle + spread * mean, spread * scale
         return middle + spread * tf.cast(outputs, tf.float64)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"end": self.end, "known": self.known}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
 
-def setting(learner, name, value):
+def setting(learner: Learner, name: str, value: Any) -> StandardUnits | None:
     """Checks the setting `point_units`: classification has no points."""
     if value is not None and not isinstance(value, StandardUnits):
         raise ValueError(f"expected {name} to be StandardUnits or None, got {value!r}.")

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import typing
 
 import keras
 import pytest
@@ -88,6 +89,17 @@ def test_signature_lists_what_the_constructor_accepts(kind):
         kind(**required(), unheard_of=1)
 
 
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_hints_list_what_the_constructor_accepts(kind):
+    parameters = dict(inspect.signature(kind.__init__).parameters)
+    (passed_on,) = typing.get_args(parameters.pop("kwargs").annotation)
+    known = {*parameters, *passed_on.__annotations__} - {"self"}
+    if kind is km.SigmaIMAML:  # its own `__init__` exists for type checkers alone
+        known |= {"conjugate_steps", "damping"}
+    accepted = {*inspect.signature(kind).parameters, "name", "dtype"} - {"kwargs"}
+    assert known == accepted
+
+
 def test_signature_of_an_instance_is_that_of_its_call():
     learner = km.MAML(km.networks.mlp(), loss="mse")
     assert not hasattr(learner, "__signature__")
@@ -103,4 +115,5 @@ def test_signatures_are_those_of_keras(kind, name):
         for base in (kind, keras.Model)
     )
     assert list(own) == list(expected)
+    own = {key: own[key].replace(annotation=own[key].empty) for key in own}
     assert all(own[key] == expected[key] for key in own if key != "optimizer")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_meta import network, networks
+from keras_meta import network, network_checks, networks
 from tests import smooth
 from tests.nets import chain
 
@@ -51,7 +51,7 @@ def test_a_network_must_end_in_logits():
     softmax.append(keras.Sequential([keras.Input([4]), softmax[1]]))
     for wrong in softmax:
         with pytest.raises(ValueError) as info:
-            network.require_logits(wrong)
+            network_checks.require_logits(wrong)
         assert str(info.value) == (
             "expected a network that gives logits, which the loss normalizes, got one "
             "that ends in a softmax: layer 'end'."
@@ -66,7 +66,7 @@ def test_a_network_must_end_in_logits():
         networks.mlp(),
         smooth.network(),
     ):
-        network.require_logits(right)
+        network_checks.require_logits(right)
 
 
 # Helpers.

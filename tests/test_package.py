@@ -1,5 +1,6 @@
 """The wheel: what is in it, and that it works elsewhere."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -20,9 +21,74 @@ def run(*command, **kwargs):
     return done.stdout
 
 
+# Lines with a comment have that error of mypy, the others have none.
+TYPED = """
+import numpy as np
+
+import keras_meta as km
+from keras_meta import plots, zoo
+
+network = km.networks.mlp((28, 28, 1), outputs=5)
+images, labels = np.zeros([40, 28, 28, 1], "uint8"), np.arange(40) // 4
+pool = km.ClassPool.from_arrays(images, labels, prepare=km.ImagePreprocess(28, 28))
+train, test = pool.split_classes(6, 4, seed=0)
+learner = km.MAML(network, inner_rate=0.1, point_units=None, name="maml")
+learner.compile("adam", metrics=[km.metrics.EpisodeAccuracy()])
+learner.fit(train.episodes(ways=5).batch(2), steps_per_epoch=1)
+learner.evaluate(test.episodes(ways=3).batch(2), steps=1, return_dict=True)["loss"]
+learner = learner.with_classes(3)
+state = learner.adapt(np.zeros([1, 3, 28, 28, 1]), [[0, 1, 2]])
+learner.infer(state, np.zeros([1, 2, 28, 28, 1])).numpy()
+km.finetune(learner, images[:3], [0, 1, 2]).fit(images[:3], [0, 1, 2])
+km.export(learner, "served/maml").name.upper()
+scales = km.SigmaIMAML(network, damping=0.1, frozen=["head"]).scales()
+plots.fit([0.0], [1.0], grid=[0.0], mean=[1.0]).savefig("fit.png")
+km.batch_norm.estimate(zoo.load(zoo.list_models()[0].name), test.episodes().take(1))
+
+km.MAML(network, inner_rate="fast")  # arg-type
+km.IMAML(network, inner_rate="fast")  # arg-type
+km.SigmaIMAML(network, damping="none")  # arg-type
+km.ANIL(network, rate=0.1)  # call-arg
+km.CNP(network)  # call-arg
+km.MAMl(network)  # attr-defined
+learner.adapt(images)  # call-arg
+learner.fit(train.episodes(), class_weight={0: 2.0})  # arg-type
+pool.episodes(ways="five")  # arg-type
+scales.append(1.0)  # attr-defined
+zoo.load(3)  # arg-type
+"""
+
+
+def check_types(target, folder):
+    """Checks a program, and the public modules of the zoo, against a wheel.
+
+    A checkout has the folder of the zoo in another place, where mypy finds no
+    `keras_meta.zoo`.
+    """
+    (folder / "typed.py").write_text(TYPED, encoding="utf-8")
+    modules = ("typed", *("keras_meta.zoo" + m for m in ("", ".cards", ".scores")))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", f"--config-file={ROOT / 'pyproject.toml'}"]
+        + [f"--module={module}" for module in modules],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(target)},
+    )
+    errors = re.findall(r"^(.*?):(\d+): error: .*\[(.*)\]$", done.stdout, re.MULTILINE)
+    expected = [
+        ("typed.py", str(number), line.partition("  # ")[2])
+        for number, line in enumerate(TYPED.splitlines(), start=1)
+        if "  # " in line
+    ]
+    assert errors == expected, done.stdout + done.stderr
+
+
 def test_wheel(tmp_path):
     source = tmp_path / "source"
-    ignore = shutil.ignore_patterns(".git", "runs", "build", "*.egg-info")
+    ignore = shutil.ignore_patterns(
+        ".git", ".mypy_cache", "runs", "build", "*.egg-info"
+    )
     shutil.copytree(ROOT, source, ignore=ignore)
     pip = [sys.executable, "-m", "pip"]
     run(
@@ -60,6 +126,7 @@ def test_wheel(tmp_path):
     assert "--publish" in run(sys.executable, "-c", command, cwd=tmp_path)
     # An editable install of the project is shadowed by the path put first.
     assert "(1, 1, 40)" in run(sys.executable, "-c", program, cwd=tmp_path)
+    check_types(target, tmp_path)
 
 
 def test_the_zoo_is_imported_as_a_part_of_the_package():

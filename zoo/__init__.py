@@ -1,11 +1,18 @@
 """The zoo: pretrained learners, each with a card."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from keras_meta.zoo.cards import Card as Card
 from keras_meta.zoo.cards import card as card
 from keras_meta.zoo.cards import list_models as list_models
 
+if TYPE_CHECKING:
+    from keras_meta.learner import Learner
 
-def load(name):
+
+def load(name: str) -> Learner:
     """A pretrained learner, compiled and with its own preprocessing.
 
     Learners whose result depends on the order of the support set have the setting

@@ -5,7 +5,10 @@ import difflib
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable
+from typing import Self
 
+from keras_meta.typing_names import StrPath
 from keras_meta.zoo import atomic
 
 # The version of `card.json`. It increases when a field is added, dropped or changes its
@@ -100,7 +103,7 @@ class Card:
     initial_figure: dict | None = None
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: StrPath) -> Self:
         """The card of a `card.json`.
 
         Raises:
@@ -133,26 +136,26 @@ class Card:
         return cls(**fields)
 
     @property
-    def began_at_random(self):
+    def began_at_random(self) -> bool:
         """Whether training began from no other model."""
         return self.initial_weights == RANDOM
 
     @property
-    def directory(self):
+    def directory(self) -> pathlib.Path:
         return MODELS / self.name
 
     @property
-    def weights(self):
+    def weights(self) -> pathlib.Path:
         """The model's file."""
         return self.directory / "model.keras"
 
     @property
-    def log(self):
+    def log(self) -> pathlib.Path | None:
         """The log of its training, validation by meta-step; None if not stored."""
         path = self.directory / "log.csv"
         return path if path.exists() else None
 
-    def check(self):
+    def check(self) -> None:
         """Raises ValueError unless the model's file is the one the card describes."""
         if self.external:
             return
@@ -165,7 +168,7 @@ class Card:
                 "the file is damaged or is not the one the card describes."
             )
 
-    def write(self):
+    def write(self) -> None:
         """Writes `card.json`, completely or not at all."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "card.json"
@@ -173,21 +176,21 @@ class Card:
         atomic.write_text(path, json.dumps(fields, indent=1) + "\n")
 
 
-def sha256(path):
+def sha256(path: StrPath) -> str:
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
-def list_models():
+def list_models() -> list[Card]:
     """The cards of all trained entries, by name."""
     return [Card.read(path) for path in sorted(MODELS.glob("*/card.json"))]
 
 
-def stored():
+def stored() -> list[Card]:
     """The cards of the entries with stored weights, by name."""
     return [card for card in list_models() if not card.external]
 
 
-def card(name):
+def card(name: str) -> Card:
     """The card of a trained entry.
 
     Raises:
@@ -199,7 +202,7 @@ def card(name):
     return by_name[name]
 
 
-def unknown(what, name, names):
+def unknown(what: str, name: str, names: Iterable[str]) -> str:
     """The error about a name that does not exist, one sentence.
 
     Args:

@@ -1,28 +1,40 @@
 """Scores of zoo entries on replayable test episodes, and their comparison."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_meta import zoo
+from keras_meta.typing_names import StrPath
 from keras_meta.zoo import folders, intervals, named, recipes
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from keras_meta.images import ImagePreprocess
+    from keras_meta.learner import Learner
+    from keras_meta.learners.sequence import SequenceLearner
 
 # Tasks in a batch: enough to use all cores, few enough for the memory.
 BATCH = 20
 
 
 def evaluate(
-    name,
-    episodes=1000,
-    ways=None,
-    shots=None,
-    queries=None,
-    seed=0,
-    normalization=None,
-    temperature=None,
-    learner=None,
-    first=0,
-):
+    name: str,
+    episodes: int = 1000,
+    ways: int | None = None,
+    shots: int | None = None,
+    queries: int | None = None,
+    seed: int = 0,
+    normalization: str | None = None,
+    temperature: float | None = None,
+    learner: Learner | None = None,
+    first: int = 0,
+) -> dict[str, Any]:
     """Scores an entry on episodes of unseen classes.
 
     Args:
@@ -69,22 +81,22 @@ def evaluate(
     )
 
 
-def check_episodes(count):
+def check_episodes(count: int) -> None:
     """Raises ValueError if there are too few episodes for an interval."""
     if count < 2:
         raise ValueError(f"expected at least 2 episodes, got {count}.")
 
 
 def evaluate_folder(
-    name,
-    directory,
-    episodes=1000,
-    ways=None,
-    shots=None,
-    queries=None,
-    seed=0,
-    first=0,
-):
+    name: str,
+    directory: StrPath,
+    episodes: int = 1000,
+    ways: int | None = None,
+    shots: int | None = None,
+    queries: int | None = None,
+    seed: int = 0,
+    first: int = 0,
+) -> dict[str, Any]:
     """Scores an entry on tasks of a user's own classes.
 
     Args:
@@ -110,7 +122,8 @@ def evaluate_folder(
     trained, images, tested = 5, 1, 15
     if not named.is_file(name):
         card, task = zoo.card(name), recipes.recipe(name).task
-        trained, images, tested = card.ways, card.shots, task.test_queries
+        trained, images = card.ways or trained, card.shots
+        tested = task.test_queries
     shots = shots or images
     pool = ClassPool.from_directory(directory, learner.preprocess)
     folders.check_classes(len(pool), directory)
@@ -125,7 +138,7 @@ def evaluate_folder(
     return measure(learner, name, data, episodes, "accuracy", first=first, **sizes)
 
 
-def inverted_by_support(prepare):
+def inverted_by_support(prepare: ImagePreprocess) -> Callable[..., Any]:
     """Inverts the images of an episode if its support set has the other kind of ink.
 
     Args:
@@ -144,7 +157,7 @@ def inverted_by_support(prepare):
     return paired
 
 
-def normalized(learner, normalization):
+def normalized(learner: Learner, normalization: str | None) -> Learner:
     """The learner, or a copy with another normalization.
 
     Raises:
@@ -163,7 +176,9 @@ def normalized(learner, normalization):
     return copy
 
 
-def predictions(learner, data):
+def predictions(
+    learner: Learner, data: tf.data.Dataset
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields `(labels or targets, outputs)` of each batch, as arrays."""
     from keras_meta.learner import stacked
 
@@ -173,7 +188,16 @@ def predictions(learner, data):
         yield query_y.numpy(), stacked(outputs).numpy()
 
 
-def measure(learner, name, data, episodes, metric, temperature=None, first=0, **sizes):
+def measure(
+    learner: Learner,
+    name: str,
+    data: tf.data.Dataset,
+    episodes: int,
+    metric: str,
+    temperature: float | None = None,
+    first: int = 0,
+    **sizes: int | None,
+) -> dict[str, Any]:
     """A learner's score on episodes of `data`, see `evaluate`.
 
     Args:
@@ -204,8 +228,8 @@ def measure(learner, name, data, episodes, metric, temperature=None, first=0, **
         tasks.append(np.asarray(kind.score(query_y, outputs)))
         for error in errors.values():
             error.update_state(query_y, outputs)
-    tasks = np.concatenate(tasks).astype("float64")
-    mean, interval = intervals.summary(tasks)
+    scores = np.concatenate(tasks).astype("float64")
+    mean, interval = intervals.summary(scores)
     return {
         "model": name,
         "metric": metric,
@@ -220,7 +244,7 @@ def measure(learner, name, data, episodes, metric, temperature=None, first=0, **
         **sizes,
         "normalization": learner.normalization,
         "seconds": (time.perf_counter() - began) / episodes,
-        "tasks": tasks,
+        "tasks": scores,
         "bins": {
             name: [error.count.numpy(), error.excess.numpy()]
             for name, error in errors.items()
@@ -228,7 +252,9 @@ def measure(learner, name, data, episodes, metric, temperature=None, first=0, **
     }
 
 
-def by_presentation(learner, batches, presentations):
+def by_presentation(
+    learner: SequenceLearner, batches: Iterable[tuple[Any, Any]], presentations: int
+) -> np.ndarray:
     """A sequence learner's accuracy at the 1st, 2nd, ... presentation of a class.
 
     Args:
@@ -256,12 +282,14 @@ def by_presentation(learner, batches, presentations):
 SHARED = ("ways", "shots", "queries", "seed", "episodes", "normalization")
 
 
-def key(figure):
+def key(figure: Mapping[str, Any]) -> str:
     """The name of a figure's task scores in `tasks.npz`."""
     return " ".join(str(figure[name]) for name in SHARED)
 
 
-def against_maml(cards):
+def against_maml(
+    cards: Iterable[zoo.Card],
+) -> Iterator[tuple[str, str, dict[str, Any], float, float]]:
     """Compares each entry with MAML on the tasks that both were scored on.
 
     Args:
@@ -272,7 +300,7 @@ def against_maml(cards):
         `(model, MAML's entry, figure, mean, half-width)`: the model's figure of these
         tasks, and the mean and half-width of the paired difference.
     """
-    scored = {}
+    scored: dict[Any, list[Any]] = {}
     for card in cards:
         path = card.directory / "tasks.npz"
         if path.exists():
@@ -295,7 +323,7 @@ def against_maml(cards):
                 yield card.name, base.name, figure, *intervals.summary(difference)
 
 
-def temperature(name, tasks=200):
+def temperature(name: str, tasks: int = 200) -> float:
     """The temperature of an entry's logits with the highest validation likelihood.
 
     Args:
@@ -322,7 +350,7 @@ def temperature(name, tasks=200):
     return float(choices[np.argmin(losses)])
 
 
-def protocol(figure):
+def protocol(figure: Mapping[str, Any]) -> str:
     """The tasks of a figure in words, such as `5 ways, 1 shot`."""
     shots = figure["shots"]
     words = f"{shots} points"
@@ -331,7 +359,7 @@ def protocol(figure):
     return f"{words}, Lake's" if figure.get("protocol") == "lake" else words
 
 
-def sentence(score):
+def sentence(score: Mapping[str, Any]) -> str:
     """A score in words, such as `98.50% ± 0.12%`."""
     if score["metric"] == "accuracy":
         return f"{100 * score['mean']:.2f}% ± {100 * score['interval']:.2f}%"

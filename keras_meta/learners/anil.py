@@ -1,8 +1,12 @@
 """ANIL: almost no inner loop."""
 
-import keras
+from collections.abc import Sequence
+from typing import Any, Unpack
 
-from keras_meta import keras_private, settings
+import keras
+import numpy as np
+
+from keras_meta import keras_private, options, settings
 from keras_meta.learners import gradient
 
 
@@ -54,8 +58,13 @@ class ANIL(gradient.GradientLearner):
     layers_adapted = settings.Setting()
 
     def __init__(
-        self, network, loss="sparse_categorical_crossentropy", *, layers=None, **kwargs
-    ):
+        self,
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
+        *,
+        layers: Sequence[str] | None = None,
+        **kwargs: Unpack[options.InnerOptions],
+    ) -> None:
         super().__init__(network, loss, **kwargs)
         with_weights = [
             layer
@@ -71,7 +80,7 @@ class ANIL(gradient.GradientLearner):
                 f"{', '.join(missing)}."
             )
 
-    def adapted(self):
+    def adapted(self) -> list[keras.Variable]:
         chosen = {
             id(variable)
             for layer in keras_private.layers_of(self.network)
@@ -80,10 +89,10 @@ class ANIL(gradient.GradientLearner):
         }
         return [v for v in self.bound.trainable if id(v) in chosen]
 
-    def carried(self, weight, shape):
+    def carried(self, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         if weight.shape == shape:
             return weight
         return weight.mean(axis=-1, keepdims=True).repeat(shape[-1], axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "layers": self.layers_adapted}

@@ -1,10 +1,15 @@
 """Conditional neural processes."""
 
+from collections.abc import Mapping
+from typing import Any, Unpack
+
 import keras
 import tensorflow as tf
 
-from keras_meta import learner, losses, settings
+from keras_meta import learner, losses, options, settings
 from keras_meta import network as network_module
+from keras_meta.images import ImagePreprocess
+from keras_meta.typing_names import Distribution, Predictions, TensorLike, TensorNest
 
 AGGREGATES = ("mean", "attention")
 MIN_SCALE = 0.1  # as published
@@ -93,15 +98,15 @@ class CNP(learner.Learner):
 
     def __init__(
         self,
-        encoder,
-        decoder,
-        loss="gaussian",
-        outputs=None,
-        aggregate="mean",
-        min_scale=MIN_SCALE,
-        preprocess=None,
-        **kwargs,
-    ):
+        encoder: keras.Model,
+        decoder: keras.Model,
+        loss: keras.losses.Loss | str = "gaussian",
+        outputs: int | None = None,
+        aggregate: str = "mean",
+        min_scale: float = MIN_SCALE,
+        preprocess: ImagePreprocess | None = None,
+        **kwargs: Unpack[options.LearnerOptions],
+    ) -> None:
         bound = network_module.Network(encoder), network_module.Network(decoder)
         kwargs.setdefault("dtype", network_module.policy(encoder))
         width, ahead = encoder.output_shape[-1], decoder.input_shape[-1]
@@ -161,7 +166,9 @@ class CNP(learner.Learner):
                 shape=[2, 1, 1, width], name="nothing", autocast=False
             )
 
-    def adapt_tasks(self, support_x, support_y, training=False):
+    def adapt_tasks(
+        self, support_x: tf.Tensor, support_y: tf.Tensor, training: bool = False
+    ) -> dict[str, tf.Tensor]:
         if self.classification:
             features = self.bound.each(support_x, training)
             means, classes = network_module.class_means(
@@ -182,7 +189,9 @@ class CNP(learner.Learner):
         count = tf.cast(tf.maximum(tf.shape(support_x)[1], 1), values.dtype)
         return {"representation": tf.reduce_sum(values, axis=1, keepdims=True) / count}
 
-    def infer_tasks(self, state, query_x, training=False):
+    def infer_tasks(
+        self, state: TensorNest, query_x: tf.Tensor, training: bool = False
+    ) -> Predictions:
         if self.classification:
             return self._scores(state, query_x, training)
         if self.aggregate == "attention":
@@ -220,7 +229,7 @@ class CNP(learner.Learner):
         scores = tf.reshape(scores, [-1, queries, ways])
         return self.masked(scores, state["ways"])
 
-    def distribution(self, state, query_x):
+    def distribution(self, state: TensorNest, query_x: TensorLike) -> Distribution:
         """Returns the predictions as a distribution of TensorFlow Probability.
 
         Args:
@@ -242,7 +251,13 @@ class CNP(learner.Learner):
 
         return tfp.distributions.Normal(*self.infer(state, query_x))
 
-    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+    def meta_gradient(
+        self,
+        episode: Mapping[str, TensorLike],
+        query_y: TensorLike,
+        weights: TensorLike | None = None,
+        loss_scale: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], list[keras.Variable], tf.Tensor]:
         if self.aggregate == "attention":
             return super().meta_gradient(episode, query_y, weights, loss_scale)
         query_y = tf.convert_to_tensor(query_y)
@@ -268,7 +283,7 @@ class CNP(learner.Learner):
         )
         return loss, gradients, variables, outputs[:, :queries]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             encoder=keras.saving.serialize_keras_object(self.encoder),

@@ -1,5 +1,8 @@
 """GradientLearner: learns a task by gradient steps on its support set."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +10,8 @@ import tensorflow as tf
 from keras_meta import (
     batch_norm,
     inner_loop,
+    network_checks,
+    options,
     ordered,
     outer_loop,
     priors,
@@ -15,6 +20,8 @@ from keras_meta import (
     steps,
 )
 from keras_meta import network as network_module
+from keras_meta.images import ImagePreprocess
+from keras_meta.typing_names import TensorLike, TensorNest
 
 NORMALIZATIONS = ("inductive", "transductive")
 
@@ -100,18 +107,18 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
 
     def __init__(
         self,
-        network,
-        loss="sparse_categorical_crossentropy",
-        inner_rate=0.4,
-        inner_steps=1,
-        evaluation_steps=None,
-        inner_batch=None,
-        normalization="inductive",
-        preprocess=None,
-        vectorize=None,
-        support_order="shuffled",
-        **kwargs,
-    ):
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
+        inner_rate: float = 0.4,
+        inner_steps: int = 1,
+        evaluation_steps: int | None = None,
+        inner_batch: int | None = None,
+        normalization: str = "inductive",
+        preprocess: ImagePreprocess | None = None,
+        vectorize: bool | None = None,
+        support_order: str = "shuffled",
+        **kwargs: Unpack[options.LearnerOptions],
+    ) -> None:
         bound = network_module.Network(network)
         if not bound.adaptable:
             raise ValueError("expected a network with trainable weights, got none.")
@@ -125,7 +132,7 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
             **kwargs,
         )
         if self.classification:
-            network_module.require_logits(network)
+            network_checks.require_logits(network)
         self.network = network
         self.bound = bound
         self.inner_rate = inner_rate
@@ -137,15 +144,17 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
 
     # Overridden by subclasses.
 
-    def adapted(self):
+    def adapted(self) -> list[keras.Variable]:
         """Returns the network variables that adapt, in the network's order."""
         return self.bound.trainable
 
-    def meta_variables(self):
+    def meta_variables(self) -> dict[str, Any]:
         """Returns the meta-trained variables, a nest with the key "weights"."""
         return {"weights": self.bound.trainable}
 
-    def prior_scales(self, meta, examples):
+    def prior_scales(
+        self, meta: Mapping[str, Any], examples: tf.Tensor
+    ) -> list[tf.Tensor] | None:
         """Returns the scale of each adapted weight's prior, or None for a flat prior.
 
         Args:
@@ -157,19 +166,19 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
         """
         return None
 
-    def modules_of(self, variables):
+    def modules_of(self, variables: Iterable[keras.Variable]) -> list[str]:
         """Returns the module names of the given network variables, a list."""
         return self.paths_of(variables)
 
-    def moving_statistics(self):
+    def moving_statistics(self) -> list[keras.Variable]:
         return []  # every task computes its own statistics
 
-    def config_with(self, classes):
+    def config_with(self, classes: int) -> dict[str, Any]:
         network = network_module.with_outputs(self.network, classes)
         network = keras.saving.serialize_keras_object(network)
         return {**self.get_config(), "network": network}
 
-    def carried(self, weight, shape):
+    def carried(self, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         if weight.shape == shape:
             return weight
         # Units of a last layer. They must differ, or the body gets no gradient.
@@ -178,11 +187,13 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
         drawn = mean + scale[..., None] * draws
         return np.concatenate([weight, drawn], axis=-1)[..., : shape[-1]]
 
-    def paths_of(self, variables):
+    def paths_of(self, variables: Iterable[keras.Variable]) -> list[str]:
         """Returns the paths of network variables, see `network.Network.paths`."""
         return self.each_of(variables, self.bound.paths())
 
-    def each_of(self, variables, per_adaptable):
+    def each_of(
+        self, variables: Iterable[keras.Variable], per_adaptable: Iterable[Any]
+    ) -> list[Any]:
         """Selects from a list in the order of `bound.adaptable`, by variable."""
         sources = map(id, self.bound.adaptable)
         values = dict(zip(sources, per_adaptable, strict=True))
@@ -190,18 +201,22 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
 
     # All tasks.
 
-    def adapt_tasks(self, support_x, support_y, training=False):
+    def adapt_tasks(
+        self, support_x: tf.Tensor, support_y: tf.Tensor, training: bool = False
+    ) -> dict[str, Any]:
         meta, held = self.meta_values(), self.held_values()
         if not training:
             buffers = random_layers.unseeded(self.bound, held["buffers"])
             held = {**held, "buffers": buffers}
         return steps.map_tasks(
-            lambda task: self.adapt_task(meta, held, *task, training),
+            lambda task: self.adapt_task(meta, held, task[0], task[1], training),
             (support_x, support_y),
             self.vectorize,
         )
 
-    def infer_tasks(self, state, query_x, training=False):
+    def infer_tasks(
+        self, state: TensorNest, query_x: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         meta, held = self.meta_values(), self.held_values()
         outputs, penalties = steps.map_tasks(
             lambda task: self.infer_task(meta, held, *task),
@@ -212,16 +227,22 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
         self.add_loss(tf.cast(tf.reduce_mean(penalties), keras.config.floatx()))
         return outputs
 
-    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+    def meta_gradient(
+        self,
+        episode: Mapping[str, TensorLike],
+        query_y: TensorLike,
+        weights: TensorLike | None = None,
+        loss_scale: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], list[keras.Variable], tf.Tensor]:
         return outer_loop.meta_gradient(self, episode, query_y, weights, loss_scale)
 
-    def meta_values(self):
+    def meta_values(self) -> dict[str, Any]:
         """Returns the values of `meta_variables()`, a nest of tensors."""
         variables = self.meta_variables()
         values = network_module.values(tf.nest.flatten(variables))
         return tf.nest.pack_sequence_as(variables, values)
 
-    def held_values(self):
+    def held_values(self) -> dict[str, list[tf.Tensor]]:
         """Returns the values of the variables that are not trained."""
         return {
             "buffers": network_module.values(self.bound.buffers),
@@ -230,7 +251,12 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
 
     # One task's Keras model.
 
-    def task_optimizer(self, variables, x, y):
+    def task_optimizer(
+        self,
+        variables: Sequence[tuple[keras.Variable, keras.Variable]],
+        x: TensorLike,
+        y: TensorLike,
+    ) -> keras.optimizers.Optimizer:
         """Returns a Keras optimizer whose next step on all of x is an inner step.
 
         Args:
@@ -243,12 +269,17 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
             return keras.optimizers.SGD(self.inner_rate)
         return priors.ProximalSGD(self.inner_rate)
 
-    def task_model(self, x, y, optimizer=None):
+    def task_model(
+        self,
+        x: TensorLike,
+        y: TensorLike,
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> tuple[keras.Model, keras.optimizers.Optimizer]:
         from keras_meta import task_network
 
         return task_network.build(self, x, y, optimizer)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             network=keras.saving.serialize_keras_object(self.network),

@@ -1,18 +1,28 @@
 """iMAML: the meta-gradient by implicit differentiation."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Unpack
+
 import keras
 import tensorflow as tf
 
-from keras_meta import network, priors, settings, solvers, steps
+from keras_meta import network, objectives, options, priors, settings, solvers, steps
 from keras_meta.learners import gradient
+from keras_meta.typing_names import TensorNest
 
 # Outside this range, float32 products of precisions and their inverses overflow.
 LOG_PRECISION_RANGE = (-40.0, 40.0)
 
 
 def implicit_direction(
-    weights, inputs, support_loss, log_precisions, right, count, damping
-):
+    weights: list[tf.Tensor],
+    inputs: TensorNest,
+    support_loss: objectives.SupportLoss,
+    log_precisions: list[tf.Tensor],
+    right: Sequence[tf.Tensor],
+    count: int,
+    damping: float,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Solves `(H + P + damping) v = g` for v by conjugate gradient.
 
     H is the Hessian of the mean support loss at theta. Hessian-vector products are
@@ -73,7 +83,12 @@ def implicit_direction(
     return direction, precisions
 
 
-def pulled_moves(direction, precisions, start, weights):
+def pulled_moves(
+    direction: list[tf.Tensor],
+    precisions: Sequence[float | tf.Tensor],
+    start: list[tf.Tensor],
+    weights: list[tf.Tensor],
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Returns `P v` and `-P_m v_m . (theta_m - phi_m)`: gradients of phi and log P."""
     pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
     scales = [
@@ -84,8 +99,15 @@ def pulled_moves(direction, precisions, start, weights):
 
 
 def solve_implicitly(
-    start, inputs, descend, support_loss, log_precisions, count, damping, shares
-):
+    start: list[tf.Tensor],
+    inputs: TensorNest,
+    descend: Callable[[list[tf.Tensor], TensorNest], list[tf.Tensor]],
+    support_loss: objectives.SupportLoss,
+    log_precisions: list[tf.Tensor],
+    count: int,
+    damping: float,
+    shares: bool,
+) -> list[tf.Tensor]:
     """Returns adapted weights that have the derivative of the inner optimum.
 
     At theta = argmin L(theta, psi) + sum_m P_m/2 |theta_m - phi_m|^2, with H the
@@ -193,31 +215,41 @@ class Implicit(gradient.GradientLearner):
 
     def __init__(
         self,
-        network,
-        loss="sparse_categorical_crossentropy",
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
         *,
-        inner_steps=16,
-        conjugate_steps=5,
-        damping=0.0,
-        **kwargs,
-    ):
+        inner_steps: int = 16,
+        conjugate_steps: int = 5,
+        damping: float = 0.0,
+        **kwargs: Unpack[options.RateOptions],
+    ) -> None:
         super().__init__(network, loss, inner_steps=inner_steps, **kwargs)
         self.conjugate_steps = conjugate_steps
         self.damping = damping
 
-    def solve(self, meta, start, inputs, descend, support_loss, examples):
+    def solve(
+        self,
+        meta: Mapping[str, Any],
+        start: list[tf.Tensor],
+        inputs: TensorNest,
+        descend: Callable[[list[tf.Tensor], TensorNest], list[tf.Tensor]],
+        support_loss: objectives.SupportLoss,
+        examples: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        normals = self.weight_priors(meta, start, examples)
+        assert normals is not None  # a subclass implements `prior_scales`
         return solve_implicitly(
             start,
             inputs,
             descend,
             support_loss,
-            priors.log_precisions(self.weight_priors(meta, start, examples), examples),
+            priors.log_precisions(normals, examples),
             self.conjugate_steps,
             self.damping,
             shares=len(start) < len(meta["weights"]),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(conjugate_steps=self.conjugate_steps, damping=self.damping)
         return config
@@ -273,19 +305,21 @@ class IMAML(Implicit):
 
     def __init__(
         self,
-        network,
-        loss="sparse_categorical_crossentropy",
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
         *,
-        regularization=2.0,
-        **kwargs,
-    ):
+        regularization: float = 2.0,
+        **kwargs: Unpack[options.ImplicitOptions],
+    ) -> None:
         super().__init__(network, loss, **kwargs)
         self.regularization = regularization
 
-    def prior_scales(self, meta, examples):
+    def prior_scales(
+        self, meta: Mapping[str, Any], examples: tf.Tensor
+    ) -> list[tf.Tensor] | None:
         # The inner loss is a mean over S examples: lambda = 1 / (S sigma^2).
         precision = self.regularization * tf.cast(examples, self.variable_dtype)
         return [tf.math.rsqrt(precision)] * len(self.adapted())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "regularization": self.regularization}

@@ -1,7 +1,11 @@
 """Learning to learn by gradient descent: an LSTM."""
 
+from collections.abc import Sequence
+from typing import Any, Unpack
+
 import keras
 
+from keras_meta import options
 from keras_meta.learners import sequence
 
 
@@ -59,7 +63,13 @@ class LSTMLearner(sequence.SequenceLearner):
         ICANN 2001.
     """
 
-    def __init__(self, network=None, *, units=128, **kwargs):
+    def __init__(
+        self,
+        network: keras.Model | None = None,
+        *,
+        units: int | Sequence[int] = 128,
+        **kwargs: Unpack[options.SequenceOptions],
+    ) -> None:
         self.units = [units] if isinstance(units, int) else list(units)
         policy = kwargs.get("dtype")
         cells = [
@@ -73,5 +83,5 @@ class LSTMLearner(sequence.SequenceLearner):
         )
         super().__init__(cell, network, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units}

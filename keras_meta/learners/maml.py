@@ -1,9 +1,14 @@
 """MAML and first-order MAML."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from keras_meta import objectives
 from keras_meta.learners import gradient
+from keras_meta.typing_names import TensorNest
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -103,7 +108,15 @@ class FOMAML(MAML):
 
     unrolled = False
 
-    def solve(self, meta, start, inputs, descend, support_loss, examples):
+    def solve(
+        self,
+        meta: Mapping[str, Any],
+        start: list[tf.Tensor],
+        inputs: TensorNest,
+        descend: Callable[[list[tf.Tensor], TensorNest], list[tf.Tensor]],
+        support_loss: objectives.SupportLoss,
+        examples: tf.Tensor,
+    ) -> list[tf.Tensor]:
         @tf.custom_gradient
         def solved(*start):
             return descend(list(start), inputs), lambda *upstream: list(upstream)

@@ -1,8 +1,10 @@
 """Memory-augmented neural networks."""
 
+from typing import Any, Unpack
+
 import keras
 
-from keras_meta import memory
+from keras_meta import memory, options
 from keras_meta.learners import sequence
 
 # Arguments of the cell that are this learner's too.
@@ -86,20 +88,20 @@ class MANN(sequence.SequenceLearner):
 
     def __init__(
         self,
-        network=None,
+        network: keras.Model | None = None,
         *,
-        units=200,
-        rows=128,
-        width=40,
-        heads=4,
-        controller="lstm",
-        similarity="dot",
-        decay=0.95,
-        feed_reads=True,
-        output_hidden=False,
-        skip=False,
-        **kwargs,
-    ):
+        units: int = 200,
+        rows: int = 128,
+        width: int = 40,
+        heads: int = 4,
+        controller: str = "lstm",
+        similarity: str = "dot",
+        decay: float = 0.95,
+        feed_reads: bool = True,
+        output_hidden: bool = False,
+        skip: bool = False,
+        **kwargs: Unpack[options.ReadingOptions],
+    ) -> None:
         cell = memory.LRUACell(
             units,
             rows,
@@ -115,6 +117,6 @@ class MANN(sequence.SequenceLearner):
         )
         super().__init__(cell, network, skip=skip, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         cell = self.cell.get_config()
         return {**super().get_config(), **{name: cell[name] for name in CELL}}

@@ -1,9 +1,14 @@
 """Meta-SGD."""
 
-import keras
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
 
-from keras_meta import keras_private, network, settings
+import keras
+import tensorflow as tf
+
+from keras_meta import keras_private, network, options, settings
 from keras_meta.learners import gradient
+from keras_meta.typing_names import TensorLike, TensorNest
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -53,12 +58,12 @@ class MetaSGD(gradient.GradientLearner):
 
     def __init__(
         self,
-        network,
-        loss="sparse_categorical_crossentropy",
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
         *,
-        inner_rate=0.1,
-        **kwargs,
-    ):
+        inner_rate: float = 0.1,
+        **kwargs: Unpack[options.StepOptions],
+    ) -> None:
         super().__init__(network, loss, inner_rate=inner_rate, **kwargs)
         self.rates = [
             self.add_weight(
@@ -69,24 +74,37 @@ class MetaSGD(gradient.GradientLearner):
             for position, weight in enumerate(self.bound.adaptable)
         ]
 
-    def rates_of(self, variables):
+    def rates_of(self, variables: Iterable[keras.Variable]) -> list[keras.Variable]:
         """Returns the rates of the given network variables, in the same order."""
         sources = map(id, self.bound.adaptable)
         of_variable = dict(zip(sources, self.rates, strict=True))
         return [of_variable[id(variable)] for variable in variables]
 
-    def meta_variables(self):
+    def meta_variables(self) -> dict[str, Any]:
         rates = self.rates_of(self.bound.trainable)
         return {**super().meta_variables(), "rates": rates}
 
-    def update(self, meta, start, weights, gradients, examples, memory):
+    def update(
+        self,
+        meta: Mapping[str, Any],
+        start: list[tf.Tensor],
+        weights: list[tf.Tensor],
+        gradients: list[tf.Tensor],
+        examples: tf.Tensor,
+        memory: TensorNest,
+    ) -> tuple[list[tf.Tensor], TensorNest]:
         rates, _ = self._split(meta["rates"])
         moved = [
             w - rate * g for w, rate, g in zip(weights, rates, gradients, strict=True)
         ]
         return moved, memory
 
-    def task_optimizer(self, variables, x, y):
+    def task_optimizer(
+        self,
+        variables: Sequence[tuple[keras.Variable, keras.Variable]],
+        x: TensorLike,
+        y: TensorLike,
+    ) -> keras.optimizers.Optimizer:
         optimizer = RatedSGD(1.0)
         rates = self.rates_of(source for _, source in variables)
         optimizer.set_rates([copy for copy, _ in variables], rates)
@@ -105,10 +123,15 @@ class RatedSGD(keras.optimizers.Optimizer):
         **kwargs: for `keras.optimizers.Optimizer`, such as `clipnorm`.
     """
 
-    def __init__(self, learning_rate=1.0, name="rated_sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
+        name: str = "rated_sgd",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -117,7 +140,9 @@ class RatedSGD(keras.optimizers.Optimizer):
             for variable in variables
         ]
 
-    def set_rates(self, variables, rates):
+    def set_rates(
+        self, variables: Sequence[keras.Variable], rates: Sequence[TensorLike]
+    ) -> None:
         """Sets alpha for each variable.
 
         Args:
@@ -127,7 +152,9 @@ class RatedSGD(keras.optimizers.Optimizer):
         self.build(variables)
         network.assign(self.rates, rates)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         factor = keras.ops.cast(learning_rate, variable.dtype)
         rate = factor * self.rates[keras_private.place_of(self, variable)]
         self.assign_sub(variable, rate * gradient)

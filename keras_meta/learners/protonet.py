@@ -1,10 +1,14 @@
 """Prototypical networks."""
 
+from typing import Any, Unpack
+
 import keras
 import tensorflow as tf
 
-from keras_meta import learner
+from keras_meta import learner, options
 from keras_meta import network as network_module
+from keras_meta.images import ImagePreprocess
+from keras_meta.typing_names import TensorNest
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -45,7 +49,13 @@ class ProtoNet(learner.Learner):
         2017, arXiv 1703.05175, equations 1 and 2.
     """
 
-    def __init__(self, network, outputs=None, preprocess=None, **kwargs):
+    def __init__(
+        self,
+        network: keras.Model,
+        outputs: int | None = None,
+        preprocess: ImagePreprocess | None = None,
+        **kwargs: Unpack[options.LearnerOptions],
+    ) -> None:
         bound = network_module.Network(network)
         super().__init__(
             "sparse_categorical_crossentropy", network, outputs, preprocess, **kwargs
@@ -53,20 +63,24 @@ class ProtoNet(learner.Learner):
         self.network = network
         self.bound = bound
 
-    def adapt_tasks(self, support_x, support_y, training=False):
+    def adapt_tasks(
+        self, support_x: tf.Tensor, support_y: tf.Tensor, training: bool = False
+    ) -> dict[str, tf.Tensor]:
         features = self.bound.each(support_x, training)
         prototypes, classes = network_module.class_means(
             features, support_y, self.output_size
         )
         return {"prototypes": prototypes, "ways": classes}
 
-    def infer_tasks(self, state, query_x, training=False):
+    def infer_tasks(
+        self, state: TensorNest, query_x: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         features = self.bound.each(query_x, training)
         prototypes = state["prototypes"]
         products = tf.matmul(features, prototypes, transpose_b=True)
         lengths = tf.reduce_sum(tf.square(prototypes), axis=-1)[:, None]
         return self.masked(2 * products - lengths, state["ways"])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         network = keras.saving.serialize_keras_object(self.network)
         return {**super().get_config(), "network": network, "outputs": self.output_size}

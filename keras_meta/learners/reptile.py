@@ -1,10 +1,14 @@
 """Reptile."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
 import keras
 import tensorflow as tf
 
-from keras_meta import keras_private, losses, settings
+from keras_meta import keras_private, losses, objectives, options, settings
 from keras_meta.learners import gradient
+from keras_meta.typing_names import TensorLike, TensorNest
 
 # Settings of Adam in the inner loop; the paper sets beta1 to 0 (table 5).
 BETA2, EPSILON = 0.999, 1e-8
@@ -71,26 +75,34 @@ class Reptile(gradient.GradientLearner):
 
     def __init__(
         self,
-        network,
-        loss="sparse_categorical_crossentropy",
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
         *,
-        inner_optimizer="sgd",
-        joint=True,
-        reported_tasks=None,
-        **kwargs,
-    ):
+        inner_optimizer: str = "sgd",
+        joint: bool = True,
+        reported_tasks: int | None = None,
+        **kwargs: Unpack[options.InnerOptions],
+    ) -> None:
         super().__init__(network, loss, **kwargs)
         self.inner_optimizer = inner_optimizer
         self.joint = joint
         self.reported_tasks = reported_tasks
 
-    def begin(self, start):
+    def begin(self, start: list[tf.Tensor]) -> TensorNest:
         if self.inner_optimizer == "sgd":
             return ()
         one = tf.ones([], start[0].dtype)
         return one, [tf.zeros_like(weight) for weight in start]
 
-    def update(self, meta, start, weights, gradients, examples, memory):
+    def update(
+        self,
+        meta: Mapping[str, Any],
+        start: list[tf.Tensor],
+        weights: list[tf.Tensor],
+        gradients: list[tf.Tensor],
+        examples: tf.Tensor,
+        memory: TensorNest,
+    ) -> tuple[list[tf.Tensor], TensorNest]:
         if self.inner_optimizer == "sgd":
             return super().update(meta, start, weights, gradients, examples, memory)
         power, squares = memory
@@ -108,7 +120,13 @@ class Reptile(gradient.GradientLearner):
         ]
         return weights, (power, squares)
 
-    def task_gradient(self, meta, held, task, outer):
+    def task_gradient(
+        self,
+        meta: Mapping[str, Any],
+        held: Mapping[str, list[tf.Tensor]],
+        task: dict[str, tf.Tensor],
+        outer: objectives.OuterLoss,
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         x, y = task["support_x"], task["support_y"]
         if self.joint:
             x = tf.concat([x, task["query_x"]], axis=0)
@@ -125,7 +143,13 @@ class Reptile(gradient.GradientLearner):
         outputs, _ = self.infer_task(meta, held, state, task["query_x"])
         return outer.loss(task, outputs), outputs, gradients
 
-    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+    def meta_gradient(
+        self,
+        episode: Mapping[str, TensorLike],
+        query_y: TensorLike,
+        weights: TensorLike | None = None,
+        loss_scale: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], list[keras.Variable], tf.Tensor]:
         loss, gradients, variables, outputs = super().meta_gradient(
             episode, query_y, weights, loss_scale
         )
@@ -138,7 +162,12 @@ class Reptile(gradient.GradientLearner):
             loss += self.penalty()
         return loss, gradients, variables, outputs
 
-    def task_optimizer(self, variables, x, y):
+    def task_optimizer(
+        self,
+        variables: Sequence[tuple[keras.Variable, keras.Variable]],
+        x: TensorLike,
+        y: TensorLike,
+    ) -> keras.optimizers.Optimizer:
         if self.inner_optimizer == "sgd":
             return super().task_optimizer(variables, x, y)
         optimizer = keras.optimizers.Adam(
@@ -161,7 +190,7 @@ class Reptile(gradient.GradientLearner):
             optimizer.iterations.assign(count)
         return optimizer
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             inner_optimizer=self.inner_optimizer,

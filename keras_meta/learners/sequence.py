@@ -2,12 +2,25 @@
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import keras
 import tensorflow as tf
 
-from keras_meta import checks, losses, lstm_scan, ordered, runtime, settings, steps
+from keras_meta import (
+    checks,
+    losses,
+    lstm_scan,
+    options,
+    ordered,
+    runtime,
+    settings,
+    steps,
+)
 from keras_meta import network as network_module
+from keras_meta.images import ImagePreprocess
+from keras_meta.typing_names import TensorLike, TensorNest
 
 # A string label has five symbols, each one of five (Santoro et al., 2016).
 SYMBOLS = 5
@@ -81,20 +94,20 @@ class SequenceLearner(ordered.OrderedLearner):
 
     def __init__(
         self,
-        cell,
-        network=None,
-        example_shape=None,
-        loss="sparse_categorical_crossentropy",
-        outputs=5,
-        labels="onehot",
-        skip=True,
-        unroll=False,
-        target_mean=0.0,
-        target_scale=1.0,
-        preprocess=None,
-        support_order="shuffled",
-        **kwargs,
-    ):
+        cell: keras.layers.Layer,
+        network: keras.Model | None = None,
+        example_shape: Sequence[int | None] | None = None,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
+        outputs: int = 5,
+        labels: str = "onehot",
+        skip: bool = True,
+        unroll: bool = False,
+        target_mean: float = 0.0,
+        target_scale: float = 1.0,
+        preprocess: ImagePreprocess | None = None,
+        support_order: str = "shuffled",
+        **kwargs: Unpack[options.LearnerOptions],
+    ) -> None:
         steps.check_positive("target_scale", target_scale)
         if network is None and example_shape is None:
             raise ValueError("expected a network or an example_shape, got neither.")
@@ -220,14 +233,18 @@ class SequenceLearner(ordered.OrderedLearner):
 
     # The contract.
 
-    def adapt_tasks(self, support_x, support_y, training=False):
+    def adapt_tasks(
+        self, support_x: tf.Tensor, support_y: tf.Tensor, training: bool = False
+    ) -> dict[str, Any]:
         order = self.reading_order(tf.shape(support_x)[1], training)
         if order is not None:
             support_x = tf.gather(support_x, order, axis=1)
             support_y = tf.gather(support_y, order, axis=1)
         return self._read(support_x, support_y, training)[0]
 
-    def infer_tasks(self, state, query_x, training=False):
+    def infer_tasks(
+        self, state: TensorNest, query_x: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         features = self._features(query_x, training)
         shape = tf.shape(query_x)
         queries = shape[1]
@@ -243,7 +260,7 @@ class SequenceLearner(ordered.OrderedLearner):
         outputs = tf.reshape(outputs, [shape[0], queries, outputs.shape[-1]])
         return self._answers(features, outputs)
 
-    def sequence(self, support_x, support_y):
+    def sequence(self, support_x: TensorLike, support_y: TensorLike) -> tf.Tensor:
         """Predicts each support example from those before it, in the order given.
 
         Args:
@@ -266,7 +283,12 @@ class SequenceLearner(ordered.OrderedLearner):
         )
         return run(support_x, support_y)
 
-    def call(self, episode, training=False, reading=False):
+    def call(
+        self,
+        episode: Mapping[str, TensorLike],
+        training: bool = False,
+        reading: bool = False,
+    ) -> Any:
         """Runs `adapt` and `infer`; with `reading`, `sequence` too.
 
         With `reading`, it returns `(outputs, answers of sequence)`, both for the order
@@ -281,7 +303,13 @@ class SequenceLearner(ordered.OrderedLearner):
         state, answers = self._read(support_x, support_y, training)
         return self.infer_tasks(state, query_x, training), answers
 
-    def meta_gradient(self, episode, query_y, weights=None, loss_scale=1.0):
+    def meta_gradient(
+        self,
+        episode: Mapping[str, TensorLike],
+        query_y: TensorLike,
+        weights: TensorLike | None = None,
+        loss_scale: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], list[keras.Variable], tf.Tensor]:
         query_y = tf.convert_to_tensor(query_y)
         support_y = tf.cast(episode["support_y"], query_y.dtype)
         examples = tf.cast(tf.shape(support_y)[1], self.variable_dtype)
@@ -303,7 +331,7 @@ class SequenceLearner(ordered.OrderedLearner):
             scaled = loss * tf.cast(loss_scale, loss.dtype)
         return loss, tape.gradient(scaled, variables), variables, outputs
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         if settings.accepts(type(self), "cell"):
             config["cell"] = keras.saving.serialize_keras_object(self.cell)

@@ -1,12 +1,15 @@
 """Modular meta-learning with shrinkage: its base class, sigma-MAML, sigma-iMAML."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import keras
 import tensorflow as tf
 
-from keras_meta import priors, settings, steps
+from keras_meta import options, priors, settings, steps
 from keras_meta.learners import gradient, imaml
+from keras_meta.typing_names import Distribution
 
 
 def _known_modules(learner, name, names):
@@ -107,16 +110,16 @@ class Shrinkage(gradient.GradientLearner):
 
     def __init__(
         self,
-        network,
-        loss="sparse_categorical_crossentropy",
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
         *,
-        modules="layer",
-        initial_scale=1.0,
-        scale_rate=10.0,
-        frozen=(),
-        prior="normal",
-        **kwargs,
-    ):
+        modules: priors.Modules = "layer",
+        initial_scale: float = 1.0,
+        scale_rate: float = 10.0,
+        frozen: Sequence[str] = (),
+        prior: priors.Family = "normal",
+        **kwargs: Unpack[options.InnerOptions],
+    ) -> None:
         super().__init__(network, loss, **kwargs)
         self.prior_family = prior
         self.module_names = priors.module_names(self.bound.paths(), modules)
@@ -132,7 +135,7 @@ class Shrinkage(gradient.GradientLearner):
             name="scaled_log_variances",
         )
 
-    def scales(self):
+    def scales(self) -> dict[str, float]:
         """Returns `{module: sigma}`, each in units of the weights."""
         scales = self._sigmas(self.scaled_log_variances.value)
         return dict(zip(self.modules, map(float, scales), strict=True))
@@ -141,7 +144,7 @@ class Shrinkage(gradient.GradientLearner):
         """Sigma of each module, `[M]`."""
         return tf.exp(self.scale_rate * scaled_log_variances / 2)
 
-    def freeze_below(self, scale):
+    def freeze_below(self, scale: float) -> list[str]:
         """Freezes modules whose sigma is below `scale`; they cost no adaptation time.
 
         Args:
@@ -158,24 +161,26 @@ class Shrinkage(gradient.GradientLearner):
         self.frozen = [m for m in self.modules if m in frozen or scales[m] < scale]
         return list(self.frozen)
 
-    def modules_of(self, variables):
+    def modules_of(self, variables: Iterable[keras.Variable]) -> list[str]:
         return self.each_of(variables, self.module_names)
 
-    def adapted(self):
+    def adapted(self) -> list[keras.Variable]:
         trainable = self.bound.trainable
         pairs = zip(trainable, self.modules_of(trainable), strict=True)
         return [variable for variable, name in pairs if name not in self.frozen]
 
-    def meta_variables(self):
+    def meta_variables(self) -> dict[str, Any]:
         variables = super().meta_variables()
         return {**variables, "scaled_log_variances": self.scaled_log_variances}
 
-    def prior_scales(self, meta, examples):
+    def prior_scales(
+        self, meta: Mapping[str, Any], examples: tf.Tensor
+    ) -> list[tf.Tensor] | None:
         scales = tf.unstack(self._sigmas(meta["scaled_log_variances"]))
         of_module = dict(zip(self.modules, scales, strict=True))
         return [of_module[name] for name in self.modules_of(self.adapted())]
 
-    def prior(self):
+    def prior(self) -> Distribution:
         """Returns the prior of a task's weights at the learned phi and sigma.
 
         `adapt` computes the mode of the posterior under this prior. `prior().sample()`
@@ -196,7 +201,7 @@ class Shrinkage(gradient.GradientLearner):
         start, _ = self._split(meta["weights"])
         return self.prior_at(meta, start, tf.constant(1))
 
-    def shares(self, examples):
+    def shares(self, examples: int) -> dict[str, float]:
         """Returns `{module: w}`: the share of an inner step that each module keeps.
 
         `w_m = S sigma_m^2 / (S sigma_m^2 + a)` with inner rate a. It is 0 for a module
@@ -219,7 +224,7 @@ class Shrinkage(gradient.GradientLearner):
         frozen = self.frozen
         return {m: 0.0 if m in frozen else x / (1 + x) for m, x in odds.items()}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             modules=list(self.module_names),
@@ -231,7 +236,7 @@ class Shrinkage(gradient.GradientLearner):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         prior = priors.family_from_config(config.get("prior", "normal"))
         return super().from_config({**config, "prior": prior})
 
@@ -352,3 +357,15 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
     """
 
     normal_only = True
+
+    if TYPE_CHECKING:  # `**kwargs` of `Shrinkage` are those of `Implicit` here
+
+        def __init__(
+            self,
+            network: keras.Model,
+            loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
+            *,
+            conjugate_steps: int = 5,
+            damping: float = 0.0,
+            **kwargs: Unpack[options.ShrinkageOptions],
+        ) -> None: ...

@@ -1,10 +1,14 @@
 """sigma-Reptile: shrinkage with Reptile's update."""
 
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
+
 import keras
 import tensorflow as tf
 
-from keras_meta import network, priors, settings
+from keras_meta import network, objectives, options, priors, settings
 from keras_meta.learners import imaml, shrinkage
+from keras_meta.typing_names import TensorNest
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -81,20 +85,28 @@ class SigmaReptile(shrinkage.Shrinkage):
 
     def __init__(
         self,
-        network,
-        loss="sparse_categorical_crossentropy",
+        network: keras.Model,
+        loss: keras.losses.Loss | str = "sparse_categorical_crossentropy",
         *,
-        scale_rule="reptile",
-        conjugate_steps=5,
-        damping=0.0,
-        **kwargs,
-    ):
+        scale_rule: str = "reptile",
+        conjugate_steps: int = 5,
+        damping: float = 0.0,
+        **kwargs: Unpack[options.ShrinkageOptions],
+    ) -> None:
         super().__init__(network, loss, **kwargs)
         self.scale_rule = scale_rule
         self.conjugate_steps = conjugate_steps
         self.damping = damping
 
-    def solve(self, meta, start, inputs, descend, support_loss, examples):
+    def solve(
+        self,
+        meta: Mapping[str, Any],
+        start: list[tf.Tensor],
+        inputs: TensorNest,
+        descend: Callable[[list[tf.Tensor], TensorNest], list[tf.Tensor]],
+        support_loss: objectives.SupportLoss,
+        examples: tf.Tensor,
+    ) -> list[tf.Tensor]:
         count = len(start)
 
         @tf.custom_gradient
@@ -122,9 +134,16 @@ class SigmaReptile(shrinkage.Shrinkage):
             return weights, grad
 
         normals = self.weight_priors(meta, start, examples)
+        assert normals is not None  # `Shrinkage` has scales
         return list(solved(*start, *priors.log_precisions(normals, examples)))
 
-    def task_gradient(self, meta, held, task, outer):
+    def task_gradient(
+        self,
+        meta: Mapping[str, Any],
+        held: Mapping[str, list[tf.Tensor]],
+        task: dict[str, tf.Tensor],
+        outer: objectives.OuterLoss,
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         loss, outputs, gradients = super().task_gradient(meta, held, task, outer)
         # The rule for phi is no gradient of the loss, whose factors it has not seen.
         adapted = {id(variable) for variable in self.adapted()}
@@ -135,7 +154,7 @@ class SigmaReptile(shrinkage.Shrinkage):
         ]
         return loss, outputs, gradients
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             scale_rule=self.scale_rule,

@@ -4,9 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.tasks.family import TaskFamily, check_pairs
+from keras_meta.typing_names import TensorLike
 
 
-def boolean(functions=16):
+def boolean(functions: int = 16) -> TaskFamily:
     """Returns the family of Boolean functions of two inputs, with equal probabilities.
 
     The paper does not specify the coding of inputs. Here x is uniform over {-1, 1}^2,
@@ -48,7 +49,9 @@ def _truth_table(functions):
     return table.astype(np.int32)
 
 
-def boolean_bayes(functions, support_x, support_y, query_x):
+def boolean_bayes(
+    functions: int, support_x: TensorLike, support_y: TensorLike, query_x: TensorLike
+) -> np.ndarray:
     """Computes the Bayes predictor of a Boolean function from support examples.
 
     All functions of the family that agree with the examples are equally probable. The

@@ -1,9 +1,12 @@
 """TaskFamily: a distribution over tasks, and the checks that all families share."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from keras_meta import checks, episodes
+from keras_meta.typing_names import TensorLike
 
 
 class TaskFamily:
@@ -25,11 +28,15 @@ class TaskFamily:
         TensorShape([25, 5, 1])
     """
 
-    def __init__(self, sample, points=None):
+    def __init__(
+        self,
+        sample: Callable[[tf.Tensor, int], tuple[tf.Tensor, tf.Tensor]],
+        points: int | None = None,
+    ) -> None:
         self._sample = sample
         self._points = points
 
-    def sample(self, seed, n):
+    def sample(self, seed: TensorLike, n: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws n points of the task of a seed.
 
         Args:
@@ -52,7 +59,14 @@ class TaskFamily:
                 f"has, got {n}."
             )
 
-    def episodes(self, shots=10, queries=10, seed=0, start=0, block=1):
+    def episodes(
+        self,
+        shots: int | tuple[int, int] = 10,
+        queries: int = 10,
+        seed: int = 0,
+        start: int = 0,
+        block: int = 1,
+    ) -> tf.data.Dataset:
         """Returns an endless dataset of episodes; episode i depends on (seed, i).
 
         Args:
@@ -76,7 +90,7 @@ class TaskFamily:
                 high)`, a start that is not a multiple of block.
         """
         drawn = isinstance(shots, tuple | list)
-        if drawn:
+        if isinstance(shots, tuple | list):
             if len(shots) != 2 or shots[0] > shots[1]:
                 raise ValueError(
                     "expected shots to be an integer or (low, high) with low <= high, "
@@ -84,9 +98,10 @@ class TaskFamily:
                 )
             for value in shots:
                 checks.check_integer("each of shots", value, 0)
+            low, high = shots
         else:
             checks.check_integer("shots", shots, 0)
-        low, high = shots if drawn else (shots, shots)
+            low = high = shots
         checks.check_integer("queries", queries, 1)
         checks.check_integer("start", start, 0)
         checks.check_integer("block", block, 1)
@@ -116,14 +131,14 @@ class TaskFamily:
         return stream.enumerate(start).map(cut) if drawn else stream
 
 
-def check_range(name, low, high):
+def check_range(name: str, low: float, high: float) -> None:
     if not low < high:
         raise ValueError(
             f"expected {name} to be (low, high) with low < high, got ({low}, {high})."
         )
 
 
-def check_pairs(support_x, support_y, target_axes):
+def check_pairs(support_x: TensorLike, support_y: TensorLike, target_axes: int) -> None:
     x, y = np.shape(support_x), np.shape(support_y)
     if not x or len(y) != len(x) - 1 + target_axes or y[: len(x) - 1] != x[:-1]:
         raise ValueError(

@@ -1,9 +1,12 @@
 """Draws from Gaussian processes, and their exact posterior."""
 
+from __future__ import annotations
+
 import numpy as np
 import tensorflow as tf
 
 from keras_meta.tasks.family import TaskFamily, check_pairs, check_range
+from keras_meta.typing_names import TensorLike
 
 KERNELS = {
     "rbf": "ExponentiatedQuadratic",
@@ -15,7 +18,13 @@ KERNELS = {
 JITTER = 1e-8
 
 
-def gaussian_process(kernel="rbf", length=0.4, scale=1.0, noise=0.02, x=(-2.0, 2.0)):
+def gaussian_process(
+    kernel: str = "rbf",
+    length: float | tuple[float, float] = 0.4,
+    scale: float | tuple[float, float] = 1.0,
+    noise: float = 0.02,
+    x: tuple[float, float] = (-2.0, 2.0),
+) -> GaussianProcess:
     """Returns the family of draws from a Gaussian process, observed with noise.
 
         y = f(x) + noise e,  f ~ GP(0, scale^2 k(d / length)),  e ~ Normal(0, 1)
@@ -75,7 +84,14 @@ class GaussianProcess(TaskFamily):
         x: `(low, high)`, the range of x.
     """
 
-    def __init__(self, kernel, length, scale, noise, x):
+    def __init__(
+        self,
+        kernel: str,
+        length: float | tuple[float, float],
+        scale: float | tuple[float, float],
+        noise: float,
+        x: tuple[float, float],
+    ) -> None:
         import tensorflow_probability as tfp
 
         super().__init__(self._draw)
@@ -86,7 +102,7 @@ class GaussianProcess(TaskFamily):
         self._noise = noise
         self._x = x
 
-    def parameters(self, seed):
+    def parameters(self, seed: TensorLike) -> tuple[tf.Tensor, ...]:
         """Returns length and scale of the task of a seed `[2]`, float64 scalars."""
         seeds = tf.unstack(tf.random.split(seed, 5)[3:])
         return tuple(
@@ -112,7 +128,14 @@ class GaussianProcess(TaskFamily):
     def _noise_variance(self, scale):
         return self._noise**2 + JITTER * scale**2
 
-    def posterior(self, support_x, support_y, query_x, length=None, scale=None):
+    def posterior(
+        self,
+        support_x: TensorLike,
+        support_y: TensorLike,
+        query_x: TensorLike,
+        length: TensorLike | None = None,
+        scale: TensorLike | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes the exact posterior of each query's y with its noise, in float64.
 
         Args:

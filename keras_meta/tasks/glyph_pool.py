@@ -1,14 +1,22 @@
 """A pool of characters of an invented alphabet."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from keras_meta import checks, pool
+from keras_meta.images import ImagePreprocess
 from keras_meta.tasks import characters, handwriting
 
 CLASSES_AT_ONCE = 50
 
 
-def glyphs(classes=1200, drawings=20, seed=0, prepare=None):
+def glyphs(
+    classes: int | Sequence[int] = 1200,
+    drawings: int = 20,
+    seed: int = 0,
+    prepare: ImagePreprocess | None = None,
+) -> pool.ClassPool:
     """Draws a pool of characters of an invented alphabet, as by an unsteady hand.
 
     A class is a plan of one to four pen strokes. Strokes consist of straight pieces,
@@ -34,7 +42,8 @@ def glyphs(classes=1200, drawings=20, seed=0, prepare=None):
         >>> tasks.glyphs(classes=3, drawings=2)
         ClassPool(3 classes, 6 images, (105, 105, 1))
     """
-    ids = np.arange(classes) if np.ndim(classes) == 0 else np.unique(classes)
+    ids = np.asarray(classes)
+    ids = np.unique(ids) if ids.ndim else np.arange(ids.item())
     if not len(ids) or not np.issubdtype(ids.dtype, np.integer) or ids[0] < 0:
         raise ValueError(
             "expected classes to be an integer >= 1 or a sequence of integer ids >= 0, "
@@ -51,8 +60,8 @@ def glyphs(classes=1200, drawings=20, seed=0, prepare=None):
             for drawing in range(1, drawings + 1):
                 random = _random(seed, class_id, drawing)
                 chunk.append(handwriting.drawing(strokes, planned, random))
-        chunk = np.stack(chunk)[..., None]
-        images.append(prepare.resize(chunk) if prepare else chunk)
+        raw = np.stack(chunk)[..., None]
+        images.append(prepare.resize(raw) if prepare else raw)
     return pool.ClassPool.from_arrays(
         np.concatenate(images), np.repeat(ids, drawings), prepare
     )

@@ -4,9 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.tasks.family import TaskFamily
+from keras_meta.typing_names import TensorLike
 
 
-def completion(images):
+def completion(images: TensorLike) -> TaskFamily:
     """Returns the family of image completion: the pixels of an image are its points.
 
     x is a pixel's (row, column), each scaled to [0, 1], and y its intensities. Pixels

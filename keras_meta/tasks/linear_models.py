@@ -1,16 +1,19 @@
 """Functions that are linear in known features, and their least-squares fit."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from keras_meta.tasks.family import TaskFamily, check_pairs
+from keras_meta.typing_names import TensorLike
 
 # Float32 targets say nothing about directions that vary less than this among the
 # features, relative to the one that varies most.
 LEAST_VARIATION = 1e-6
 
 
-def semilinear():
+def semilinear() -> TaskFamily:
     """Returns the family of squashed planes, `y = (1 + tanh(w1 x1 + w2 x2 + w3)) / 2`.
 
     The weights w are uniform in [-1, 1] and x in [-1, 1]^2. There is no noise.
@@ -25,7 +28,7 @@ def semilinear():
     return _weighted(semilinear_features, 3, lambda z: (1 + tf.tanh(z)) / 2)
 
 
-def quadratic():
+def quadratic() -> TaskFamily:
     """Returns the family of quadratic functions of two inputs, scaled to [0.2, 0.8].
 
         y = 0.5 + 0.05 (a x1^2 + b x2^2 + c x1 x2 + d x1 + e x2 + f)
@@ -55,19 +58,25 @@ def _weighted(features, count, output):
     return TaskFamily(sample)
 
 
-def semilinear_features(x):
+def semilinear_features(x: TensorLike) -> tf.Tensor:
     """Returns the features x1, x2 and 1: `[..., 2] -> [..., 3]`."""
     x1, x2 = tf.unstack(x, axis=-1)
     return tf.stack([x1, x2, tf.ones_like(x1)], axis=-1)
 
 
-def quadratic_features(x):
+def quadratic_features(x: TensorLike) -> tf.Tensor:
     """Returns x1^2, x2^2, x1 x2, x1, x2 and 1: `[..., 2] -> [..., 6]`."""
     x1, x2 = tf.unstack(x, axis=-1)
     return tf.stack([x1**2, x2**2, x1 * x2, x1, x2, tf.ones_like(x1)], axis=-1)
 
 
-def least_squares(features, support_x, support_y, query_x, squashed=False):
+def least_squares(
+    features: Callable[[tf.Tensor], tf.Tensor],
+    support_x: TensorLike,
+    support_y: TensorLike,
+    query_x: TensorLike,
+    squashed: bool = False,
+) -> np.ndarray:
     """Predicts queries by least squares on the true features, in float64.
 
     Fits `y = 0.5 + features(x) . w` (quadratic tasks), or with `squashed` `y = (1 +

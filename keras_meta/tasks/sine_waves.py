@@ -7,7 +7,11 @@ import tensorflow as tf
 from keras_meta.tasks.family import TaskFamily, check_range
 
 
-def sinusoid(amplitude=(0.1, 5.0), phase=(0.0, math.pi), x=(-5.0, 5.0)):
+def sinusoid(
+    amplitude: tuple[float, float] = (0.1, 5.0),
+    phase: tuple[float, float] = (0.0, math.pi),
+    x: tuple[float, float] = (-5.0, 5.0),
+) -> TaskFamily:
     """Returns the family of sine waves, `y = amplitude * sin(x - phase)`.
 
     There is no noise.
