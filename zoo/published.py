@@ -55,8 +55,8 @@ REASONS = {
     "MAML's strided network reached 82%, from random weights and from the weights for "
     "drawn glyphs that small1 and small2 began from. The network was too small: "
     "protonet.lake-resnet12 reaches 87%.",
-    "meta_sgd.omniglot_5w1s": "Training began from MAML's weights and improved on "
-    "their figure; longer runs were not made. " + FIVE_SHOTS,
+    "meta_sgd.omniglot_5w1s": "Validation accuracy rose from 98.5% at meta-step 20,000 "
+    "to 98.7% at 34,000 and did not improve until 40,000. " + FIVE_SHOTS,
 }
 
 
