@@ -20,17 +20,18 @@ def finetune(
     y: TensorLike,
     optimizer: keras.optimizers.Optimizer | None = None,
 ) -> keras.Model:
-    """Returns a compiled Keras model of one task that starts at the adapted weights.
+    """Adapts a learner to one task; returns a compiled Keras model of the result.
 
-    Call `fit` on the same examples, or more, to continue learning the task. `save`,
+    Call `fit` on the same examples, or on more examples of the task, to train it
+    further. `save`,
     `evaluate` and `predict` work as in any Keras model. The moving averages of batch
     normalization begin with the statistics of `x`, computed with the adapted weights;
     `fit` updates them. Weight regularizers of the network's layers apply in `fit`.
 
     The result for a gradient learner without a prior (such as MAML, FOMAML and
-    Meta-SGD) is a plain Keras model. Its `fit` does not check the loss; pass
-    `keras.callbacks.TerminateOnNaN()`. `fit` of all other results raises a ValueError
-    after the last epoch if the loss of an epoch was NaN or infinite.
+    Meta-SGD) is a plain Keras model. Its `fit` does not detect a NaN loss; pass
+    `keras.callbacks.TerminateOnNaN()`. For all other learners, `fit` raises a
+    ValueError after the last epoch if the loss of an epoch was NaN or infinite.
 
     Args:
         learner: a `Learner`.
@@ -43,17 +44,18 @@ def finetune(
             with Adam in the inner loop, Adam with its moments; for learners with a
             prior (sigma-MAML, sigma-iMAML, sigma-Reptile, iMAML) `priors.ProximalSGD`,
             which is stable for every scale; for learners without inner steps Adam at
-            1e-3. With any other optimizer, the prior is a penalty in the loss with the
-            curvature `1 / (S sigma^2)`, and a small sigma makes training unstable. Call
-            `learner.freeze_below` before `finetune`, or use a learning rate below
-            `S sigma^2`.
+            1e-3. For a learner with a prior and another optimizer than
+            `priors.ProximalSGD`, the prior is a penalty in the loss. With a normal
+            prior its curvature is `1 / (S sigma^2)`, and a small sigma makes training
+            unstable. Freeze modules with a small sigma (`learner.freeze_below`) before
+            `finetune`, or use SGD with a learning rate below `S sigma^2`.
 
     Returns:
         A compiled `keras.Model` with input `[B, ...]`. Its output for regression is
         `[B, d_y]`, or `[B, d_y, 2]` (mean and scale) for a `CNP`. For classification it
         is logits: `[B, n]` for a gradient learner, with n the number of classes in y;
         `[B, N]` for other learners, with classes that are not in y masked. With string
-        labels, `accuracy` is the share of correct symbols.
+        labels (see `ClassPool.episodes`), `accuracy` is the share of correct symbols.
 
     Raises:
         ValueError: x does not have the shape of one task, or `learner.adapt` refuses

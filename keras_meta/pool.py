@@ -15,8 +15,9 @@ from keras_meta.typing_names import StrPath, TensorLike
 class ClassPool:
     """Labelled images of many classes, from which episodes are drawn.
 
-    The pool stores each image once, as resized uint8 pixels, in memory or on disk, and
-    converts it to float32 when an episode is drawn. `select`, `split_classes` and
+    The pool stores each image once, in memory or on disk. With `prepare` it stores
+    uint8 images of the network's size, and converts them to float32 when an episode is
+    drawn. `select`, `split_classes` and
     `with_rotations` return pools that share the images with this pool. Create a pool
     with `from_tfds`, `from_arrays` or `from_directory`, which call the constructor.
 
@@ -153,7 +154,7 @@ class ClassPool:
 
     @classmethod
     def joined(cls, pools: Mapping[str, Self]) -> Self:
-        """Creates a pool with the classes of several pools in memory.
+        """Joins several pools, which are in memory, to one.
 
         Classes get new label ids 0, 1, ..., ordered by pool and then by their previous
         label id. Classes of equal names in two pools stay two classes.
@@ -228,7 +229,7 @@ class ClassPool:
         """Returns disjoint pools of randomly chosen classes; the rest is dropped.
 
         Args:
-            *sizes: number of label ids in each part.
+            *sizes: number of classes in each part; a class and its rotations are one.
             seed: seed of the choice; equal seeds give equal parts on every machine.
 
         Returns:
@@ -252,7 +253,7 @@ class ClassPool:
         return [self.select(part) for part in parts]
 
     def with_rotations(self) -> Self:
-        """Returns the pool with 90, 180 and 270 degree rotations as new classes.
+        """Returns a pool that also has each class rotated by 90, 180 and 270 degrees.
 
         Raises:
             ValueError: images that are not square, or a pool with rotations.
@@ -265,7 +266,7 @@ class ClassPool:
         return self._with_table(np.concatenate(turned))
 
     def encoded(self, encode: Callable[[tf.Tensor], tf.Tensor]) -> "ClassPool":
-        """Returns the pool with `encode(x)` in place of each example x, computed once.
+        """Computes `encode(x)` for each example x; returns a pool of the results.
 
         For example, `encode` is a frozen network, and the new pool has its features.
         Rotated classes are encoded too.
@@ -339,13 +340,14 @@ class ClassPool:
 
         Returns:
             A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],
-            "query_x": [Q, ...]}, query_y [Q])` with S = N K and Q = N queries; images
-            are float32 and labels int32. With "strings", `support_y` is `[S, 5]` and
-            `query_y` is `[Q, 5]`.
+            "query_x": [Q, ...]}, query_y [Q])` with S = N * shots and Q = N * queries;
+            images are float32 and labels int32. With "strings", `support_y` is `[S, 5]`
+            and `query_y` is `[Q, 5]`.
 
         Raises:
             ValueError: fewer than `ways` classes, a class with fewer than `shots +
-                queries` images, a class that `groups` lacks, or an unknown `labels`.
+                queries` images, a class without a group in `groups`, or an unknown
+                `labels`.
         """
         if labels not in episodes.LABELS:
             raise ValueError(

@@ -30,11 +30,11 @@ def export(
     Signatures of a learner. T (tasks), S (support examples of a task) and Q (queries of
     a task) may have any size:
 
-    - `serving_default` learns and predicts in one request: `{support_x [T, S, ...],
+    - `serving_default` adapts and predicts in one request: `{support_x [T, S, ...],
       support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` -> `{probabilities [T, Q,
       N], classes [T, Q]}`, or `{mean [T, Q, d_y]}` for regression, with `scale` if the
-      learner predicts one. x is what `learner.preprocess` returns (float32); labels are
-      int32.
+      learner predicts it. `support_x` and `query_x` are float32 network inputs; for
+      images, `learner.preprocess` returns them. Labels are int32.
     - `serving_images`, if the learner has a `preprocess`: as `serving_default`, with x
       as uint8 images `[T, S or Q, H, W, 1 or 3]` of any size, which `preprocess.pair`
       prepares.
@@ -47,14 +47,17 @@ def export(
     - `infer`: `{the adapted state, query_x}` -> the outputs of `serving_default`. Use
       `adapt` and `infer` to adapt once and predict many times.
     - `adapt_points` and `infer_points`, if the learner has `point_units`: as `adapt`
-      and `infer`, with x and y in any units. The state includes the units.
+      and `infer`, with x and y in any units. The state also contains the centre and
+      scale of the support points.
 
     T is the first axis, because a server batches requests by concatenation along the
-    first axis. Each task uses its own support set alone. An invalid request returns
-    InvalidArgument with a one-line reason: labels that are not 0 to n - 1, different
-    numbers of examples and labels, NaN or infinity, or an empty support set.
+    first axis. The prediction for a task does not depend on other tasks. An invalid
+    request returns InvalidArgument with a one-line reason. Invalid are an empty support
+    set, different numbers of examples and labels, NaN or infinity, and labels with gaps
+    (which `MANN` and `LSTMLearner` accept).
     `assets.extra` has warmup requests for the server. The function also writes
-    `base/model.keras`, the newest version, and `base/README.md` with example requests.
+    `base/model.keras` and `base/README.md`, with example requests; both belong to the
+    highest version.
 
     A model that `finetune` returned is exported as an ordinary Keras model, with
     `serving_default` alone: `{x [B, ...]}` -> `{probabilities [B, n], classes [B]}`, or
@@ -62,9 +65,9 @@ def export(
 
     Args:
         model: a `Learner`, or a model that `finetune` returned.
-        base: folder with one sub-folder for each version, created if needed. Its name
-            is the name of the model in TensorFlow Serving.
-        version: an integer >= 1; by default the next free one.
+        base: folder with one sub-folder for each version, created if needed. The
+            name of `base` is the model's name in TensorFlow Serving.
+        version: an integer >= 1; by default the highest existing version plus 1.
 
     Returns:
         The `pathlib.Path` of the version's directory. It appears complete or not at

@@ -62,8 +62,9 @@ class CNP(learner.Learner):
         min_scale: the smallest sigma, between 0 and 1; 0.1 as published.
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        point_units: for regression, a `StandardUnits` that scales x and y to the range
-            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+        point_units: for regression, a `StandardUnits`, which scales x and y of a task
+            to the range of the meta-training data, and scales predictions back.
+            `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

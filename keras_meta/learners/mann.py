@@ -64,8 +64,9 @@ class MANN(sequence.SequenceLearner):
             meta-training: "shuffled", a fixed order that depends on S alone
             (`ordered.permutation`), or "given", for streams. Meta-training and
             `sequence` read them as given.
-        point_units: for regression, a `StandardUnits` that scales x and y to the range
-            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+        point_units: for regression, a `StandardUnits`, which scales x and y of a task
+            to the range of the meta-training data, and scales predictions back.
+            `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

@@ -47,13 +47,16 @@ class Reptile(gradient.GradientLearner):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, tasks are computed as one batch; if False, one by one on
-            parallel threads. By default True for networks of dense layers alone.
-        support_order: order of the support examples outside meta-training, which
-            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
-            all support sets of S examples. "given": the order of the input.
-        point_units: for regression, a `StandardUnits` that scales x and y to the range
-            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+        vectorize: if True, the tasks of a batch are one vectorized computation; if
+            False, each task is a computation of its own, and several run in parallel.
+            By default True for networks that have dense layers only.
+        support_order: order in which inner batches take the support examples outside
+            meta-training; no effect without `inner_batch`. "shuffled": a fixed
+            permutation, the same for all support sets of S examples. "given": the
+            order of the input.
+        point_units: for regression, a `StandardUnits`, which scales x and y of a task
+            to the range of the meta-training data, and scales predictions back.
+            `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

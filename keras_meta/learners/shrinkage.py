@@ -52,13 +52,14 @@ class Shrinkage(gradient.GradientLearner):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: how weights are grouped into modules, each with one sigma: "layer",
-            "weight" (one for each variable), a function from a variable's path, such as
-            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
-            a list with the module of each trainable variable.
+        modules: the grouping of variables into modules, each with one sigma. "layer":
+            a module for each layer. "weight": a module for each variable. A function:
+            maps a variable's path, such as "conv1/kernel" (see
+            `network.Network.paths`), to a module name. A list: the module name of each
+            trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
-            weights, under Adam.
+        scale_rate: with Adam, the ratio of the learning rate of `log sigma^2` to that
+            of the weights.
             The trained variable is `log sigma^2 / scale_rate`.
         frozen: names of modules that do not adapt, whatever their scale; they learn
             from the outer loss alone. Assign the attribute later to freeze or unfreeze
@@ -70,8 +71,8 @@ class Shrinkage(gradient.GradientLearner):
             numerically. Only `SigmaMAML` accepts others than "normal". A Laplace prior
             has a dead zone: where `|grad| < 1 / (S b)` nothing moves, and b has no
             gradient and cannot recover. Start with b well above `1 / (S |grad|)`.
-        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
-            support set.
+        inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
+            support examples.
         inner_steps: number of inner steps during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
@@ -80,13 +81,16 @@ class Shrinkage(gradient.GradientLearner):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, tasks are computed as one batch; if False, one by one on
-            parallel threads. By default True for networks of dense layers alone.
-        support_order: order of the support examples outside meta-training, which
-            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
-            all support sets of S examples. "given": the order of the input.
-        point_units: for regression, a `StandardUnits` that scales x and y to the range
-            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+        vectorize: if True, the tasks of a batch are one vectorized computation; if
+            False, each task is a computation of its own, and several run in parallel.
+            By default True for networks that have dense layers only.
+        support_order: order in which inner batches take the support examples outside
+            meta-training; no effect without `inner_batch`. "shuffled": a fixed
+            permutation, the same for all support sets of S examples. "given": the
+            order of the input.
+        point_units: for regression, a `StandardUnits`, which scales x and y of a task
+            to the range of the meta-training data, and scales predictions back.
+            `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -254,21 +258,23 @@ class SigmaMAML(Shrinkage):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: how weights are grouped into modules, each with one sigma: "layer",
-            "weight" (one for each variable), a function from a variable's path, such as
-            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
-            a list with the module of each trainable variable.
+        modules: the grouping of variables into modules, each with one sigma. "layer":
+            a module for each layer. "weight": a module for each variable. A function:
+            maps a variable's path, such as "conv1/kernel" (see
+            `network.Network.paths`), to a module name. A list: the module name of each
+            trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
-            weights, under Adam.
+        scale_rate: with Adam, the ratio of the learning rate of `log sigma^2` to that
+            of the weights.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: family of the prior: "normal", "laplace", or a function `(phi, scale)`
-            that returns a distribution of TensorFlow Probability and is registered with
-            `keras.saving.register_keras_serializable`. phi are the initial weights.
-            `Shrinkage` describes the families.
-        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
-            support set.
+            that returns a distribution of TensorFlow Probability; phi are the initial
+            weights. Register the function with
+            `keras.saving.register_keras_serializable`. `Shrinkage` describes the
+            families.
+        inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
+            support examples.
         inner_steps: number of inner steps during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
@@ -277,13 +283,16 @@ class SigmaMAML(Shrinkage):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, tasks are computed as one batch; if False, one by one on
-            parallel threads. By default True for networks of dense layers alone.
-        support_order: order of the support examples outside meta-training, which
-            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
-            all support sets of S examples. "given": the order of the input.
-        point_units: for regression, a `StandardUnits` that scales x and y to the range
-            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+        vectorize: if True, the tasks of a batch are one vectorized computation; if
+            False, each task is a computation of its own, and several run in parallel.
+            By default True for networks that have dense layers only.
+        support_order: order in which inner batches take the support examples outside
+            meta-training; no effect without `inner_batch`. "shuffled": a fixed
+            permutation, the same for all support sets of S examples. "given": the
+            order of the input.
+        point_units: for regression, a `StandardUnits`, which scales x and y of a task
+            to the range of the meta-training data, and scales predictions back.
+            `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -315,13 +324,14 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: how weights are grouped into modules, each with one sigma: "layer",
-            "weight" (one for each variable), a function from a variable's path, such as
-            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
-            a list with the module of each trainable variable.
+        modules: the grouping of variables into modules, each with one sigma. "layer":
+            a module for each layer. "weight": a module for each variable. A function:
+            maps a variable's path, such as "conv1/kernel" (see
+            `network.Network.paths`), to a module name. A list: the module name of each
+            trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
-            weights, under Adam.
+        scale_rate: with Adam, the ratio of the learning rate of `log sigma^2` to that
+            of the weights.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: "normal", the only family that this meta-gradient supports.
@@ -329,8 +339,8 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             come near the inner optimum.
         conjugate_steps: steps of conjugate gradient per task.
         damping: added to P in the equation that conjugate gradient solves; >= 0.
-        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
-            support set.
+        inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
+            support examples.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
@@ -338,13 +348,16 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, tasks are computed as one batch; if False, one by one on
-            parallel threads. By default True for networks of dense layers alone.
-        support_order: order of the support examples outside meta-training, which
-            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
-            all support sets of S examples. "given": the order of the input.
-        point_units: for regression, a `StandardUnits` that scales x and y to the range
-            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+        vectorize: if True, the tasks of a batch are one vectorized computation; if
+            False, each task is a computation of its own, and several run in parallel.
+            By default True for networks that have dense layers only.
+        support_order: order in which inner batches take the support examples outside
+            meta-training; no effect without `inner_batch`. "shuffled": a fixed
+            permutation, the same for all support sets of S examples. "given": the
+            order of the input.
+        point_units: for regression, a `StandardUnits`, which scales x and y of a task
+            to the range of the meta-training data, and scales predictions back.
+            `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

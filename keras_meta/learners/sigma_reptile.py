@@ -31,13 +31,14 @@ class SigmaReptile(shrinkage.Shrinkage):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: how weights are grouped into modules, each with one sigma: "layer",
-            "weight" (one for each variable), a function from a variable's path, such as
-            "conv1/kernel" (see `network.Network.paths`), to the name of its module, or
-            a list with the module of each trainable variable.
+        modules: the grouping of variables into modules, each with one sigma. "layer":
+            a module for each layer. "weight": a module for each variable. A function:
+            maps a variable's path, such as "conv1/kernel" (see
+            `network.Network.paths`), to a module name. A list: the module name of each
+            trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: factor on the learning rate of `log sigma^2` relative to that of the
-            weights, under Adam.
+        scale_rate: with Adam, the ratio of the learning rate of `log sigma^2` to that
+            of the weights.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: "normal", the only family that this meta-gradient supports.
@@ -45,8 +46,8 @@ class SigmaReptile(shrinkage.Shrinkage):
         conjugate_steps: steps of conjugate gradient per task, for the implicit rule.
         damping: added to P in the equation that conjugate gradient solves, for the
             implicit rule; >= 0.
-        inner_rate: step size `a` of the inner loop, whose loss is the mean over the
-            support set.
+        inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
+            support examples.
         inner_steps: number of inner steps during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
@@ -55,13 +56,16 @@ class SigmaReptile(shrinkage.Shrinkage):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, tasks are computed as one batch; if False, one by one on
-            parallel threads. By default True for networks of dense layers alone.
-        support_order: order of the support examples outside meta-training, which
-            matters with `inner_batch`. "shuffled": a fixed permutation, the same for
-            all support sets of S examples. "given": the order of the input.
-        point_units: for regression, a `StandardUnits` that scales x and y to the range
-            of meta-training. `keras-meta learn` and the signatures `*_points` of an
+        vectorize: if True, the tasks of a batch are one vectorized computation; if
+            False, each task is a computation of its own, and several run in parallel.
+            By default True for networks that have dense layers only.
+        support_order: order in which inner batches take the support examples outside
+            meta-training; no effect without `inner_batch`. "shuffled": a fixed
+            permutation, the same for all support sets of S examples. "given": the
+            order of the input.
+        point_units: for regression, a `StandardUnits`, which scales x and y of a task
+            to the range of the meta-training data, and scales predictions back.
+            `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
