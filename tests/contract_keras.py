@@ -95,7 +95,7 @@ def test_a_frozen_layer_neither_adapts_nor_meta_trains(name):
         shapes = [v.shape for v in learner.adapted()]
         assert [tuple(leaf.shape[1:]) for leaf in state["weights"]] == shapes
         if len(before["weights"]) != len(state["weights"]):
-            with pytest.raises(ValueError, match="of now"):
+            with pytest.raises(ValueError, match="present settings"):
                 learner.infer(before, data[0]["query_x"])
     # The same as if it had been frozen before construction, and as its saved copy.
     other = copy_of(learner)

@@ -167,7 +167,8 @@ def test_figure_of_names_that_matplotlib_reads_otherwise(tmp_path):
     rows = np.array([[0.5, 0.5], [0.2, 0.8]])
     figure = images.by_step_figure([r"$\frac", "_hidden"], [0, 1], rows)
     figure.savefig(tmp_path / "figure.png")
-    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
     assert shown == [" _hidden", r" \$\frac"]
 
 

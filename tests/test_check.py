@@ -133,7 +133,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "for each inner step" in said
     for words, sentence in (
         (["network.keras", "--learner=CNP"], "expected one of ANIL, FOMAML"),
-        (["none.keras"], "expected a file, found none"),
+        (["none.keras"], "expected a file, got none"),
     ):
         words[0] = str(tmp_path / words[0])
         assert cli.main(["check", *words]) == 2

@@ -376,7 +376,7 @@ def test_wrong_folders(glyphs, capsys):
         "a folder for --out": ["task", "--out", "none/x.png"],
         "none of the images": ["task", "--out", "task/query/0-4.png"],
         "got 'maml.none'": ["task", "--model", "maml.none"],
-        "a recipe without weights yet": ["task", "--model", "maml.cifar_fs_5w1s"],
+        "a recipe without weights": ["task", "--model", "maml.cifar_fs_5w1s"],
         f"model of classes of images, {CURVES} is": ["task", "--model", CURVES],
     }
     pathlib.Path("file.txt").touch()
@@ -550,7 +550,7 @@ def test_evaluate(capsys):
 
 
 def test_interrupt(capsys, monkeypatch):
-    def evaluate(*_):
+    def evaluate(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scores, "evaluate", evaluate)

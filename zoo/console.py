@@ -281,11 +281,14 @@ def save(figure, path):
     atomic.write_bytes(path, picture.getvalue())
 
 
-def start(*threads):
+def start(*threads, operation=True):
     """Imports `keras_meta` and sets its threads, without TensorFlow's start messages.
 
     Args:
         threads: of `runtime.configure`.
+        operation: whether to run a first operation, whose messages are dropped too.
+            After it, threads cannot be set and a strategy of several workers cannot be
+            created.
 
     Returns:
         The module.
@@ -303,7 +306,8 @@ def start(*threads):
 
         km.runtime.configure(*threads)
         tf.config.list_physical_devices()
-        tf.transpose([[0]])  # oneDNN reports once that it has no integer kernels
+        if operation:
+            tf.transpose([[0]])  # oneDNN reports once that it has no integer kernels
     return km
 
 

@@ -82,7 +82,7 @@ def run(arguments, output):
             "expected --publish with --float16, which is an option of publishing."
         )
     directory = arguments.out or pathlib.Path("runs", name)
-    console.start()
+    console.start(operation=False)  # the recipe sets threads and workers
     from keras_meta.zoo import entries, training
 
     try:
