@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import network as network_module
+from keras_meta import settings
 
 ABSENT = -1e9  # added to the similarity to examples of other classes
 
@@ -19,8 +20,8 @@ class MatchingNetwork(km.Learner):
     Args:
         network: f, a built Keras model from `[B, ...]` to features `[B, D]`.
         outputs: the most classes that a task may have, N.
-        scale: of the cosines; 1 as published.
-        preprocess: an `ImagePreprocess` that the data came through, if any.
+        scale: factor of the cosines, above 0; 1 as published. It may be set at any time.
+        preprocess: for images, the `ImagePreprocess` that converts raw images to x.
         **kwargs: for `keras.Model`.
 
     State:
@@ -30,6 +31,8 @@ class MatchingNetwork(km.Learner):
         "Matching Networks for One Shot Learning", NeurIPS 2016, arXiv 1606.04080,
         equation 1 and section 2.1.1, without its full context embeddings.
     """
+
+    scale = settings.Setting(settings.positive)
 
     def __init__(self, network, outputs=5, scale=10.0, preprocess=None, **kwargs):
         super().__init__(

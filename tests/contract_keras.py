@@ -168,6 +168,7 @@ CHANGES = {
     "target_mean": 0.5,
     "target_scale": 3.0,
     "inner_optimizer": "adam",
+    "scale": 3.0,
 }
 
 
