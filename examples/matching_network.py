@@ -20,7 +20,7 @@ class MatchingNetwork(km.Learner):
     Args:
         network: f, a built Keras model from `[B, ...]` to features `[B, D]`.
         outputs: the most classes that a task may have, N.
-        scale: factor of the cosines, above 0; 1 as published. It may be set at any time.
+        scale: factor of the cosines, above 0; 1 as published.
         preprocess: for images, the `ImagePreprocess` that converts raw images to x.
         **kwargs: for `keras.Model`.
 
