@@ -41,8 +41,8 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 DESKTOP, PHONE = (1200, 900), (390, 844)
-# The first prediction waits for TensorFlow's import and for a model.
-SECONDS = 60
+# The first prediction waits for TensorFlow and a model, on a busy machine for long.
+SECONDS = 300
 # Moves of a pen from the middle of the pad, in its pixels.
 VEE = [(-90, -90), (90, 170), (80, -160)]
 LIKE_VEE = [(-80, -95), (80, 165), (75, -150)]

@@ -143,7 +143,8 @@ class ImageTab:
         task = [self.history, self.classes]
         # Where the task and its prediction are.
         changed = [*task, self.prediction, self.examples, self.queries, self.label]
-        predicted = [*changed, self.notes, self.card, self.steps, self.tuned]
+        changed += [self.notes]
+        predicted = [*changed, self.card, self.steps, self.tuned]
         predicted += [self.by_step, self.step_plot, self.shares, self.share_plot]
         predicted += [self.shown, self.pad]
         settings = [self.history, self.entry, self.steps, self.tuned]
@@ -226,6 +227,7 @@ class ImageTab:
             ],
             self.queries: [(_shown(image), "") for image in task.queries],
             self.label: gradio.Label(value=None, label="Prediction"),
+            self.notes: "",
         }
 
     def add_class(self, history, name):
@@ -418,6 +420,4 @@ def _share_plot(learner, task):
     """The scale of each module, and its shrinkage factor for these examples."""
     from keras_meta import plots
 
-    figure = plots.scales(learner, len(task.support()[0]))
-    figure.set_size_inches(images.FIGURE)
-    return figure
+    return plots.scales(learner, len(task.support()[0]))

@@ -31,7 +31,8 @@ CSS = """
 .gallery .grid-wrap { overflow-y: auto; min-height: 0 !important; }
 .gallery .empty { min-height: 80px !important; }
 .gallery .grid-container {
-  grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important;
+  grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) !important;
+  padding-top: 28px;
 }
 footer { display: none !important; }
 """
