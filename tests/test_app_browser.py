@@ -245,6 +245,7 @@ def test_classes(visit, server, size, tmp_path):
 
     visitor.press("save")
     visitor.wait_for("keras-meta learn", "saved")
+    visitor.see(tmp_path / "saved.png")
     folder = pathlib.Path(visitor.text("saved").split()[2].rstrip("."))
     assert folder.parent == server[1]
     (row,) = learned(folder)["predictions"]
@@ -373,6 +374,7 @@ def test_a_curve(visit, server, tmp_path):
     visitor.see(tmp_path / "curve.png")
     visitor.press("curve-save")
     visitor.wait_for("keras-meta learn", "curve-saved")
+    visitor.see(tmp_path / "curve-saved.png")
     path = pathlib.Path(visitor.text("curve-saved").split()[2].rstrip("."))
     rows = learned(path)["predictions"]
     assert [row["x"] for row in rows] == [1, 2.5]
