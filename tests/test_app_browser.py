@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -29,17 +28,9 @@ pytestmark = [
         reason="needs a browser: apt-get install chromium chromium-driver",
     ),
 ]
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
+FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run
+--disable-background-networking --disable-component-update --disable-sync""".split()
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 DESKTOP, PHONE = (1200, 900), (390, 844)
 # The first prediction waits for TensorFlow and a model, on a busy machine for long.
 SECONDS = 300
@@ -55,9 +46,8 @@ def server(tmp_path_factory):
     """The page's address, and the folder of saved tasks."""
     tasks = tmp_path_factory.mktemp("server") / "tasks"
     command = [sys.executable, "-m", "keras_meta", "app", "--no-browser"]
-    with subprocess.Popen(
-        [*command, "--out", str(tasks)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command += ["--out", str(tasks)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process.stdout.readline().split()[0], tasks
         finally:
@@ -75,7 +65,7 @@ def visit(server, tmp_path):
             folder = tmp_path / f"profile-{time.monotonic_ns()}"
             options.add_argument(f"--user-data-dir={folder}")
             options.add_argument(f"--window-size={size[0]},{size[1]}")
-            for flag in FLAGS:
+            for flag in (*FLAGS, OFFLINE):
                 options.add_argument(flag)
             downloads = {"download.default_directory": str(tmp_path)}
             options.add_experimental_option("prefs", downloads)
@@ -322,7 +312,6 @@ def test_uploads_and_mistakes(visit, tmp_path):
     visitor.wait_for("expected at most 20 classes, got one more in addition.")
     assert visitor.text("classes").count("(") == 20
     visitor.see(tmp_path / "mistakes.png")
-    # Five entries know two classes, and none of them twenty.
     visitor.press("undo")
     visitor.until(lambda: "c17" not in visitor.text("classes"))
     assert not visitor.errors()
@@ -402,9 +391,7 @@ def test_a_curve(visit, server, tmp_path):
 def test_a_port_that_is_taken(server):
     port = server[0].rstrip("/").rpartition(":")[2]
     command = [sys.executable, "-m", "keras_meta", "app", "--port", port]
-    done = subprocess.run(
-        [*command, "--no-browser"], capture_output=True, text=True, env={**os.environ}
-    )
+    done = subprocess.run([*command, "--no-browser"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (
         f"keras-meta: error: expected a free port, {port} cannot be used: name "

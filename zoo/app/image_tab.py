@@ -4,9 +4,8 @@ import shlex
 import tempfile
 
 import gradio
-import PIL.Image
 
-from keras_meta.zoo.app import events, images, models, pad, saving
+from keras_meta.zoo.app import events, images, models, pad, parts, saving
 
 AUTOMATIC = "best on validation tasks of this size"
 CHOICE = (
@@ -21,8 +20,6 @@ HELP = f"""\
 """
 # Tasks of a visitor that "Undo" returns to.
 KEPT = 50
-# Pixels of a picture in a gallery.
-PICTURE = 160
 
 
 class ImageTab:
@@ -63,9 +60,9 @@ class ImageTab:
         )
         self.pad = pad.component(elem_id="pad")
         with gradio.Row():
-            self.clear = _button("Clear pad", "clear")
-            self.undo = _button("Undo", "undo")
-            self.remove = _button("Remove class", "remove")
+            self.clear = parts.button("Clear pad", "clear")
+            self.undo = parts.button("Undo", "undo")
+            self.remove = parts.button("Remove class", "remove")
         with gradio.Row():
             self.draw_example = gradio.Button(
                 "Add to class", min_width=120, size="md", elem_id="draw-example"
@@ -93,7 +90,7 @@ class ImageTab:
                 size="md",
                 elem_id="query-files",
             )
-        self.examples = _gallery("Examples", "examples")
+        self.examples = parts.gallery("Examples", "examples")
 
     def _lay_outputs(self):
         self.label = gradio.Label(
@@ -101,10 +98,10 @@ class ImageTab:
             num_top_classes=images.MOST_CLASSES,
             elem_id="prediction",
         )
-        self.queries = _gallery("Images to classify", "queries")
+        self.queries = parts.gallery("Images to classify", "queries")
         with gradio.Row():
-            self.predict = _button("Predict again", "predict")
-            self.forget = _button("Remove these images", "forget")
+            self.predict = parts.button("Predict again", "predict")
+            self.forget = parts.button("Remove these images", "forget")
         self.notes = gradio.Markdown(elem_id="notes")
         self.entry = gradio.Dropdown(
             [(AUTOMATIC, ""), *models.names("images")],
@@ -125,7 +122,7 @@ class ImageTab:
         with gradio.Accordion(
             "Prediction by inner step", open=False, visible=False, elem_id="by-step"
         ) as self.by_step:
-            self.compute = _button("Compute", "compute")
+            self.compute = parts.button("Compute", "compute")
             self.step_plot = gradio.Plot(show_label=False, elem_id="step-plot")
         with gradio.Accordion(
             "Shrinkage factors by module", open=False, visible=False, elem_id="shares"
@@ -221,11 +218,11 @@ class ImageTab:
             self.prediction: None,
             self.classes: gradio.Radio(choices=choices, value=chosen),
             self.examples: [
-                (_shown(image), name)
+                (parts.thumbnail(image), name)
                 for name, examples in task.examples.items()
                 for image in examples
             ],
-            self.queries: [(_shown(image), "") for image in task.queries],
+            self.queries: [(parts.thumbnail(image), "") for image in task.queries],
             self.label: gradio.Label(value=None, label="Prediction"),
             self.notes: "",
         }
@@ -280,7 +277,7 @@ class ImageTab:
         steps = int(steps) if name == tuned else None
         prediction = images.predict(task, entry, steps)
         captions, last = prediction.captions(), len(task.queries) - 1
-        pictures = map(_shown, task.queries)
+        pictures = map(parts.thumbnail, task.queries)
         notes = [f"{name} learned {len(prediction.names)} classes."]
         if prediction.reason:
             notes = [f"Chosen: {prediction.reason}."]
@@ -375,31 +372,6 @@ EXPORTED = (
     "{}, adapted to these examples: `model.keras` for Keras, `1/` for TensorFlow "
     "Serving, and `task.json` with the classes and the preprocessing of images."
 )
-
-
-def _button(label, name):
-    return gradio.Button(label, size="sm", min_width=80, elem_id=name)
-
-
-def _gallery(label, name):
-    return gradio.Gallery(
-        label=label,
-        fit_columns=False,
-        object_fit="contain",
-        allow_preview=False,
-        format="png",
-        interactive=False,
-        buttons=[],
-        elem_id=name,
-        elem_classes="gallery",
-    )
-
-
-def _shown(image):
-    """A small picture of an image."""
-    picture = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.thumbnail((PICTURE, PICTURE))
-    return picture
 
 
 def _read(paths):
