@@ -243,6 +243,4 @@ def _share_plot(learner, curve):
     """The scale of each module, and its shrinkage factor for these points."""
     from keras_meta import plots
 
-    figure = plots.scales(learner, len(curve.points))
-    figure.set_size_inches(curves.SIZE)
-    return figure
+    return plots.scales(learner, len(curve.points))

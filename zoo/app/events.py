@@ -6,13 +6,13 @@ import html
 import gradio
 
 # Seconds that a sentence stays on the page.
-SHOWN = 20
+SHOWN = 15
 
 
 def state(error):
     """States an error, or a sentence, on the page."""
     text = html.escape(" ".join(str(error).split()))
-    gradio.Warning(text, duration=SHOWN, title="Not done")
+    gradio.Warning(text, duration=SHOWN)
 
 
 def on(events, function, inputs, outputs, model=False, shown=None):

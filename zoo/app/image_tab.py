@@ -140,7 +140,8 @@ class ImageTab:
         task = [self.history, self.classes]
         # Where the task and its prediction are.
         changed = [*task, self.prediction, self.examples, self.queries, self.label]
-        predicted = [*changed, self.notes, self.card, self.steps, self.tuned]
+        changed += [self.notes]
+        predicted = [*changed, self.card, self.steps, self.tuned]
         predicted += [self.by_step, self.step_plot, self.shares, self.share_plot]
         predicted += [self.shown, self.pad]
         settings = [self.history, self.entry, self.steps, self.tuned]
@@ -217,12 +218,13 @@ class ImageTab:
             self.prediction: None,
             self.classes: gradio.Radio(choices=choices, value=chosen),
             self.examples: [
-                (parts.shown(image), name)
+                (parts.thumbnail(image), name)
                 for name, examples in task.examples.items()
                 for image in examples
             ],
-            self.queries: [(parts.shown(image), "") for image in task.queries],
+            self.queries: [(parts.thumbnail(image), "") for image in task.queries],
             self.label: gradio.Label(value=None, label="Prediction"),
+            self.notes: "",
         }
 
     def add_class(self, history, name):
@@ -247,7 +249,7 @@ class ImageTab:
 
     def examples_uploaded(self, history, chosen, paths):
         history[-1].check_class(chosen)  # before the files are read
-        task = history[-1].with_examples(chosen, parts.read(paths))
+        task = history[-1].with_examples(chosen, _read(paths))
         return self._changed(history, task, chosen)
 
     # Predictions.
@@ -258,7 +260,7 @@ class ImageTab:
         return page | self._predicted_if_complete(task, entry, steps, tuned)
 
     def queries_uploaded(self, history, entry, steps, tuned, chosen, paths):
-        task = history[-1].with_queries(parts.read(paths))
+        task = history[-1].with_queries(_read(paths))
         page = self._changed(history, task, chosen)
         return page | self._predicted_if_complete(task, entry, steps, tuned)
 
@@ -275,7 +277,7 @@ class ImageTab:
         steps = int(steps) if name == tuned else None
         prediction = images.predict(task, entry, steps)
         captions, last = prediction.captions(), len(task.queries) - 1
-        pictures = map(parts.shown, task.queries)
+        pictures = map(parts.thumbnail, task.queries)
         notes = [f"{name} learned {len(prediction.names)} classes."]
         if prediction.reason:
             notes = [f"Chosen: {prediction.reason}."]
@@ -372,10 +374,22 @@ EXPORTED = (
 )
 
 
+def _read(paths):
+    """The images of uploaded files; states which could not be read.
+
+    Raises:
+        ValueError: none could be read.
+    """
+    found, sentences = images.read(paths)
+    if not found:
+        raise ValueError(" ".join(sentences))
+    for sentence in sentences:
+        events.state(sentence)
+    return found
+
+
 def _share_plot(learner, task):
     """The scale of each module, and its shrinkage factor for these examples."""
     from keras_meta import plots
 
-    figure = plots.scales(learner, len(task.support()[0]))
-    figure.set_size_inches(images.FIGURE)
-    return figure
+    return plots.scales(learner, len(task.support()[0]))

@@ -25,14 +25,17 @@ this machine.
 """
 # Fonts of the system need no network.
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
-# As many pictures in a row as fit: Gradio's own number is too wide for a phone.
+# As many pictures in a row as fit, and no longer lines than fit: Gradio's own are too
+# wide for a phone.
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: auto; }
 .gallery .grid-wrap { overflow-y: auto; min-height: 0 !important; }
 .gallery .empty { min-height: 80px !important; }
 .gallery .grid-container {
-  grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important;
+  grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) !important;
+  padding-top: 28px;
 }
+.prose code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 footer { display: none !important; }
 """
 
