@@ -186,7 +186,9 @@ def unencoded(path):
                 isinstance(mode[0], ast.Constant) and "b" not in mode[0].value
             )
         else:
-            text = name in ("read_text", "write_text")
+            receiver = getattr(getattr(node.func, "value", None), "id", None)
+            # `atomic.write_text` writes UTF-8.
+            text = name in ("read_text", "write_text") and receiver != "atomic"
         if text:
             yield node.lineno
 
