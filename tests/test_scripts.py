@@ -302,22 +302,25 @@ def test_evaluate_refuses_what_it_would_ignore(capsys, monkeypatch):
     fails = test_cli.assert_fails
     fails(capsys, "no --ways, --queries with --protocol lake", "evaluate", IMAGES,
           "--protocol=lake", "--ways=3", "--queries=2")  # fmt: skip
-    fails(capsys, "no --episodes, --seed with --lake-runs", "evaluate", IMAGES,
-          "--lake-runs=x", "--episodes=3", "--seed=0")  # fmt: skip
+    fails(capsys, "no --episodes, --first, --seed with --lake-runs", "evaluate", IMAGES,
+          "--lake-runs=x", "--episodes=3", "--first=0", "--seed=0")  # fmt: skip
     with pytest.raises(SystemExit):
         cli.main(["evaluate", IMAGES, "--protocol=lake", "--data=x"])
-    asked = []
+    received = []
 
-    def evaluate(name, count, seed):
-        asked.extend([name, count, seed])
+    def evaluate(*arguments):
+        received.extend(arguments)
+        name, count, seed, first = arguments
         score = {"metric": "accuracy", "mean": 0.5, "interval": 0.1, "seed": seed}
         score |= {"episodes": count, "ways": 20, "shots": 1, "queries": 1}
-        return score | {"normalization": "inductive", "tasks": [0.5]}
+        score |= {"first": first, "tasks": [0.5], "bins": {}}
+        return score | {"normalization": "inductive"}
 
     monkeypatch.setattr(lake, "evaluate", evaluate)
     words = ["evaluate", IMAGES, "--protocol=lake", "--episodes=7", "--seed=3"]
-    assert cli.main(words) == 0
-    assert asked == [IMAGES, 7, 3] and "Lake's protocol" in capsys.readouterr().out
+    assert cli.main([*words, "--first=5"]) == 0
+    assert received == [IMAGES, 7, 3, 5]
+    assert "Lake's protocol" in capsys.readouterr().out
 
 
 # export
