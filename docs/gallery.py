@@ -1,5 +1,6 @@
 """Writes the gallery of the zoo, `gallery.md`, from the cards."""
 
+import os
 import pathlib
 
 from keras_meta import zoo
@@ -45,8 +46,8 @@ def tile(card):
     pictures = [card.directory / name for name in PICTURES]
     picture = next((path for path in pictures if path.exists()), None)
     if picture:
-        relative = picture.relative_to(FOLDER.parent)
-        lines += [f":img-top: ../{relative.as_posix()}", f":img-alt: {card.name}"]
+        relative = pathlib.Path(os.path.relpath(picture, FOLDER)).as_posix()
+        lines += [f":img-top: {relative}", f":img-alt: {card.name}"]
     lines += ["", ""]
     if card.figures:
         figure = card.figures[0]
