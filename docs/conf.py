@@ -47,7 +47,7 @@ nb_render_markdown_format = "myst"  # with tables
 nb_output_stderr = "remove"
 nb_ipywidgets_js = {}  # no widgets, whose scripts come from a server
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["style.css"]
 # Pages are read below this folder alone, and links are not for every system.
 for tutorial in ("own_images.py",):
     shutil.copyfile(ROOT / "examples" / tutorial, ROOT / "docs/tutorials" / tutorial)

@@ -8,7 +8,10 @@ from keras_meta.zoo import scores
 
 FOLDER = pathlib.Path(__file__).parent
 # The first picture that an entry has represents it.
-PICTURES = ("episode.png", "fit.png", "examples.png", "presentations.png")
+PICTURES = (
+    *("episode.png", "fit.png", "examples.png", "presentations.png"),
+    "completions.png",
+)
 COMMANDS = {
     "images": "keras-meta learn drawings/ --support examples/ --model={}",
     "curves": "keras-meta learn points.csv --model={}",
