@@ -3,15 +3,24 @@
 import numpy as np
 
 INKS = "dark ink on a light ground", "light ink on a dark ground"
+# An image is squeezed if one side is longer than the other by more than this factor.
+OBLONG = 1.1
 
 
-def notes(name, preprocess, photographs, support, query):
+def is_oblong(image):
+    """Whether resizing an image `[H, W, C]` to a square changes its proportions."""
+    height, width = image.shape[:2]
+    return max(height, width) > OBLONG * min(height, width)
+
+
+def notes(name, preprocess, photographs, oblong, support, query):
     """The sentences on the images of a task, for a model of drawings.
 
     Args:
         name: of the model.
         preprocess: its `ImagePreprocess`.
         photographs: how many of the images seem to be photographs.
+        oblong: how many of the image files are not square, see `is_oblong`.
         support, query: the images, `[S, H, W, C]` and `[Q, H, W, C]`.
 
     Yields:
@@ -23,6 +32,12 @@ def notes(name, preprocess, photographs, support, query):
         yield (
             f"these look like photographs. {name} was trained on drawn characters; its "
             "predictions on photographs are unreliable"
+        )
+    elif oblong and preprocess.height == preprocess.width:
+        yield (
+            f"{oblong} of {len(support) + len(query)} images are not square and were "
+            "squeezed to a square; accuracy is higher if you crop them to a square "
+            "around the drawing"
         )
     yield from _inks(preprocess, support, query, drawings)
 

@@ -46,7 +46,7 @@ def run(arguments, output):
         name = card.name
     learner = _learner(name, ways)
 
-    images, detected = _load(learner.preprocess, paths)
+    images, detected, oblong = _load(learner.preprocess, paths)
     support, query = np.split(images, [len(task.support)])
     labels = task.support_labels
     probabilities = predictions.classify(learner, support, labels, query)
@@ -59,7 +59,10 @@ def run(arguments, output):
     predictions.show_classes(
         output, name, task.classes, task.names, task.labels, probabilities
     )
-    for note in image_notes.notes(name, learner.preprocess, detected, support, query):
+    notes = image_notes.notes(
+        name, learner.preprocess, detected, oblong, support, query
+    )
+    for note in notes:
         output.print(f"Note: {note}.")
     folders.report_skipped(output, task.skipped)
     if learner.normalization == "transductive":
@@ -99,13 +102,14 @@ def _load(preprocess, paths):
     """Reads and resizes images.
 
     Returns:
-        `(uint8 [n, H, W, C], how many of them seem to be photographs)`: none for a
-        model of photographs.
+        `(uint8 [n, H, W, C], photographs, oblong)`: how many of the files seem to be
+        photographs (none for a model of photographs), and how many are not square.
     """
-    images, detected = [], 0
+    images, detected, oblong = [], 0, 0
     for path in paths:
         image = files.load_image(path)
         # A model that does not invert its images was trained on photographs.
         detected += preprocess.invert and photographs.is_photograph(image)
+        oblong += image_notes.is_oblong(image)
         images.append(preprocess.resize(image))
-    return np.stack(images), detected
+    return np.stack(images), detected, oblong

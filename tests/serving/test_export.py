@@ -255,7 +255,9 @@ def test_size_and_what_stands_beside(name, exported):
     weights = sum(v.numpy().nbytes for v in learner.variables)
     written = (directory / "saved_model.pb").stat().st_size
     written += sum(f.stat().st_size for f in (directory / "variables").iterdir())
-    assert written < 1.2 * weights + 1e6
+    # Inner steps are written out in each signature: 0.6 MB for sixteen of them.
+    signatures = tf.saved_model.load(directory).signatures
+    assert written < 1.2 * weights + 0.6e6 * len(signatures)
     assert not any(
         b"_XlaMustCompile\x12\x02(\x01" in f
         for f in [(directory / "saved_model.pb").read_bytes()]

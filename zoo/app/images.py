@@ -296,7 +296,10 @@ def _notes(learner, name, task, support, query):
     """The notes of `keras-meta learn` on the images."""
     images = (*task.support()[0], *task.queries)
     detected = learner.preprocess.invert and sum(map(photographs.is_photograph, images))
-    notes = image_notes.notes(name, learner.preprocess, detected, support, query)
+    oblong = sum(map(image_notes.is_oblong, images))
+    notes = image_notes.notes(
+        name, learner.preprocess, detected, oblong, support, query
+    )
     notes = [f"Note: {note}." for note in notes]
     if learner.normalization == "transductive":
         notes.append(

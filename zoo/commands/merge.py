@@ -31,6 +31,7 @@ def add(parser):
 def run(arguments, output):
     parts = [read(path) for path in arguments.files]
     output.keep_apart(*arguments.files)
+    console.start()
     score = merging.merged(parts)
     evaluate.show(output, score["model"], score)
 
