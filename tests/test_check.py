@@ -142,7 +142,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     own = keras.Sequential([keras.Input([4]), Python(name="python")])
     own.save(tmp_path / "own.keras")
     assert cli.main(["check", str(tmp_path / "own.keras")]) == 2
-    assert "expected a file of layers that Keras has" in capsys.readouterr().err
+    assert "expected a file with layers of Keras only" in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected a Learner"):
         check.check(smooth_network)
 
