@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from keras_meta import checks, keras_private
 
-# `(dataset, indices) -> dataset`, which computes elements of a stream.
-Step: TypeAlias = Callable[[Any, Any], tf.data.Dataset]
+# `(dataset, indices, size) -> dataset`, a transformation of a stream; `size` elements
+# are in a batch.
+Step: TypeAlias = Callable[[Any, Any, Any], tf.data.Dataset]
 END = np.iinfo(np.int64).max
 
 
@@ -37,7 +38,7 @@ def stream(draw: Callable[[tf.Tensor], Any], seed: int, start: int) -> Stream:
     checks.check_integer("start", start, 0)
     indices = range(start, END)
 
-    def elements(_, numbers):
+    def elements(_, numbers, size=None):
         return numbers.map(
             lambda index: draw(fold_seed(seed, index)),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -78,7 +79,7 @@ def seeded_map(
     shift = start - dataset.indices.start
     return dataset.followed(
         result,
-        lambda dataset, numbers: mapped(dataset, numbers.map(lambda i: i + shift)),
+        lambda dataset, numbers, _: mapped(dataset, numbers.map(lambda i: i + shift)),
     )
 
 
@@ -120,11 +121,9 @@ class Stream(keras_private.WrappedDataset):
     Args:
         dataset: the `tf.data.Dataset` of all elements.
         indices: the `range` of their indices.
-        steps: functions `(dataset, indices) -> dataset` that compute the elements in
-            turn; the first ignores its dataset.
+        steps: functions `(dataset, indices, size) -> dataset` that compute the dataset
+            in turn; the first ignores its dataset, and `batch` takes `size` elements.
         size: elements of a batch; None before `batch`.
-        drop_remainder: whether all batches have `size` elements.
-        batched: functions `dataset -> dataset` of batches, after `batch`.
     """
 
     def __init__(
@@ -133,15 +132,11 @@ class Stream(keras_private.WrappedDataset):
         indices: range,
         steps: Iterable[Step],
         size: int | None = None,
-        drop_remainder: bool = False,
-        batched: Iterable[Callable[[tf.data.Dataset], tf.data.Dataset]] = (),
     ) -> None:
         super().__init__(dataset)
         self.indices = indices
         self.size = size
-        self._drop_remainder = drop_remainder
         self._steps = list(steps)
-        self._batched = list(batched)
 
     def divides(self, parts: int) -> bool:
         """Whether every batch consists of `parts` equal shares."""
@@ -166,54 +161,39 @@ class Stream(keras_private.WrappedDataset):
     def _computed(self, numbers, size):
         dataset = numbers
         for step in self._steps:
-            dataset = step(dataset, numbers)
-        if size:
-            dataset = dataset.batch(size, self._drop_remainder)
-        for step in self._batched:
-            dataset = step(dataset)
+            dataset = step(dataset, numbers, size)
         return dataset
 
     def followed(self, dataset: tf.data.Dataset, step: Step) -> Stream:
         """Returns the stream of `dataset`, which `step` computes from this stream."""
-        if not self.size:
-            return Stream(dataset, self.indices, [*self._steps, step])
-        following = self._limited(dataset, self.indices)
-        following._batched.append(lambda dataset: step(dataset, None))
-        return following
+        return Stream(dataset, self.indices, [*self._steps, step], self.size)
 
     def _limited(self, dataset, indices):
-        return Stream(
-            dataset,
-            indices,
-            self._steps,
-            self.size,
-            self._drop_remainder,
-            self._batched,
-        )
+        return Stream(dataset, indices, self._steps, self.size)
 
     def map(self, map_func: Callable[..., Any], *args: Any, **kwargs: Any) -> Stream:
         return self.followed(
             super().map(map_func, *args, **kwargs),
-            lambda dataset, _: dataset.map(map_func, *args, **kwargs),
+            lambda dataset, *_: dataset.map(map_func, *args, **kwargs),
         )
 
     def prefetch(self, *args: Any, **kwargs: Any) -> Stream:
         return self.followed(
             super().prefetch(*args, **kwargs),
-            lambda dataset, _: dataset.prefetch(*args, **kwargs),
+            lambda dataset, *_: dataset.prefetch(*args, **kwargs),
         )
 
     def with_options(self, *args: Any, **kwargs: Any) -> Stream:
         return self.followed(
             super().with_options(*args, **kwargs),
-            lambda dataset, _: dataset.with_options(*args, **kwargs),
+            lambda dataset, *_: dataset.with_options(*args, **kwargs),
         )
 
     def cache(self, filename: str = "", name: str | None = None) -> tf.data.Dataset:
         dataset = super().cache(filename, name)
         if filename:  # one file cannot hold the parts of several workers
             return dataset
-        return self.followed(dataset, lambda dataset, _: dataset.cache(name=name))
+        return self.followed(dataset, lambda dataset, *_: dataset.cache(name=name))
 
     def take(self, count: int, name: str | None = None) -> Stream:
         indices = self.indices if count < 0 else self.indices[: count * self._unit()]
@@ -221,6 +201,8 @@ class Stream(keras_private.WrappedDataset):
 
     def skip(self, count: int, name: str | None = None) -> Stream:
         """Returns the stream from element `count` on; it computes none before that."""
+        if count == 0:
+            return self
         end = len(self.indices) if count < 0 else count * self._unit()
         indices = self.indices[end:]
         return self._limited(self._computed(_dataset(indices), self.size), indices)
@@ -242,7 +224,11 @@ class Stream(keras_private.WrappedDataset):
         size, indices = int(size), self.indices
         if drop_remainder:
             indices = indices[: len(indices) // size * size]
-        return Stream(dataset, indices, self._steps, size, drop_remainder)
+
+        def batched(dataset, _, size):
+            return dataset.batch(size, drop_remainder, *args, **kwargs)
+
+        return Stream(dataset, indices, [*self._steps, batched], size)
 
 
 def _dataset(indices):

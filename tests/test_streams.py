@@ -53,7 +53,8 @@ def test_parts_hold_together_what_the_stream_holds(chain):
                 np.testing.assert_array_equal(actual, expected[worker::2])
 
 
-def test_a_part_computes_its_own_elements_alone():
+def recorded():
+    """Returns a stream of its episodes' seeds, and the list of those computed."""
     computed = []
 
     def draw(seed):
@@ -63,26 +64,24 @@ def test_a_part_computes_its_own_elements_alone():
 
         return tf.numpy_function(record, [seed[1]], tf.int64)
 
+    return streams.stream(draw, 0, 0), computed
+
+
+def test_a_part_computes_its_own_elements_alone():
+    data, computed = recorded()
     own = [int(streams.fold_seed(0, index)[1]) for index in range(100)]
-    data = streams.stream(draw, 0, 0).batch(4).take(10)
+    data = data.batch(4).take(10)
     list(data.part(2, 1, 2).as_numpy_iterator())
     assert sorted(computed) == sorted(own[1:40:2])
 
 
 def test_skip_computes_nothing_and_keeps_static_shapes():
-    computed = []
-
-    def draw(seed):
-        def record(value):
-            computed.append(int(value))
-            return value
-
-        return tf.numpy_function(record, [seed[1]], tf.int64)
-
-    data = streams.stream(draw, 0, 0).map(lambda x: tf.ensure_shape(x, []))
+    data, computed = recorded()
+    data = data.map(lambda x: tf.ensure_shape(x, []))
     own = [int(streams.fold_seed(0, index)[1]) for index in range(12)]
     assert list(data.skip(5).take(2).as_numpy_iterator()) == own[5:7]
     assert own[0] not in computed and own[4] not in computed
+    assert data.skip(0) is data  # no new trace
     batches = data.batch(2, drop_remainder=True).skip(3)
     assert batches.element_spec.shape == [2]
     assert batches.take(1).get_single_element().numpy().tolist() == own[6:8]
