@@ -52,18 +52,28 @@ def merged(parts):
         name: np.sum([part["bins"][name] for part in parts], axis=0)
         for name in first["bins"]
     }
-    errors = {
-        name: float(np.float32(np.abs(excess).sum() / count.sum()))
-        for name, (count, excess) in bins.items()
-    }
     seconds = sum(part["seconds"] * part["episodes"] for part in parts) / len(tasks)
     return {
         **first,
         "mean": mean,
         "interval": interval,
-        **errors,
+        **{name: calibration(*sums) for name, sums in bins.items()},
         "episodes": len(tasks),
         "seconds": seconds,
         "tasks": tasks,
         "bins": {name: list(sums) for name, sums in bins.items()},
     }
+
+
+def calibration(count, excess):
+    """The calibration error of sums over all predictions.
+
+    Args:
+        count, excess: the sums of a `metrics.CalibrationError`, one for each bin.
+    """
+    from keras_meta import metrics
+
+    error = metrics.CalibrationError(bins=len(count))
+    error.count.assign(count)
+    error.excess.assign(excess)
+    return float(error.result())
