@@ -15,6 +15,7 @@ import keras_meta as km
 from keras_meta import plots
 from keras_meta.zoo import cards, cli
 from keras_meta.zoo.app import curves, images, models, saving
+from tests import test_cli
 
 LINEAR, SHRUNK, MIXED = "linear", "shrunk", "mixed"
 WAVES, LINES = "waves", "lines"
@@ -23,29 +24,8 @@ RATE = 0.05
 
 
 def write_entry(name, learner, **facts):
-    learner.compile()
-    (cards.MODELS / name).mkdir()
-    path = cards.MODELS / name / "model.keras"
-    learner.save(path)
-    text = dict.fromkeys(("paper", "source", "licence", "protocol", "command"), "none")
-    cards.Card(
-        **text,
-        name=name,
-        learner=type(learner).__name__,
-        family="marks",
-        data="marks: a few",
-        procedural=False,
-        normalization=learner.normalization,
-        seed=0,
-        initial_weights=cards.RANDOM,
-        steps=0,
-        kept=0,
-        hours=0.0,
-        sha256=cards.sha256(path),
-        test_classes=None,
-        any_units=learner.point_units is not None,
-        **facts,
-    ).write()
+    facts |= {"family": "marks", "data": "marks: a few", "test_classes": None}
+    test_cli.write_entry(name, learner, **facts)
 
 
 def classifier():

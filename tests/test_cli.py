@@ -46,7 +46,7 @@ def write_entry(name, learner, **facts):
         source="none",
         licence="none",
         protocol="untrained",
-        normalization="inductive",
+        normalization=learner.normalization,
         seed=0,
         command="none",
         initial_weights=cards.RANDOM,

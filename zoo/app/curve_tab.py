@@ -2,12 +2,11 @@
 
 import pathlib
 import shlex
-import tempfile
 
 import gradio
 
 from keras_meta.zoo import choice
-from keras_meta.zoo.app import curves, events, models, saving
+from keras_meta.zoo.app import curves, events, models, parts, saving, tab
 
 HELP = """\
 Click on the picture to add points of a curve, or upload a CSV file with columns x,y
@@ -29,18 +28,11 @@ EXPORTED = (
 )
 
 
-class CurveTab:
-    """The components of the tab, and the functions of its events.
-
-    What a visitor has put in is in `gradio.State`, and nothing of it in this object.
-
-    Args:
-        directory: gets saved tasks.
-        temporary: gets files to download.
-    """
+class CurveTab(tab.Tab):
+    """The components of the tab, and the functions of its events. See `Tab`."""
 
     def __init__(self, directory, temporary):
-        self.directory, self.temporary = directory, temporary
+        super().__init__(directory, temporary)
         # The curves so far, the newest last.
         self.history = gradio.State((curves.Curve(),))
         # The entry that the inner steps are set for.
@@ -56,12 +48,8 @@ class CurveTab:
             elem_id="curve",
         )
         with gradio.Row():
-            self.undo = gradio.Button(
-                "Undo", size="sm", min_width=80, elem_id="curve-undo"
-            )
-            self.clear = gradio.Button(
-                "Clear", size="sm", min_width=80, elem_id="curve-clear"
-            )
+            self.undo = parts.button("Undo", "curve-undo")
+            self.clear = parts.button("Clear", "curve-clear")
             self.file = gradio.UploadButton(
                 "Upload points", size="sm", min_width=80, elem_id="points-file"
             )
@@ -174,10 +162,8 @@ class CurveTab:
         return self._changed(history, curves.Curve(), entry, steps, tuned)
 
     def undone(self, history, entry, steps, tuned):
-        if len(history) == 1:
-            raise ValueError("expected a change to undo, there is none.")
-        *earlier, curve, _ = history
-        return self._changed(tuple(earlier), curve, entry, steps, tuned)
+        *before, curve = self.earlier(history)
+        return self._changed(tuple(before), curve, entry, steps, tuned)
 
     def _changed(self, history, curve, entry, steps, tuned):
         """The page after a change of the points, which stay if nothing fits them."""
@@ -193,7 +179,7 @@ class CurveTab:
         """The page with the fit to the newest points."""
         curve = history[-1]
         # The slider is set for one entry; another begins with its own number.
-        steps = int(steps) if entry == tuned else None
+        steps = self.steps_of(entry, steps, tuned)
         page = {
             self.queries: " ".join(f"{x:.12g}" for x in curve.queries),
             self.card: models.description(entry),
@@ -214,7 +200,9 @@ class CurveTab:
             self.tuned: entry,
             self.by_step: gradio.Accordion(visible=has_steps),
             self.shares: gradio.Accordion(visible=shares),
-            self.share_plot: _share_plot(learner, curve) if shares else None,
+            self.share_plot: self.share_plot_of(learner, len(curve.points))
+            if shares
+            else None,
         }
 
     def steps_plotted(self, history, entry, steps, tuned):
@@ -224,23 +212,10 @@ class CurveTab:
     def task_saved(self, history):
         folder = saving.save_points(history[-1], self.directory)
         text = SAVED.format(shlex.quote(str(folder / saving.POINTS)))
-        return self._download(folder, text)
+        return self.offered(folder, text)
 
     def model_exported(self, history, entry, steps, tuned):
-        steps = int(steps) if entry == tuned else None
-        folder = tempfile.mkdtemp(dir=self.temporary)
+        steps = self.steps_of(entry, steps, tuned)
+        folder = self.folder()
         folder = saving.export_curve(history[-1], entry, steps, folder)
-        return self._download(folder, EXPORTED.format(entry))
-
-    def _download(self, folder, text):
-        file = saving.zipped(folder, tempfile.mkdtemp(dir=self.temporary))
-        label = f"Download {folder.name}.zip"
-        button = gradio.DownloadButton(label, value=file, visible=True)
-        return {self.saved: text, self.download: button}
-
-
-def _share_plot(learner, curve):
-    """The scale of each module, and its shrinkage factor for these points."""
-    from keras_meta import plots
-
-    return plots.scales(learner, len(curve.points))
+        return self.offered(folder, EXPORTED.format(entry))

@@ -1,11 +1,10 @@
 """The tab of classes of images: its layout and its events."""
 
 import shlex
-import tempfile
 
 import gradio
 
-from keras_meta.zoo.app import events, images, models, pad, parts, saving
+from keras_meta.zoo.app import events, images, models, pad, parts, saving, tab
 
 AUTOMATIC = "best on validation tasks of this size"
 CHOICE = (
@@ -22,18 +21,11 @@ HELP = f"""\
 KEPT = 50
 
 
-class ImageTab:
-    """The components of the tab, and the functions of its events.
-
-    What a visitor has put in is in `gradio.State`, and nothing of it in this object.
-
-    Args:
-        directory: gets saved tasks.
-        temporary: gets files to download.
-    """
+class ImageTab(tab.Tab):
+    """The components of the tab, and the functions of its events. See `Tab`."""
 
     def __init__(self, directory, temporary):
-        self.directory, self.temporary = directory, temporary
+        super().__init__(directory, temporary)
         # The tasks so far, the newest last.
         self.history = gradio.State((images.Task(),))
         self.prediction = gradio.State(None)
@@ -238,10 +230,8 @@ class ImageTab:
         return self._changed(history, history[-1].without_queries(), chosen)
 
     def undone(self, history, chosen):
-        if len(history) == 1:
-            raise ValueError("expected a change to undo, there is none.")
-        *earlier, task, _ = history
-        return self._changed(tuple(earlier), task, chosen)
+        *before, task = self.earlier(history)
+        return self._changed(tuple(before), task, chosen)
 
     def example_drawn(self, history, chosen, drawing):
         task = history[-1].with_examples(chosen, [images.drawn(drawing)])
@@ -274,7 +264,7 @@ class ImageTab:
         task = history[-1]
         name, _ = images.entry(task, entry)
         # The slider is set for one entry; another begins with its own number.
-        steps = int(steps) if name == tuned else None
+        steps = self.steps_of(name, steps, tuned)
         prediction = images.predict(task, entry, steps)
         captions, last = prediction.captions(), len(task.queries) - 1
         pictures = map(parts.thumbnail, task.queries)
@@ -296,7 +286,9 @@ class ImageTab:
             self.by_step: gradio.Accordion(visible=has_steps),
             self.step_plot: None,
             self.shares: gradio.Accordion(visible=shares),
-            self.share_plot: _share_plot(learner, task) if shares else None,
+            self.share_plot: self.share_plot_of(learner, len(task.support()[0]))
+            if shares
+            else None,
         }
 
     def _predicted_if_complete(self, task, entry, steps, tuned):
@@ -337,7 +329,7 @@ class ImageTab:
 
     def task_saved(self, history):
         folder = saving.save_images(history[-1], self.directory)
-        return self._download(
+        return self.offered(
             folder,
             SAVED.format(
                 *(shlex.quote(str(folder / part)) for part in ("", *saving.PARTS))
@@ -347,17 +339,11 @@ class ImageTab:
     def model_exported(self, history, entry, steps, tuned):
         task = history[-1]
         name, _ = images.entry(task, entry)
-        steps = int(steps) if name == tuned else None
-        folder = tempfile.mkdtemp(dir=self.temporary)
-        return self._download(
+        steps = self.steps_of(name, steps, tuned)
+        folder = self.folder()
+        return self.offered(
             saving.export_images(task, name, steps, folder), EXPORTED.format(name)
         )
-
-    def _download(self, folder, text):
-        file = saving.zipped(folder, tempfile.mkdtemp(dir=self.temporary))
-        label = f"Download {folder.name}.zip"
-        button = gradio.DownloadButton(label, value=file, visible=True)
-        return {self.saved: text, self.download: button}
 
 
 SAVED = """\
@@ -386,10 +372,3 @@ def _read(paths):
     for sentence in sentences:
         events.state(sentence)
     return found
-
-
-def _share_plot(learner, task):
-    """The scale of each module, and its shrinkage factor for these examples."""
-    from keras_meta import plots
-
-    return plots.scales(learner, len(task.support()[0]))
