@@ -2,32 +2,46 @@
 
 import numpy as np
 
+from keras_meta.zoo import photographs
+
 INKS = "dark ink on a light ground", "light ink on a dark ground"
 # An image is squeezed if one side is longer than the other by more than this factor.
 OBLONG = 1.1
 
 
-def is_oblong(image):
-    """Whether resizing an image `[H, W, C]` to a square changes its proportions."""
+def kinds(preprocess, image):
+    """What `notes` counts, of one image at its full size.
+
+    Args:
+        preprocess: the `ImagePreprocess` of the model.
+        image: `[H, W, C]`.
+
+    Returns:
+        Integers `[2]`, 0 or 1: whether it seems to be a photograph (0 for a model of
+        photographs), and whether resizing it to a square changes its proportions.
+    """
     height, width = image.shape[:2]
-    return max(height, width) > OBLONG * min(height, width)
+    # A model that does not invert its images was trained on photographs.
+    photograph = preprocess.invert and photographs.is_photograph(image)
+    oblong = max(height, width) > OBLONG * min(height, width)
+    return np.array([photograph, oblong], int)
 
 
-def notes(name, preprocess, photographs, oblong, support, query):
+def notes(name, preprocess, counts, support, query):
     """The sentences on the images of a task, for a model of drawings.
 
     Args:
         name: of the model.
         preprocess: its `ImagePreprocess`.
-        photographs: how many of the images seem to be photographs.
-        oblong: how many of the image files are not square, see `is_oblong`.
+        counts: the sum of `kinds` over the images.
         support, query: the images, `[S, H, W, C]` and `[Q, H, W, C]`.
 
     Yields:
         Sentences without a period.
     """
     # About one photograph in five is not detected, and a few drawings are detected.
-    drawings = photographs < (len(support) + len(query)) / 2
+    detected, oblong = counts
+    drawings = detected < (len(support) + len(query)) / 2
     if not drawings:
         yield (
             f"these look like photographs. {name} was trained on drawn characters; its "

@@ -9,7 +9,6 @@ from keras_meta.zoo import (
     folders,
     image_notes,
     named,
-    photographs,
     predictions,
 )
 
@@ -46,7 +45,7 @@ def run(arguments, output):
         name = card.name
     learner = _learner(name, ways)
 
-    images, detected, oblong = _load(learner.preprocess, paths)
+    images, counts = _load(learner.preprocess, paths)
     support, query = np.split(images, [len(task.support)])
     labels = task.support_labels
     probabilities = predictions.classify(learner, support, labels, query)
@@ -59,10 +58,7 @@ def run(arguments, output):
     predictions.show_classes(
         output, name, task.classes, task.names, task.labels, probabilities
     )
-    notes = image_notes.notes(
-        name, learner.preprocess, detected, oblong, support, query
-    )
-    for note in notes:
+    for note in image_notes.notes(name, learner.preprocess, counts, support, query):
         output.print(f"Note: {note}.")
     folders.report_skipped(output, task.skipped)
     if learner.normalization == "transductive":
@@ -102,14 +98,11 @@ def _load(preprocess, paths):
     """Reads and resizes images.
 
     Returns:
-        `(uint8 [n, H, W, C], photographs, oblong)`: how many of the files seem to be
-        photographs (none for a model of photographs), and how many are not square.
+        `(uint8 [n, H, W, C], the sum of image_notes.kinds)`.
     """
-    images, detected, oblong = [], 0, 0
+    images, counts = [], 0
     for path in paths:
         image = files.load_image(path)
-        # A model that does not invert its images was trained on photographs.
-        detected += preprocess.invert and photographs.is_photograph(image)
-        oblong += image_notes.is_oblong(image)
+        counts = counts + image_notes.kinds(preprocess, image)
         images.append(preprocess.resize(image))
-    return np.stack(images), detected, oblong
+    return np.stack(images), counts

@@ -14,7 +14,6 @@ from keras_meta.zoo import (
     console,
     image_notes,
     named,
-    photographs,
     predictions,
 )
 from keras_meta.zoo.app import models
@@ -295,11 +294,8 @@ def prepared(learner, name, task):
 def _notes(learner, name, task, support, query):
     """The notes of `keras-meta learn` on the images."""
     images = (*task.support()[0], *task.queries)
-    detected = learner.preprocess.invert and sum(map(photographs.is_photograph, images))
-    oblong = sum(map(image_notes.is_oblong, images))
-    notes = image_notes.notes(
-        name, learner.preprocess, detected, oblong, support, query
-    )
+    counts = sum(image_notes.kinds(learner.preprocess, image) for image in images)
+    notes = image_notes.notes(name, learner.preprocess, counts, support, query)
     notes = [f"Note: {note}." for note in notes]
     if learner.normalization == "transductive":
         notes.append(
