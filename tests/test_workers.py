@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,17 +12,10 @@ import time
 import numpy as np
 import pytest
 
+from keras_meta.zoo import workers
 from tests import worker
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def free_addresses(count):
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
-    for server in sockets:
-        server.close()
-    return addresses
 
 
 def check_equal(actual, expected):
@@ -35,7 +27,7 @@ def check_equal(actual, expected):
 
 
 def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
-    addresses = free_addresses(2)
+    addresses = workers.free_addresses(2)
     command = [sys.executable, "-m", "tests.worker"]
     processes = [
         subprocess.Popen(
@@ -109,7 +101,9 @@ def test_a_run_continues_after_a_worker_is_killed(tmp_path):
     """Two hosts on loopback addresses; one is killed, and both are started again."""
     command = [sys.executable, "-m", "keras_meta", "train", "lstm.boolean"]
     command += ["--steps=40", "--every=10", "--validation-tasks=64"]
-    (first_port, second_port) = (a.rpartition(":")[2] for a in free_addresses(2))
+    (first_port, second_port) = (
+        a.rpartition(":")[2] for a in workers.free_addresses(2)
+    )
     hosts = [f"127.0.0.1:{first_port}", f"127.0.0.2:{second_port}"]
     log, checkpoint = (tmp_path / "two" / n for n in ("log.csv", "last.keras"))
 

@@ -100,9 +100,9 @@ def store(learner, path, recipe, seed, validation_tasks):
         ValueError: the score changes by more than `KEPT` of its interval; the file is
             not replaced.
     """
-    draft = path.with_name("half.keras")
-    training.save(learner, draft)
-    try:
+
+    def write(draft):
+        training.save(learner, draft)
         precision.halve(draft)
         halved = keras.models.load_model(draft)
         episodes = recipe.task.episodes(learner.preprocess, seed)["validation"]()
@@ -119,9 +119,8 @@ def store(learner, path, recipe, seed, validation_tasks):
                 f"by {change:.2g}, more than {limit:.2g} (a tenth of its interval): "
                 "publish without --float16."
             )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+
+    atomic.replace(path, write)
 
 
 def publish_external(name):

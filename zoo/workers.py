@@ -20,10 +20,7 @@ def run(count, directory, words):
     Returns:
         The exit status of a process that failed, or 0.
     """
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
-    for server in sockets:
-        server.close()
+    addresses = free_addresses(count)
     processes = []
     for index in range(count):
         task = {"type": "worker", "index": index}
@@ -58,3 +55,12 @@ def run(count, directory, words):
     for process in processes:
         process.wait()
     return status
+
+
+def free_addresses(count):
+    """Addresses of this machine, `host:port`, that no program listens on."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
+    for server in sockets:
+        server.close()
+    return addresses
