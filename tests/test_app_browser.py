@@ -378,11 +378,11 @@ def test_a_curve(visit, server, tmp_path):
     visitor.wait_for("Inner steps")
     visitor.unfold("curve-by-step")
     visitor.press("curve-compute")
-    visitor.until(lambda: visitor.driver.find_elements(By.CSS_SELECTOR, ".plot img"))
+    visitor.until(lambda: visitor.find("#curve-step-plot img"))
     visitor.see(tmp_path / "curve-steps.png")
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     visitor.upload("points-file", tmp_path / "bad.csv")
-    visitor.wait_for("expected bad.csv to begin with the line x,y, found a,b.")
+    visitor.wait_for("expected bad.csv to begin with the line x,y, got a,b.")
     assert "2.5" in visitor.text("curve-table")
     assert visitor.hosts() == {"127.0.0.1"}
     assert not visitor.errors()

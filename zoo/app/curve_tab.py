@@ -87,7 +87,7 @@ class CurveTab(tab.Tab):
             "Curve by inner step", open=False, visible=False, elem_id="curve-by-step"
         ) as self.by_step:
             self.compute = gradio.Button("Compute", size="sm", elem_id="curve-compute")
-            self.step_plot = gradio.Plot(show_label=False)
+            self.step_plot = gradio.Plot(show_label=False, elem_id="curve-step-plot")
         with gradio.Accordion(
             "Shrinkage factors by module", open=False, visible=False
         ) as self.shares:
