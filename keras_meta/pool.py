@@ -130,8 +130,7 @@ class ClassPool:
         """Creates a pool from a folder with one sub-folder of images per class.
 
         The label id of a class is the index of its sub-folder in alphabetical order. A
-        warning lists the
-        files that are skipped, such as those without an image suffix.
+        warning lists the files that are skipped, such as those without an image suffix.
 
         Args:
             directory: the folder.

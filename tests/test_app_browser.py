@@ -230,7 +230,7 @@ def test_classes(visit, server, size, tmp_path):
     visitor.draw(LIKE_VEE)
     visitor.press("draw-query")
     visitor.wait_for("vee", "prediction")
-    visitor.wait_for("best on validation tasks of 2 ways, 1 shot", "notes")
+    visitor.wait_for("validation tasks from Omniglot of 2 ways, 1 shot", "notes")
     visitor.see(tmp_path / "predicted.png")
 
     visitor.press("save")

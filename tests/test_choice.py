@@ -30,6 +30,7 @@ def entry(name, ways, shots, figures=None, normalization="inductive", **fields):
         **blank
         | {"name": name, "ways": ways, "shots": shots, "normalization": normalization}
         | {"inputs": "images" if ways else "curves", "procedural": False, "grid": grid}
+        | {"family": "ink"}
         | {"validation": {"metric": "accuracy", "mean": wrong}}
         | {"figures": [{"metric": "accuracy", "mean": wrong}]}
         | fields
@@ -76,7 +77,8 @@ def test_the_best_on_validation_tasks_is_taken(ways, shots, name, cell, monkeypa
     card, reason = choice.for_images(ways, shots)
     assert card.name == name
     got = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
-    assert reason == f"{name}: best on validation tasks of {cell}, the nearest to {got}"
+    data = "validation tasks from ink"
+    assert reason == f"{name}: best on {data} of {cell}, the nearest to {got}"
 
 
 def test_no_entry_was_validated_on_so_many_ways(monkeypatch):

@@ -471,6 +471,9 @@ def test_learn_points_with_a_process(monkeypatch, tmp_path, capsys):
     assert "waves learned a curve from 2 points" in out
     assert "two standard deviations" in out and "scaled to [-1.5, 1.5]" in out
     assert "1 of 2 x lie outside the known points" in out
+    # Known x cover [-1.5, 1.5] of [-2, 2]: the rest is a sixth of 10.25 on each side.
+    low, high = x[0] - 10.25 / 6, x[1] + 10.25 / 6
+    assert f"constant below x = {low:.10g} and above {high:.10g}." in out
     shown = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
     assert [row[0] for row in shown] == ["1700000005.125", "1700000020"]
     for row, value, width in zip(shown, mean, 2 * scale, strict=True):
@@ -524,6 +527,23 @@ def test_x_are_shown_with_all_their_digits(capsys):
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert list(map(float, shown)) == x and shown[0] == "1"
     assert shown[-1] == "1700000000"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--episods=2"], "--episods=2 (did you mean --episodes?)"),
+        (["--xyz", "3"], "--xyz 3"),
+        (["more"], "more"),
+    ],
+)
+def test_unknown_options_show_the_usage_of_their_command(words, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", "maml.sinusoid", *words])
+    assert stopped.value.code == 2
+    usage, error = capsys.readouterr().err.split("keras-meta evaluate: error: ")
+    assert error == f"unrecognized arguments: {sentence}\n"
+    assert usage.startswith("usage: keras-meta evaluate [-h]")
 
 
 def test_wrong_options_for_points(capsys):

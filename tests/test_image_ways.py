@@ -241,5 +241,22 @@ def test_skipped_files_and_odd_names_are_told(served, drawings, tmp_path, monkey
             "1 skipped, a folder: query/more.",
         ):
             assert f"Note: {note}" in out
+        # Of sizes 40, 53, ... 105 by 52, 59, 66.
+        assert "Note: 16 of 18 images are not square" in out
         assert "字$_{" in out and (odd is None or "�.png" in out)
     assert (tmp_path / "predictions.png").exists()
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_evaluate_reports_files_that_it_skips_or_squeezes(
+    drawings, tmp_path, monkeypatch, capsys
+):
+    write_task(tmp_path, drawings)
+    (tmp_path / "support/1/notes.txt").touch()
+    words = ["--data", str(tmp_path / "support"), "--episodes", "2"]
+    assert cli.main(["evaluate", ENTRIES[0], *words]) == 0
+    printed = capsys.readouterr()
+    skipped = "1 skipped, suffix not known: 1/notes.txt."
+    assert f"\nkeras-meta: warning: {skipped}\n" in f"\n{printed.err}"
+    # Of 40 x 52, 40 x 59, 40 x 66, 53 x 52, 53 x 59 and 53 x 66.
+    assert "Note: 5 of 6 images are not square" in printed.out

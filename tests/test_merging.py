@@ -58,8 +58,8 @@ def part(first=0, episodes=2, **others):
             "got common tasks: one ends before task 2, the next begins at task 1",
         ),
         (part(3), "got missing tasks"),
-        ({"model": "m"}, "lacks bins, calibration"),
-        ([], "the JSON of `keras-meta evaluate`"),
+        ({"model": "m"}, "got JSON without the field bins"),
+        ([], "the output of `keras-meta evaluate --json`"),
     ],
 )
 def test_parts_that_do_not_belong_together(tmp_path, capsys, others, sentence):

@@ -53,7 +53,7 @@ def for_images(ways, shots):
     if ways > most:
         raise ValueError(
             f"expected at most {most} classes, got {ways}: no entry was validated with "
-            "more; --model NAME uses an entry all the same."
+            "more; --model with a prototypical network accepts more."
         )
 
     def order(card):
@@ -76,9 +76,9 @@ def for_images(ways, shots):
     task = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
     shots = figure["shots"]
     return card, (
-        f"{card.name}: best on validation tasks of {figure['ways']} ways, {shots} "
-        f"shot{'s' * (shots != 1)} ({mean:.1f}% ± {interval:.1f}%), the nearest to "
-        f"{task}"
+        f"{card.name}: best on validation tasks from {card.family} of {figure['ways']} "
+        f"ways, {shots} shot{'s' * (shots != 1)} ({mean:.1f}% ± {interval:.1f}%), the "
+        f"nearest to {task}"
     )
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import difflib
+import functools
 import importlib
 import os
 import pathlib
@@ -51,6 +53,7 @@ def main(argv=None):
         with warnings.catch_warnings():
             # Matplotlib draws letters that its font lacks as boxes.
             warnings.filterwarnings("ignore", message="Glyph")
+            warnings.showwarning = functools.partial(_warn, warnings.showwarning)
             code = arguments.run(arguments, output) or 0
         sys.stdout.flush()
         return code
@@ -64,6 +67,14 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("keras-meta: interrupted", file=sys.stderr)
         return console.INTERRUPTED
+
+
+def _warn(show, message, category, *place):
+    """Shows a warning to users as one line; others as Python does."""
+    if category is UserWarning:
+        print(f"keras-meta: warning: {_sentence(message)}", file=sys.stderr)
+    else:
+        show(message, category, *place)
 
 
 def _sentence(error):
@@ -87,6 +98,19 @@ class Parser(argparse.ArgumentParser):
         super().error(" ".join(message.split()))
 
 
+class Command(Parser):
+    """The parser of one command, which reports unknown options with its own usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = list(self._option_string_actions)
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return namespace, unknown
+
+
 def _parser():
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(
@@ -96,7 +120,9 @@ def _parser():
     parser.add_argument("--version", action="version", version=version)
     names = " ".join(recipes.RECIPES)
     shtab.add_argument_to(parser, preamble={"bash": ENTRIES.format(names=names)})
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, parser_class=Command
+    )
     for name in COMMANDS:
         module = importlib.import_module(f"keras_meta.zoo.commands.{name}")
         added = commands.add_parser(

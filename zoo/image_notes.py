@@ -20,11 +20,43 @@ def kinds(preprocess, image):
         Integers `[2]`, 0 or 1: whether it seems to be a photograph (0 for a model of
         photographs), and whether resizing it to a square changes its proportions.
     """
-    height, width = image.shape[:2]
     # A model that does not invert its images was trained on photographs.
     photograph = preprocess.invert and photographs.is_photograph(image)
-    oblong = max(height, width) > OBLONG * min(height, width)
-    return np.array([photograph, oblong], int)
+    return np.array([photograph, is_oblong(*image.shape[:2])], int)
+
+
+def is_oblong(height, width):
+    """Whether resizing an image to a square changes its proportions visibly."""
+    return max(height, width) > OBLONG * min(height, width)
+
+
+def squeezed(oblong, count):
+    """Yields a sentence on images that are not square, if there are some.
+
+    Args:
+        oblong: how many of them `is_oblong`.
+        count: how many images there are.
+    """
+    if oblong:
+        yield (
+            f"{oblong} of {count} images are not square, and resizing squeezes them; "
+            "accuracy is higher if you crop them to a square around the drawing"
+        )
+
+
+def of_files(paths):
+    """The sentences on image files whose pixels are not loaded here; see `squeezed`.
+
+    Args:
+        paths: of readable images.
+    """
+    import PIL.Image
+
+    oblong = 0
+    for path in paths:
+        with PIL.Image.open(path) as file:  # reads the header alone
+            oblong += is_oblong(*file.size)
+    return squeezed(oblong, len(paths))
 
 
 def notes(name, preprocess, counts, support, query):
@@ -47,12 +79,8 @@ def notes(name, preprocess, counts, support, query):
             f"these look like photographs. {name} was trained on drawn characters; its "
             "predictions on photographs are unreliable"
         )
-    elif oblong and preprocess.height == preprocess.width:
-        yield (
-            f"{oblong} of {len(support) + len(query)} images are not square and were "
-            "squeezed to a square; accuracy is higher if you crop them to a square "
-            "around the drawing"
-        )
+    elif preprocess.height == preprocess.width:
+        yield from squeezed(oblong, len(support) + len(query))
     yield from _inks(preprocess, support, query, drawings)
 
 

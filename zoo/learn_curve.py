@@ -49,10 +49,21 @@ def run(arguments, output):
     if outside.any():
         output.print(
             f"Note: {outside.sum()} of {len(queries)} x lie outside the known points; "
-            "predictions there are extrapolations."
+            f"predictions there are extrapolations{_repeats(learner, known)}."
         )
     query = queries, mean[: len(queries)]
     band = None if scale is None else scale[len(queries) :]
     figure = plots.fit(*known.T, grid, mean[len(queries) :], band, query=query)
     console.save(figure, arguments.out)
     output.print(f"Picture: {arguments.out}")
+
+
+def _repeats(learner, known):
+    """Half a sentence on where the predictions of scaled points become constant."""
+    units = learner.point_units
+    if units is None:
+        return ""
+    fitted = units.fit(known[None, :, :1], known[None, :, 1:])
+    centre, unit = (fitted[key].numpy().item() for key in ("centre", "unit"))
+    low, high = centre - unit * units.end, centre + unit * units.end
+    return f", constant below x = {low:.10g} and above {high:.10g}"

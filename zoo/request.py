@@ -3,7 +3,15 @@
 import numpy as np
 
 from keras_meta import files
-from keras_meta.zoo import console, curves, folders, points, predictions, serving_client
+from keras_meta.zoo import (
+    console,
+    curves,
+    folders,
+    image_notes,
+    points,
+    predictions,
+    serving_client,
+)
 
 # The signature of models that scale points themselves.
 POINTS = "serving_points"
@@ -36,6 +44,8 @@ def run(arguments, output):
     predictions.show_classes(
         output, arguments.model, task.classes, task.names, task.labels, probabilities
     )
+    for note in image_notes.of_files(task.support + task.queries):
+        output.print(f"Note: {note}.")
     folders.report_skipped(output, task.skipped)
 
 

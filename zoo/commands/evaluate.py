@@ -7,6 +7,7 @@ from keras_meta.zoo import (
     console,
     facts,
     folders,
+    image_notes,
     intervals,
     merging,
     named,
@@ -120,6 +121,12 @@ def run(arguments, output):
             score = scores.evaluate(name, episodes, *sizes, seed, first=first)
     score["data"] = str(arguments.data or arguments.protocol)
     show(output, name, score)
+    if arguments.data:
+        from keras_meta import sources
+
+        paths = sources.list_directory(arguments.data)[0]
+        for note in image_notes.of_files(paths):
+            output.print(f"Note: {note}.")
 
 
 def _refuse(arguments, option, others):

@@ -49,7 +49,7 @@ def read(path):
     missing = NEEDED - part.keys() if isinstance(part, dict) else NEEDED
     if missing:
         raise ValueError(
-            f"expected the JSON of `keras-meta evaluate` in {path}, which lacks "
-            f"{', '.join(sorted(missing))}."
+            f"expected the output of `keras-meta evaluate --json` in {path}, got JSON "
+            f"without the field {min(missing)}."
         )
     return part
