@@ -243,7 +243,15 @@ def infer(learner, state, query_x):
 
 # Sums in another order differ by a few float32 roundings, amplified by inner steps.
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
-rows = pytest.mark.parametrize("name", ROWS)
+# The default suite checks one learner of each kind.
+OF_EACH_KIND = {"MAML", "ProtoNet", "CNP, regression", "LSTMLearner"}
+rows = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.thorough)
+        for name in ROWS
+    ],
+)
 
 
 @rows

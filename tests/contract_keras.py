@@ -13,7 +13,7 @@ import keras_meta as km
 from keras_meta import keras_private, settings
 from tests import contract
 
-rows = pytest.mark.parametrize("name", contract.ROWS)
+rows = contract.rows
 # Small steps that show: gradients are compared, not what an optimizer makes of them.
 RATE = 0.1
 TWO = 2  # tasks
@@ -312,6 +312,7 @@ def test_endless_episodes_need_a_number_of_steps(name):
             call()
 
 
+@pytest.mark.thorough
 def test_files_load_in_a_fresh_process(tmp_path):
     expected = {}
     for position, name in enumerate(contract.ROWS):

@@ -86,6 +86,7 @@ def learn(capsys, path, *words):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("entry", [None, MIXED])
 def test_classes_are_predicted_as_learn_predicts(
     entry, task, tmp_path, monkeypatch, capsys

@@ -131,6 +131,7 @@ def episode(tasks=1):
     return {"support_x": x, "support_y": y, "query_x": x[:, :3]}
 
 
+@pytest.mark.thorough
 def test_a_prototypical_network_on_it_is_saved_and_frozen(file, tmp_path):
     prepare = km.ImagePreprocess(SIZE, SIZE, 3, invert=False)
     learner = km.ProtoNet(encoder(file), preprocess=prepare)

@@ -134,6 +134,7 @@ def test_colours_are_normalized_after_an_augmentation():
     np.testing.assert_allclose(x, expected, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("supervised", [False, True])
 def test_a_stream_resumes_anywhere_with_the_same_augmentations(supervised):
     prepare = km.ImagePreprocess(8, 8, 3, False, mean=0.5, deviation=0.25)

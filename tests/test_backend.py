@@ -71,6 +71,7 @@ def test_the_backend_that_keras_has_been_imported_with(tmp_path):
     assert error == SENTENCE.format("torch")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", ["evaluate maml.sinusoid", "demo"])
 def test_the_command_says_so_in_one_sentence(words, tmp_path):
     program = (
@@ -101,6 +102,7 @@ def test_jax_that_is_installed(tmp_path):
         assert error == SENTENCE.format("jax")
 
 
+@pytest.mark.thorough
 def test_tensorflow_is_expected(tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps({"backend": "jax"}))
     program = "import keras_meta; print(keras_meta.MAML.__name__)"

@@ -218,6 +218,7 @@ def sequential():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", [rich, sequential])
 def test_a_bound_model_is_as_it_was(make, tmp_path):
     x, y = np.random.RandomState(0).normal(size=[2, 8, 4]).astype("float32")

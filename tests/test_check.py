@@ -59,6 +59,7 @@ def wrong(learner, **kwargs):
     return {each.what: each.sentence for each in found if each.state == "wrong"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "learner",
     [
@@ -79,6 +80,7 @@ def test_what_is_right(learner):
     assert wrong(learner()) == {}
 
 
+@pytest.mark.thorough
 def test_a_wrong_second_derivative_is_named():
     found = wrong(km.MAML(network(Stopped(name="stopped"))))
     assert "Stopped: its second derivative is off by" in found["stopped"]
@@ -102,12 +104,14 @@ def test_a_layer_without_a_second_derivative_is_named():
     assert "meta-gradient" in [each.what for each in found if each.state == "wrong"]
 
 
+@pytest.mark.thorough
 def test_a_wrong_first_derivative_is_named():
     found = wrong(km.FOMAML(network(Shifted(name="shifted"))))
     assert found.keys() == {"shifted"}
     assert "first derivative is off by" in found["shifted"]
 
 
+@pytest.mark.thorough
 def test_compiled_layers_are_compared():
     assert wrong(km.MAML(smooth.network()), jit=True) == {}
     learner = km.FOMAML(network(Python(name="python")))
@@ -117,6 +121,7 @@ def test_compiled_layers_are_compared():
     assert [f.what for f in found] == ["python"]
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path, monkeypatch, capsys):
     smooth_network = keras.Sequential(
         [

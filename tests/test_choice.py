@@ -234,6 +234,7 @@ def more_is_no_worse(ways, load, tasks):
     return names
 
 
+@pytest.mark.thorough
 def test_more_examples_are_no_worse_on_drawn_glyphs(monkeypatch):
     found = [card for card in CARDS if card.procedural]
     monkeypatch.setattr(zoo, "list_models", lambda: found)

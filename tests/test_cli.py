@@ -588,6 +588,7 @@ def test_export(capsys):
     assert_fails(capsys, "got 'maml.none'", "export", "maml.none", "served")
 
 
+@pytest.mark.thorough
 def test_demo(capsys, monkeypatch):
     assert cli.main(["demo", "--out", "made/here", "--seed", "3"]) == 0
     out = capsys.readouterr().out

@@ -56,6 +56,7 @@ def sentence(call, *args, **kwargs):
 # What an episode holds.
 
 
+@pytest.mark.thorough
 @hypothesis.settings(
     max_examples=12, deadline=None, derandomize=True, database=None
 )  # an example traces a graph
@@ -443,6 +444,7 @@ def fingerprint():
     return bits.hexdigest()
 
 
+@pytest.mark.thorough
 def test_another_process_draws_the_same():
     code = "\n".join(
         [
@@ -736,6 +738,7 @@ def test_tfds_data_is_prepared_and_read(tfds_dir):
     assert "'validation'" in sentence(pool, "validation").split(" by download: ")[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name, prepared", [("cifar100", False), ("omniglot", True)])
 @pytest.mark.parametrize("label_key", [None, "label", "other"])
 def test_any_image_classification_set_of_tfds(tmp_path, name, prepared, label_key):

@@ -39,6 +39,7 @@ def draw(folder, classes, images):
             keras.utils.save_img(folder / f"character{name}" / f"{number}.png", image)
 
 
+@pytest.mark.thorough
 def test_own_images(tmp_path, monkeypatch, capsys):
     said = run_own_images(tmp_path, monkeypatch, capsys)
     assert "40 classes: 30 to train, 10 to test" in said
@@ -49,6 +50,7 @@ def test_own_images(tmp_path, monkeypatch, capsys):
     assert 100 < np.median(pixels) < 240
 
 
+@pytest.mark.thorough
 def test_own_images_of_five_classes(tmp_path, monkeypatch, capsys):
     draw(tmp_path / "own_images" / "pictures", 5, 6)
     said = run_own_images(tmp_path, monkeypatch, capsys)

@@ -99,6 +99,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_full_disk_changes_nothing(tmp_path, monkeypatch, name):
     owner, attribute, replacement = FAILURES[name]()

@@ -87,6 +87,7 @@ def test_a_subclassed_model_is_told_what_to_do(kind):
     learner.adapt(episode["support_x"], episode["support_y"])
 
 
+@pytest.mark.thorough
 def test_weights_of_other_ranks_one_after_the_other():
     learner = km.MAML(chain(keras.layers.Dense(3)))
     learner.compile(keras.optimizers.SGD(0.0))

@@ -111,6 +111,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learners(name):
     learner = LEARNERS[name]()

@@ -95,6 +95,7 @@ def by_python(learner, folder):
     return tf.nn.softmax(learner.infer(state, query_x))[0, :, :3].numpy()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ENTRIES)
 @pytest.mark.parametrize("ink", ["dark", "light", "dark, clear", "light, clear"])
 def test_all_ways_agree(name, ink, served, drawings, tmp_path, monkeypatch):
@@ -111,6 +112,7 @@ def test_all_ways_agree(name, ink, served, drawings, tmp_path, monkeypatch):
         np.testing.assert_allclose(found, expected, **SAME)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ENTRIES)
 def test_signatures_agree(name, served, drawings):
     learners, folder = served
@@ -200,6 +202,7 @@ def test_ink_in_bad_conditions(drawings):
         assert (km.images.ink_tones(255 - scan) == 1).numpy().all()
 
 
+@pytest.mark.thorough
 def test_skipped_files_and_odd_names_are_told(served, drawings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, folder = served

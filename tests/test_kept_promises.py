@@ -37,6 +37,7 @@ def task(classes=3, shots=2, queries=4, tasks=2, seed=0):
 # Implicit differentiation and weights that do not adapt.
 
 
+@pytest.mark.thorough
 def test_frozen_modules_have_the_meta_gradient_of_the_unrolled_loop():
     # 400 proximal steps reach the optimum; unrolled, they differentiate through it.
     with smooth.float64():
@@ -116,6 +117,7 @@ def names():
     keras.backend.clear_session()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("classes", [3, 2])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_epoch_of_fine_tuning_is_one_more_inner_step(name, classes, names):
@@ -136,6 +138,7 @@ def test_an_epoch_of_fine_tuning_is_one_more_inner_step(name, classes, names):
         np.testing.assert_allclose(found, value[0], rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["SigmaMAML", "IMAML", "SigmaReptile"])
 @pytest.mark.parametrize("optimizer", [None, "adam"])
 def test_the_prior_survives_saving(name, optimizer, tmp_path, names):
@@ -213,6 +216,7 @@ def test_labels_that_int32_cannot_hold_are_refused():
 # Reptile's report.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reported", [None, 1])
 def test_joint_reptile_reports_what_evaluate_would(reported):
     episode, _ = task(queries=5)
@@ -258,6 +262,7 @@ def test_statistics_are_those_of_the_weights_of_now():
 # As many classes as an episode has.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["ProtoNet", "CNP"])
 def test_classes_come_from_the_episode(kind, tmp_path):
     keras.utils.set_random_seed(0)
@@ -355,6 +360,7 @@ def test_what_methods_refuse():
         learner.fit(episode, query_y, verbose=0)
 
 
+@pytest.mark.thorough
 def test_datasets_of_unknown_length_run_as_in_keras():
     learner = km.ProtoNet(km.networks.mlp((6,), 4, (8,)))
     learner.compile()
@@ -389,6 +395,7 @@ def test_eager_steps_trace_nothing(capfd):
 # What to do about labels.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
@@ -432,6 +439,7 @@ def jitted(name):
     return km.MANN(example_shape=[6], outputs=3, **sizes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ProtoNet", "CNP", "LSTMLearner", "MANN"])
 def test_jit_compiles_to_the_same_step(name):
     episode, query_y = task()

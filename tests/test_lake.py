@@ -98,6 +98,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_official_runs(runs, monkeypatch, capsys):
     name = "protonet.omniglot_20w1s"
     command = ["evaluate", name, "--lake-runs", str(runs)]

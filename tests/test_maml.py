@@ -83,6 +83,7 @@ def by_hand(learner, support_x, support_y, query_x, steps):
     return weights, logits.numpy(), tape
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("normalization", gradient.NORMALIZATIONS)
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_meta_gradient_is_the_losses_slope(steps, normalization):
@@ -106,6 +107,7 @@ def test_meta_gradient_is_the_losses_slope(steps, normalization):
         assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("normalization", gradient.NORMALIZATIONS)
 def test_eager_graph_and_saved_model_agree(normalization, tmp_path):
     learner = km.MAML(

@@ -114,6 +114,7 @@ def test_the_cell_is_its_equations(options):
             np.testing.assert_allclose(leaf, value, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options", OPTIONS, ids=lambda o: "-".join(map(str, o.values()))
 )

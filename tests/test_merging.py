@@ -15,6 +15,7 @@ def evaluated(capsys, *argv):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [IMAGES, "maml.sinusoid"])
 def test_merged_parts_are_the_whole(tmp_path, capsys, name):
     sizes = "--queries=3", "--seed=7"

@@ -95,6 +95,7 @@ def test_callbacks_know_which_way_is_better(metric, best, tmp_path):
         assert callback.best == best
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["mse", "mse_95", "nll", "nll_95"])
 def test_callbacks_of_a_regression_learner(name, tmp_path):
     learner = km.CNP(km.networks.mlp((2,), 4, (4,)), km.networks.mlp((5,), 2, (4,)))

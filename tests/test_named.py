@@ -27,6 +27,7 @@ def prototypes(outputs):
     return km.ProtoNet(network, outputs=outputs, preprocess=PREPROCESS)
 
 
+@pytest.mark.thorough
 def test_a_file_is_used_as_an_entry_is(glyphs, capsys):  # noqa: F811
     task = test_cli.write_task("task", glyphs)
     zoo.load(IMAGES).save("mine.keras")

@@ -34,6 +34,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_evaluation_does_not_normalize_with_the_last_batch(kind):
     learner = LEARNERS[kind]()

@@ -84,6 +84,7 @@ def check_types(target, folder):
     assert errors == expected, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_wheel(tmp_path):
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns(
@@ -153,6 +154,7 @@ def test_one_module_of_the_library_imports_the_zoo():
     assert names == ["__main__.py"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "program",
     [

@@ -15,6 +15,7 @@ def lines(figure):
     return [line.get_xydata() for line in axes.lines]
 
 
+@pytest.mark.thorough
 def test_the_curve_of_adaptation_is_what_evaluation_finds(monkeypatch):
     monkeypatch.setattr(pictures, "STEPS", (0, 1))
     monkeypatch.setattr(pictures, "TASKS", 20)
@@ -62,6 +63,7 @@ def test_a_page_tells_what_its_card_does(name):
     assert ("one query at a time" in text) == (card.normalization == "transductive")
 
 
+@pytest.mark.thorough
 def test_an_episode_is_drawn_as_its_drawings_were(monkeypatch):
     name = "maml.glyphs_5w1s-inductive"
     monkeypatch.setattr(pictures, "DRAWN_QUERIES", 2)

@@ -49,6 +49,7 @@ def test_usable_cores(monkeypatch):
     assert runtime.usable_cores() == 1
 
 
+@pytest.mark.thorough
 def test_configure_without_an_affinity():
     program = WINDOWS + (
         "import keras_meta as km, tensorflow as tf\n"
@@ -58,6 +59,7 @@ def test_configure_without_an_affinity():
     assert int(python(program)) == os.cpu_count()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["train", "benchmark"])
 def test_tools_of_a_system_without_what_linux_has(tool):
     program = WINDOWS + (
@@ -69,6 +71,7 @@ def test_tools_of_a_system_without_what_linux_has(tool):
     assert python(program) == (expected if tool == "benchmark" else "")
 
 
+@pytest.mark.thorough
 def test_a_tool_says_what_a_system_does_not_tell():
     program = WINDOWS + (
         "from benchmarks import harness\n"

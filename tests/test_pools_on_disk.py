@@ -45,6 +45,7 @@ def learner():
     return made
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["plain", "it's", 'ü "b"'])
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_a_damaged_file_is_one_sentence(folder, method, name):

@@ -95,6 +95,7 @@ def test_the_gradient_of_the_operator_is_its_slope(prior):
             assert float(gradient.numpy()[index]) == pytest.approx(slope, abs=1e-7)
 
 
+@pytest.mark.thorough
 def test_the_numerical_step_equals_the_exact_one():
     episode, _ = smooth.episode()
     states = [
@@ -184,6 +185,7 @@ def test_a_laplace_prior_leaves_weights_exactly_where_they_are():
     assert not np.any(gradients[names.index("scaled_log_variances")])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prior", ["laplace", logistic], ids=name_of)
 def test_the_meta_gradient_under_another_prior_is_the_losses_slope(prior):
     episode, query_y = smooth.episode()
@@ -195,6 +197,7 @@ def test_the_meta_gradient_under_another_prior_is_the_losses_slope(prior):
         assert slope == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prior", ["laplace", logistic], ids=name_of)
 def test_fine_tuning_keeps_the_family(prior, tmp_path):
     episode, _ = smooth.episode(tasks=1)
@@ -225,6 +228,7 @@ def test_fine_tuning_keeps_the_family(prior, tmp_path):
     assert total == pytest.approx(data + penalty / len(y), rel=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prior", ["laplace", logistic], ids=name_of)
 def test_the_family_is_saved(prior, tmp_path):
     learner = km.SigmaMAML(smooth.network(), prior=prior, **SETTINGS)

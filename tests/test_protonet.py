@@ -52,6 +52,7 @@ def test_its_gradient_is_that_of_differences():
         assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_finetuning_moves_the_prototypes_alone():
     protonet = learner()
     episode, _ = smooth.episode(tasks=1)

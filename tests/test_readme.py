@@ -33,12 +33,14 @@ def run(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.thorough
 def test_first_program(run, tmp_path):
     names = run(PROGRAMS[0])
     assert names["logits"].shape == (1, 75, 5)
     assert (tmp_path / "served" / "glyphs" / "1" / "saved_model.pb").exists()
 
 
+@pytest.mark.thorough
 def test_second_program(run, tmp_path):
     images = np.random.RandomState(0).randint(0, 256, [120, 16, 28, 28], "uint8")
     for name, drawn in enumerate(images):

@@ -196,6 +196,7 @@ def test_points_go_to_the_signature_that_the_model_states(served, data, capsys):
     assert note.startswith(f"For {CURVES}, points were not scaled")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["rest", "grpc_address"])
 def test_by_either_way_the_same(way, served, data, capsys, request):
     address = request.getfixturevalue(way)
@@ -216,6 +217,7 @@ def fails(capsys, words, *arguments):
     assert words in said and "\n" not in said and "Traceback" not in said
 
 
+@pytest.mark.thorough
 def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     images = ["--support", "support", "--query", "query"]
     local = ["--local", str(served)]

@@ -48,6 +48,7 @@ def values(learner):
     return [variable.numpy() for variable in variables]
 
 
+@pytest.mark.thorough
 def test_any_every_ends_at_the_steps_with_the_same_weights(tmp_path, monkeypatch):
     whole, rows = train(tmp_path / "whole", 25, 25)
     assert [int(row["step"]) for row in rows] == [25]

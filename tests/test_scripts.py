@@ -326,6 +326,7 @@ def test_evaluate_refuses_what_it_would_ignore(capsys, monkeypatch):
 # export
 
 
+@pytest.mark.thorough
 def test_export_of_all(capsys, monkeypatch):
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
@@ -399,6 +400,7 @@ def test_a_terminal_of_ascii(monkeypatch, capsys, task):
         assert ("90.00% +- 1.00%" in text) == (encoding == "ascii")
 
 
+@pytest.mark.thorough
 def test_quiet_data_and_no_noise_of_tensorflow():
     environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONIOENCODING": "ascii"}
     # The first integer operation of a process, of which oneDNN reports an error.

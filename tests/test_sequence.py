@@ -186,6 +186,7 @@ def check(learner, case, cell):
         assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_its_equations(case):
     check(made(case), case, leaky_cell)
@@ -262,6 +263,7 @@ def test_what_is_refused(wrong, words):
         km.LSTMLearner(**{"example_shape": [3], **wrong})
 
 
+@pytest.mark.thorough
 def test_what_fit_is_given_is_told_before_anything_is_traced():
     learner = km.LSTMLearner(example_shape=[2], outputs=2, units=4)
     learner.compile()

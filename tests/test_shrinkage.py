@@ -110,6 +110,7 @@ def test_the_step_is_the_argmin_under_the_tfp_prior():
     assert max(np.abs(a - b).max() for a, b in zip(moved, before, strict=True)) > 1e-3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("modules", ["layer", "weight", lambda path: path[0]])
 def test_sigma_maml_gradient_is_the_losses_slope(modules):
     episode, query_y = smooth.episode()
@@ -178,6 +179,7 @@ def test_implicit_gradient_equals_a_dense_solve():
     np.testing.assert_allclose(gradients[index], scales, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.thorough
 def test_implicit_gradient_is_the_unrolled_one_at_the_optimum():
     episode, query_y = smooth.episode()
     settings = {"inner_rate": 0.5, "inner_steps": 40, "initial_scale": 0.3}
@@ -230,6 +232,7 @@ def slope_of_scales(learner, episode, query_y):
     return slope / learner.scale_rate, rest
 
 
+@pytest.mark.thorough
 def test_sigma_reptiles_implicit_rule_is_the_unrolled_gradient_at_the_optimum():
     episode, query_y = smooth.episode()
     settings = {"inner_rate": 0.5, "inner_steps": 40, "initial_scale": 0.3}
@@ -277,6 +280,7 @@ def test_hundreds_of_steps_do_not_diverge():
     assert all(np.isfinite(w).all() for w in weights)
 
 
+@pytest.mark.thorough
 def test_frozen_modules_stay_and_cost_no_state(tmp_path):
     episode, query_y = smooth.episode()
     learner = km.SigmaMAML(smooth.network(), **SETTINGS)
@@ -310,6 +314,7 @@ def test_frozen_modules_stay_and_cost_no_state(tmp_path):
             learner.freeze_below(wrong)
 
 
+@pytest.mark.thorough
 def test_keras_own_methods_see_what_is_frozen():
     episode, query_y = smooth.episode()
     data = tf.data.Dataset.from_tensors((episode, query_y))
@@ -376,6 +381,7 @@ def gaussian_learner(scale):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("true_scale", [0.5, 2.0])
 def test_predictive_likelihood_is_stationary_at_the_true_scale(true_scale):
     examples = 4
@@ -396,6 +402,7 @@ def test_predictive_likelihood_is_stationary_at_the_true_scale(true_scale):
     assert slopes[1] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("true_variance", [0.5, 1.0, 4.0])
 def test_joint_map_collapses_where_the_closed_form_says(true_variance):
     # papers.md: collapse to zero where sigma_true^2 < 3/N; otherwise the local minimum

@@ -109,6 +109,7 @@ def test_a_recipe_of_today_has_one_stage(tmp_path):
     assert RECIPE.protocol == f"{TASK}; before that, {FIRST.task}"
 
 
+@pytest.mark.thorough
 def test_stages_resume_exactly_and_are_published(run, monkeypatch, capsys):
     whole = run("whole")
     said = capsys.readouterr().out

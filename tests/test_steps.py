@@ -37,6 +37,7 @@ def check_solved(found, elements):
     assert labels.dtype == tf.int32
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_map_tasks_is_a_loop_over_tasks(vectorize):
     for count in [5, 1] + [0] * (not vectorize):

@@ -112,6 +112,7 @@ def test_the_permutation_depends_on_the_number_of_examples_alone():
     assert np.mean(np.abs(np.diff(found)) == 1) < 0.01
 
 
+@pytest.mark.thorough
 @learners
 def test_shuffled_is_given_in_the_documented_order(name):
     learner = made(name)
@@ -129,6 +130,7 @@ def test_shuffled_is_given_in_the_documented_order(name):
     np.testing.assert_array_equal(answers(learner, data), shuffled)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["MANN", "MAML, vectorized", "Reptile"])
 def test_keras_loops_read_as_adapt_does(name):
     learner = made(name)
@@ -181,6 +183,7 @@ def test_a_sequence_is_read_in_the_order_given(name):
     close(read[:, :1], first)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["MANN", "MAML", "SigmaReptile"])
 def test_an_export_reads_as_the_learner_does(name, tmp_path):
     learner = made(name)
@@ -207,6 +210,7 @@ def test_an_export_reads_as_the_learner_does(name, tmp_path):
     assert np.abs(served["given"] - served["shuffled"]).max() > 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["LSTM", "Reptile, Adam", "SigmaReptile"])
 def test_a_fine_tuned_model_begins_with_what_adapt_gives(name):
     learner = made(name)
@@ -228,6 +232,7 @@ def test_a_fine_tuned_model_begins_with_what_adapt_gives(name):
         close(found, expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["MANN", "MAML", "Reptile"])
 def test_it_is_kept(name, tmp_path):
     learner = made(name)
@@ -297,6 +302,7 @@ def drawn(learner, shots):
     return sorted_, shuffled, query_y
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, shots",
     [

@@ -670,6 +670,7 @@ def fingerprint():
     return bits.hexdigest()
 
 
+@pytest.mark.thorough
 def test_another_process_draws_the_same():
     code = "\n".join(
         [

@@ -115,6 +115,7 @@ def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
     assert int(learner.optimizer.iterations) == 20
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("when", ["_checkpoint", "reset_metrics"])
 def test_a_signal_at_a_checkpoint_takes_no_more_meta_steps(
     when, tmp_path, monkeypatch, capsys
@@ -151,6 +152,7 @@ def test_a_signal_right_after_a_checkpoint_stops_at_once(tmp_path, monkeypatch, 
     assert int(learner.optimizer.iterations) == 20
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [1e-3, 1e30])
     with pytest.raises(ValueError, match="finite loss by meta-step 10, got nan: trai"):
@@ -160,6 +162,7 @@ def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
     assert all(np.isfinite(v.numpy()).all() for v in learner.variables)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "make",
     [
@@ -198,6 +201,7 @@ def test_the_best_row_is_the_lowest_error_or_the_highest_accuracy():
     assert training.best_row(rows[::-1], "mse")["step"] == "20"
 
 
+@pytest.mark.thorough
 def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
     family, momentum = km.tasks.sinusoid(amplitude=(0.5, 1.5), x=(-2.0, 2.0)), 0.7
     validation = family.episodes(seed=1).take(24).batch(8)

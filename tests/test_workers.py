@@ -26,6 +26,7 @@ def check_equal(actual, expected):
             np.testing.assert_allclose(actual[key], value, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.thorough
 def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
     addresses = workers.free_addresses(2)
     command = [sys.executable, "-m", "tests.worker"]

@@ -28,6 +28,7 @@ from keras_meta.zoo.recipes import protocols, sources
 NAMES = [card.name for card in cards.stored()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_entry(name):
     card = zoo.card(name)
@@ -69,6 +70,7 @@ def test_the_sinusoid_entry_reaches_its_card():
     assert abs(score["mean"] - figure["mean"]) < 2 * score["interval"]
 
 
+@pytest.mark.thorough
 def test_the_glyphs_entry_learns_unseen_characters(monkeypatch):
     ids = zoo.card("maml.glyphs_5w1s-inductive").test_classes
     prepare = zoo.load("maml.glyphs_5w1s-inductive").preprocess
@@ -189,6 +191,7 @@ def test_augmented_episodes_are_replayed():
     assert (moved[3]["query_x"] != moved[2]["query_x"]).any()
 
 
+@pytest.mark.thorough
 def test_a_curriculum_comes_first_and_is_replayed_from_anywhere():
     source = source_of(alphabets)
     stages = (2, 1, 3), (3, 2, 4)
@@ -255,6 +258,7 @@ def same_bits(one, two):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.thorough
 def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted, process = begin(whole), begin(killed)

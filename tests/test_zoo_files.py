@@ -81,6 +81,7 @@ def episode(learner, images):
     return support_x, support_y, query_x
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in FILES],

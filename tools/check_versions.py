@@ -39,7 +39,7 @@ COUNTED = ("passed", "failed", "error")
 FLAGS = flags.FLAGS
 flags.DEFINE_list("python", "3.11,3.12,3.13", "Interpreters: versions or paths.")
 flags.DEFINE_list("versions", "lowest,newest", "Ends of what setup.py admits.")
-flags.DEFINE_list("tests", [], "Files for pytest in place of the default suite.")
+flags.DEFINE_list("tests", [], "Files for pytest in place of all tests but slow ones.")
 flags.DEFINE_integer("processes", 1, "Processes of pytest.")
 flags.DEFINE_string("logs", "runs/versions", "Folder of what pytest said.")
 
@@ -195,7 +195,8 @@ def check(name, python, end):
         began = time.monotonic()
         with log.open("w", encoding="utf-8") as file:
             done = subprocess.run(
-                [path, "-m", "pytest", "-q", f"-n{FLAGS.processes}", *FLAGS.tests],
+                [path, "-m", "pytest", "-q", "-m", "not slow", f"-n{FLAGS.processes}"]
+                + FLAGS.tests,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,

@@ -160,6 +160,7 @@ def encoded(images):
     }
 
 
+@pytest.mark.thorough
 @served
 def test_a_plain_session_answers_as_the_learner(name, exported, tmp_path):
     learner, directory = exported(name)
@@ -240,6 +241,7 @@ def warmup(name, directory):
     return found
 
 
+@pytest.mark.thorough
 @served
 def test_as_a_keras_layer(name, exported):
     learner, directory = exported(name)
@@ -249,6 +251,7 @@ def test_as_a_keras_layer(name, exported):
     agree(found, expected(learner, inputs))
 
 
+@pytest.mark.thorough
 @served
 def test_size_and_what_stands_beside(name, exported):
     learner, directory = exported(name)
@@ -272,6 +275,7 @@ def test_size_and_what_stands_beside(name, exported):
     )
 
 
+@pytest.mark.thorough
 def test_a_fine_tuned_model_is_an_ordinary_one(tmp_path):
     learner = zoo.load("maml.glyphs_5w1s-inductive")
     inputs = request(learner, 1, 3, 4)
