@@ -223,7 +223,7 @@ class Network:
         )
         for layer in reversed(self.model.layers[1 : len(fixed) + 1]):
             try:
-                ahead = keras.Model(self.model.inputs, layer.input)
+                ahead = keras.Model(self.model.inputs[0], layer.input)
                 rest = keras.Model(layer.input, self.model.outputs[0])
             except (AttributeError, ValueError):
                 continue  # called twice, or passed by: one tensor does not carry it all

@@ -73,7 +73,7 @@ def build(
     ]
     classes = int(state["ways"][0])
     if learner.classification and classes < learner.output_size:
-        network = keras.Model(network.inputs, network.outputs[0][:, :classes])
+        network = keras.Model(network.inputs[0], network.outputs[0][:, :classes])
     if optimizer is None:
         y = tf.cast(y, learner.y_spec("y").dtype)
         optimizer = learner.task_optimizer(variables, x, y)

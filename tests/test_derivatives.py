@@ -81,6 +81,7 @@ def made(kind):
     return model, shape, tf.constant(mask) if kind == "masked" else None
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 @pytest.mark.parametrize("kind", KINDS)
 def test_derivatives_are_those_of_differences(kind):
     model, shape, mask = made(kind)

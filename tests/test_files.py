@@ -142,6 +142,7 @@ def test_transparent_drawings_stand_out_from_their_ground(tmp_path, tone):
     assert (found == 255).all()
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_files_get_one_sentence(tmp_path):
     whole = list(written(tmp_path))
     if "AVIF" in PIL.Image.SAVE:

@@ -165,6 +165,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_images(folder):
     suffixes = strategies.sampled_from(["png", "jpg", "gif", "bmp", "webp", "txt"])
 
@@ -179,6 +180,7 @@ def test_images(folder):
     run()
 
 
+@pytest.mark.filterwarnings("ignore:.* skipped, a folder")
 def test_folders(tmp_path):
     names = strategies.sampled_from(["a", "b", "a/b", ".hidden", "ç", "empty"])
     files = strategies.dictionaries(
