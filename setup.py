@@ -60,7 +60,11 @@ setuptools.setup(
     ],
     extras_require={
         "app": ["gradio>=6.0"],  # keras-meta app
-        "bench": ["jax>=0.5", "torch>=2.6"],  # peers of tools/benchmark.py
+        "bench": [
+            # Peers of tools/benchmark.py, baselines of tools/experiments.
+            *("jax>=0.5", "torch>=2.6"),
+            *("scikit-image>=0.24", "scikit-learn>=1.5"),
+        ],
         "docs": [
             "furo>=2024.8",
             "ipykernel>=6.29",
@@ -79,6 +83,8 @@ setuptools.setup(
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
+            "scikit-image>=0.24",  # tools/experiments/baselines.py
+            "scikit-learn>=1.5",
             "selenium>=4.20",  # tests/test_app_browser.py
             "setuptools>=70.1",
             "uv>=0.5",  # tools/check_versions.py

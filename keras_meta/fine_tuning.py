@@ -38,13 +38,19 @@ def finetune(
         x: support examples `[S, ...]` of one task, without the axis T of
             `learner.adapt`.
         y: their labels `[S]` or targets `[S, d_y]`.
-        optimizer: a Keras optimizer. By default, an epoch with all of x in one batch is
-            one more inner step of a gradient learner. The defaults are SGD at the inner
-            rate; for Meta-SGD `meta_sgd.RatedSGD`, with the learned rates; for Reptile
-            with Adam in the inner loop, Adam with its moments; for learners with a
-            prior (sigma-MAML, sigma-iMAML, sigma-Reptile, iMAML) `priors.ProximalSGD`,
-            which is stable for every scale; for learners without inner steps Adam at
-            1e-3. For a learner with a prior and another optimizer than
+        optimizer: a Keras optimizer. With the default optimizer of a gradient learner,
+            one epoch of `fit` with all of x in one batch equals one more inner step.
+            The defaults are:
+
+            - learners with a prior (sigma-MAML, sigma-iMAML, sigma-Reptile, iMAML):
+              `priors.ProximalSGD`, which is stable for every scale;
+            - Meta-SGD: `meta_sgd.RatedSGD` with the learned rates;
+            - Reptile with Adam in the inner loop: Adam, continued from the moments of
+              the inner loop;
+            - other gradient learners: SGD at the inner rate;
+            - learners without inner steps: Adam at 1e-3.
+
+            For a learner with a prior and another optimizer than
             `priors.ProximalSGD`, the prior is a penalty in the loss. With a normal
             prior its curvature is `1 / (S sigma^2)`, and a small sigma makes training
             unstable. Freeze modules with a small sigma (`learner.freeze_below`) before
@@ -54,7 +60,8 @@ def finetune(
         A compiled `keras.Model` with input `[B, ...]`. Its output for regression is
         `[B, d_y]`, or `[B, d_y, 2]` (mean and scale) for a `CNP`. For classification it
         is logits: `[B, n]` for a gradient learner, with n the number of classes in y;
-        `[B, N]` for other learners, with classes that are not in y masked. With string
+        `[B, N]` for other learners, and the logits of classes that do not occur in y
+        are masked. With string
         labels (see `ClassPool.episodes`), `accuracy` is the share of correct symbols.
 
     Raises:

@@ -43,6 +43,7 @@ def predictions(
     probabilities: TensorLike,
     names: Sequence[str] | None = None,
     query_y: TensorLike | None = None,
+    unknown: TensorLike | None = None,
 ) -> matplotlib.figure.Figure:
     """Draws the support set of a task, and below it each query with its prediction.
 
@@ -57,6 +58,8 @@ def predictions(
         probabilities: class probabilities, `[Q, n]`.
         names: the n names of the classes; by default their labels.
         query_y: the correct labels `[Q]`, if known.
+        unknown: booleans `[Q]`: queries that seem to belong to no class. Their caption
+            is "unknown".
 
     Returns:
         A `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
@@ -77,6 +80,11 @@ def predictions(
         raise ValueError(
             f"expected probabilities [{len(query_x)}, {len(names)}], got "
             f"{list(probabilities.shape)}."
+        )
+    unknown = np.zeros(len(query_x), bool) if unknown is None else np.asarray(unknown)
+    if unknown.shape != (len(query_x),):
+        raise ValueError(
+            f"expected unknown [{len(query_x)}], got {list(unknown.shape)}."
         )
     if query_y is None:
         groups, title = _wrapped(range(len(query_x)), COLUMNS), "Predictions"
@@ -142,9 +150,11 @@ def predictions(
                 if query_y is not None:
                     good = guess == query_y[i]
                     colour, mark = (RIGHT, "✓ ") if good else (WRONG, "✗ ")
+                caption, share = names[guess], f"{100 * probabilities[i, guess]:.0f}%"
+                if unknown[i]:
+                    colour, mark, caption, share = GREY, "", "unknown", ""
                 _image(axes, query_x[i], left, top, colour)
-                _caption(axes, left, top + cell, mark + names[guess], colour, "bold")
-                share = f"{100 * probabilities[i, guess]:.0f}%"
+                _caption(axes, left, top + cell, mark + caption, colour, "bold")
                 _caption(axes, left, top + cell + LINE, share, GREY)
         top += cell + CAPTIONS
     axes.set(xlim=(0, width), ylim=(height, 0))

@@ -30,7 +30,7 @@ def entry(name, ways, shots, figures=None, normalization="inductive", **fields):
         **blank
         | {"name": name, "ways": ways, "shots": shots, "normalization": normalization}
         | {"inputs": "images" if ways else "curves", "procedural": False, "grid": grid}
-        | {"family": "ink"}
+        | {"family": "ink", "photographs": False}
         | {"validation": {"metric": "accuracy", "mean": wrong}}
         | {"figures": [{"metric": "accuracy", "mean": wrong}]}
         | fields
@@ -79,6 +79,22 @@ def test_the_best_on_validation_tasks_is_taken(ways, shots, name, cell, monkeypa
     got = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
     data = "validation tasks from ink"
     assert reason == f"{name}: best on {data} of {cell}, the nearest to {got}"
+
+
+def test_photographs_have_entries_of_their_own(monkeypatch):
+    photos = [
+        entry("photos", 5, 1, row(2, *[0.6] * 5) | row(5, *[0.5] * 5)),
+        entry("larger", 10, 1, row(5, *[0.4] * 5) | row(10, *[0.3] * 5)),
+    ]
+    photos = [dataclasses.replace(card, photographs=True) for card in photos]
+    monkeypatch.setattr(zoo, "list_models", lambda: FOUND + photos)
+    assert choice.for_images(5, 1, photographs=True)[0].name == "photos"
+    assert choice.for_images(6, 1, photographs=True)[0].name == "larger"
+    assert choice.for_images(5, 1)[0].name == "few"
+    # Without a model of photographs with as many ways: one of drawings.
+    assert choice.for_images(11, 5, photographs=True)[0].name == "procedural"
+    monkeypatch.setattr(zoo, "list_models", lambda: FOUND)
+    assert choice.for_images(5, 1, photographs=True)[0].name == "few"
 
 
 def test_no_entry_was_validated_on_so_many_ways(monkeypatch):

@@ -55,7 +55,7 @@ def write_entry(name, learner, **facts):
         hours=0.0,
         sha256=cards.sha256(path),
         any_units=learner.point_units is not None,
-        **{"procedural": False, **facts},
+        **{"procedural": False, "photographs": False, **facts},
     ).write()
 
 

@@ -66,7 +66,7 @@ def test_a_unit_is_computed_once(tmp_path):
     "name",
     [
         *("completion", "finetuning", "functions", "modularity", "presentations"),
-        *("processes", "shrinkage", "long_adaptation"),
+        *("processes", "shrinkage", "long_adaptation", "cross_domain"),
     ],
 )
 def test_an_experiment_states_its_flags(name):

@@ -100,6 +100,24 @@ def test_predictions_tell_right_from_wrong():
     assert upright == ["a", "b", "c"]
 
 
+def test_predictions_mark_queries_of_no_class():
+    *arrays, query_y = task(3, 1, 2)
+    unknown = [False, True, False, False, False, True]
+    figure = plots.predictions(*arrays[:4], "abc", query_y, unknown)
+    captions = [t.get_text() for t in texts(figure)]
+    assert captions.count("unknown") == 2
+    assert sum(caption[0] in "✓✗" for caption in captions if caption) == 4
+    frames = [
+        matplotlib.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches
+    ]
+    grey = matplotlib.colors.to_hex(plots.GREY)
+    by_class = np.array(unknown)[np.argsort(query_y, kind="stable")]
+    assert [frame == grey for frame in frames[3:]] == by_class.tolist()
+    assert_legible(figure)
+    with pytest.raises(ValueError, match=r"expected unknown \[6\], got \[2\]"):
+        plots.predictions(*arrays[:4], "abc", query_y, unknown[:2])
+
+
 def test_predictions_put_each_class_in_its_row():
     *arrays, query_y = task(4, 2, 3)
     arrays[2] = query_y[:, None, None, None] / 4 + np.zeros([12, 5, 5, 1])

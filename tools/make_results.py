@@ -2,6 +2,7 @@
 
 python tools/make_results.py [--episodes=1000] [--models=NAME,NAME]
 python tools/make_results.py --grid [--episodes=200] [--models=NAME,NAME]
+python tools/make_results.py --unknown [--episodes=200] [--models=NAME,NAME]
 python tools/make_results.py --initial [--episodes=1000] [--models=NAME,NAME]
 
 An entry is scored as it was trained, with the other normalization if it has one, and
@@ -12,6 +13,9 @@ and zoo/README.md.
 --grid computes validation accuracy by ways and shots instead, by which `keras-meta
 learn` chooses its default model. It skips entries whose card has a grid, so that an
 interrupted run resumes; --models computes the named entries again.
+
+--unknown computes the thresholds of `keras-meta learn --unknown` on validation tasks,
+likewise.
 
 --initial scores the initial weights of an entry in the entry's learner, on its test
 tasks: for each entry that began from another's weights and whose card has no such
@@ -41,6 +45,7 @@ from keras_meta.zoo import (
     lake,
     pages,
     recipes,
+    rejection,
     scores,
     tables,
 )
@@ -50,13 +55,14 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer(
     "episodes",
     None,
-    "Tasks for each figure: 1000 by default, 200 with --grid.",
+    "Tasks for each figure: 1000 by default, 200 with --grid and --unknown.",
     lower_bound=2,
 )
 flags.DEFINE_integer("seed", 0, "Seed of the tasks: the same for all entries.")
 flags.DEFINE_list("models", None, "Entries to score; all by default, '' for none.")
 flags.DEFINE_bool("initial", False, "Scores of the initial weights.")
 flags.DEFINE_bool("grid", False, "Validation accuracy by ways and shots instead.")
+flags.DEFINE_bool("unknown", False, "Thresholds for queries of no class instead.")
 
 
 def settings(learner, card, task):
@@ -134,6 +140,23 @@ def without_grid():
     return [card.name for card in choice.candidates() if not card.grid]
 
 
+def calibrate_rejection(name):
+    """Computes an entry's thresholds for queries of no class; writes card.json."""
+    learner, pool = grids.load(name)
+    tasks = FLAGS.episodes or rejection.TASKS
+    thresholds = []
+    cells = rejection.cells(zoo.card(name).ways, pool)
+    for ways, shots in rich.progress.track(cells, name):
+        found = rejection.calibrate(learner, pool, ways, shots, tasks, FLAGS.seed)
+        thresholds.append({key: rounded(value) for key, value in found.items()})
+    dataclasses.replace(zoo.card(name), rejection=thresholds).write()
+
+
+def without_rejection():
+    """The candidates of `keras-meta learn` without thresholds."""
+    return [card.name for card in choice.candidates() if not card.rejection]
+
+
 def score_initial(name):
     """Scores the initial weights of an entry; writes card.json."""
     card = zoo.card(name)
@@ -176,6 +199,9 @@ def main(_):
     names = FLAGS.models and list(filter(None, FLAGS.models))
     if FLAGS.grid:
         score_all(score_grid, without_grid() if names is None else names)
+        return
+    if FLAGS.unknown:
+        score_all(calibrate_rejection, without_rejection() if names is None else names)
         return
     if FLAGS.initial:
         score_all(score_initial, without_initial() if names is None else names)

@@ -35,6 +35,7 @@ class Card:
         family: the data in a few words, such as "Omniglot".
         data: the data set and how its classes were split.
         procedural: whether a program drew the images.
+        photographs: whether the images are photographs rather than drawings.
         licence: of the data.
         protocol: ways, shots and the like, as a sentence.
         normalization: "inductive" or "transductive".
@@ -62,6 +63,8 @@ class Card:
             its default (`choice.for_images`): one dict for each cell, with ways, shots,
             queries of each class, mean, 95% half-width (interval), the number of tasks
             (episodes), the seed and the normalization; empty if it was not computed.
+        rejection: thresholds for queries that belong to no class, by ways and shots: a
+            list of dicts, see `rejection.calibrate`; empty if they were not computed.
         figures: scores on test episodes; one dict for each setting, as trained first,
             with the metric, its mean and 95% half-width, the number of tasks, the seed,
             the normalization, the calibration error, and the calibration error at the
@@ -79,6 +82,7 @@ class Card:
     family: str
     data: str
     procedural: bool
+    photographs: bool
     licence: str
     protocol: str
     normalization: str
@@ -98,6 +102,7 @@ class Card:
     external: dict | None = None
     validation: dict | None = None
     grid: list[dict] = dataclasses.field(default_factory=list)
+    rejection: list[dict] = dataclasses.field(default_factory=list)
     figures: list[dict] = dataclasses.field(default_factory=list)
     initial_sha256: str | None = None
     initial_figure: dict | None = None

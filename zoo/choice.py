@@ -17,7 +17,7 @@ def candidates():
     ]
 
 
-def for_images(ways, shots):
+def for_images(ways, shots, photographs=False):
     """The default entry for a task of images, and the reason.
 
     It has the highest accuracy on validation tasks with as many ways (the next larger
@@ -41,6 +41,9 @@ def for_images(ways, shots):
     Args:
         ways: classes.
         shots: examples of each class, the mean over classes.
+        photographs: whether the images are photographs. Entries that were trained on
+            photographs are then the candidates, if there are any with as many ways;
+            otherwise those that were trained on drawings.
 
     Returns:
         `(card, reason)`, the reason one short sentence.
@@ -48,7 +51,10 @@ def for_images(ways, shots):
     Raises:
         ValueError: no entry was trained with as many ways.
     """
-    cards = candidates()
+    every = candidates()
+    cards = [card for card in every if card.photographs == photographs]
+    if photographs and not any(card.ways >= ways for card in cards):
+        cards = [card for card in every if not card.photographs]
     most = max([card.ways for card in cards], default=0)
     if ways > most:
         raise ValueError(

@@ -29,6 +29,7 @@ def from_recipe(name):
         "family": task.source.family,
         "data": task.source.title,
         "procedural": task.source.procedural,
+        "photographs": task.source.photographs,
         "licence": task.source.licence,
         "protocol": recipe.protocol,
         "seed": recipe.seed,
@@ -38,6 +39,7 @@ def from_recipe(name):
         "ways": task.ways,
         "shots": task.shots,
         "grid": [],
+        "rejection": [],
         "figures": [],
         "bytes": None,
     }

@@ -63,11 +63,17 @@ def score(learner, name, pool, ways, shots, tasks=TASKS, seed=0):
     Returns:
         A dict, see `scores.measure`.
     """
-    data = pool.episodes(
-        ways, max(_shots(pool)), QUERIES, seed + sources.PART_SEEDS["validation"]
-    ).map(lambda episode, query_y: (first(episode, ways, shots), query_y))
+    data = episodes(pool, ways, seed).map(
+        lambda episode, query_y: (first(episode, ways, shots), query_y)
+    )
     sizes = {"ways": ways, "shots": shots, "queries": QUERIES, "seed": seed}
     return scores.measure(learner, name, data, tasks, "accuracy", **sizes)
+
+
+def episodes(pool, ways, seed=0):
+    """Validation tasks with the largest number of shots, an endless dataset."""
+    seed += sources.PART_SEEDS["validation"]
+    return pool.episodes(ways, max(_shots(pool)), QUERIES, seed)
 
 
 def first(episode, ways, shots):

@@ -2,14 +2,16 @@
 
 import numpy as np
 
-from keras_meta import files
+from keras_meta import files, zoo
 from keras_meta.zoo import (
     choice,
     console,
     folders,
     image_notes,
     named,
+    photographs,
     predictions,
+    rejection,
 )
 
 # Further queries are in the table, not in the picture.
@@ -20,7 +22,7 @@ def run(arguments, output):
     """Runs the command.
 
     Args:
-        arguments: parsed: queries, support, model and out.
+        arguments: parsed: queries, support, model, unknown and out.
         output: a `console.Output`.
 
     Raises:
@@ -31,6 +33,11 @@ def run(arguments, output):
     ways = len(folders.classes(support_folder))
     # Errors about the model are raised before TensorFlow starts.
     named.check(name) if name else choice.for_images(ways, 1)
+    if arguments.unknown and name and named.is_file(name):
+        raise ValueError(
+            f"expected no --unknown with {name}: its thresholds are computed on "
+            "validation tasks, which only entries have."
+        )
     console.start()
     from keras_meta import plots
 
@@ -41,14 +48,23 @@ def run(arguments, output):
     output.keep_apart(*paths)
     reason = None
     if not name:
-        card, reason = choice.for_images(ways, len(task.support) / ways)
+        examples = [map(files.load_image, paths) for paths in task.examples]
+        card, reason = choice.for_images(
+            ways, len(task.support) / ways, photographs.are_examples(examples)
+        )
         name = card.name
     learner = _learner(name, ways)
+    threshold = None
+    if arguments.unknown:
+        threshold = rejection.of_task(zoo.card(name), ways, len(task.support) / ways)
 
     images, counts = _load(learner.preprocess, paths)
     support, query = np.split(images, [len(task.support)])
     labels = task.support_labels
     probabilities = predictions.classify(learner, support, labels, query)
+    unknown = None
+    if threshold:
+        unknown = rejection.rejected(threshold, learner, support, labels, query)
 
     if reason:
         output.print(reason)
@@ -56,8 +72,10 @@ def run(arguments, output):
         f"{name} learned {ways} classes from {len(support)} images", style="bold"
     )
     predictions.show_classes(
-        output, name, task.classes, task.names, task.labels, probabilities
+        output, name, task.classes, task.names, task.labels, probabilities, unknown
     )
+    if threshold:
+        output.print(rejection.sentence(threshold, unknown))
     for note in image_notes.notes(name, learner.preprocess, counts, support, query):
         output.print(f"Note: {note}.")
     folders.report_skipped(output, task.skipped)
@@ -72,6 +90,7 @@ def run(arguments, output):
         probabilities[:DRAWN_QUERIES],
         task.classes,
         None if None in task.labels else task.labels[:DRAWN_QUERIES],
+        unknown if unknown is None else unknown[:DRAWN_QUERIES],
     )
     console.save(figure, out)
     first = f" (the first {DRAWN_QUERIES})" if len(query) > DRAWN_QUERIES else ""

@@ -1,6 +1,11 @@
 """Detection of photographs among images that should be drawings."""
 
+import itertools
+
 import numpy as np
+
+# Examples of each class that decide whether a task has photographs or drawings.
+JUDGED = 3
 
 
 def is_photograph(image):
@@ -36,6 +41,16 @@ def is_photograph(image):
         or pixels[ground].std(axis=0).mean() > 0.1 * contrast
         or (ink.mean() > 0.05 and pixels[ink].std(axis=0).mean() > 0.1 * contrast)
     )
+
+
+def are_examples(classes):
+    """Whether at least half of the first examples of each class seem to be photographs.
+
+    Args:
+        classes: the examples of each class, iterables of uint8 `[H, W, 1 or 3]`.
+    """
+    first = [image for images in classes for image in itertools.islice(images, JUDGED)]
+    return bool(np.mean([is_photograph(image) for image in first]) >= 0.5)
 
 
 def _interior(mask):

@@ -29,18 +29,31 @@ def classify(learner, support, labels, query):
     """
     import tensorflow as tf
 
-    support_x, query_x = learner.preprocess.pair(support[None], query[None])
-    state = learner.adapt(support_x, labels[None])
-    transductive = learner.normalization == "transductive"
-    at_once = len(query) if transductive else QUERIES_AT_ONCE
     logits = [
-        learner.infer(state, query_x[:, i : i + at_once])[0]
-        for i in range(0, len(query), at_once)
+        learner.infer(state, x)[0]
+        for state, x in parts(learner, support, labels, query)
     ]
     return tf.nn.softmax(tf.concat(logits, 0)).numpy()[:, : labels.max() + 1]
 
 
-def show_classes(output, model, names, paths, labels, probabilities):
+def parts(learner, support, labels, query):
+    """Learns classes from images and divides the queries, which bounds the memory.
+
+    Args:
+        learner, support, labels, query: see `classify`.
+
+    Yields:
+        `(state, query_x)`: the adapted state, and queries `[1, n, ...]` for `infer`.
+    """
+    support_x, query_x = learner.preprocess.pair(support[None], query[None])
+    state = learner.adapt(support_x, labels[None])
+    transductive = learner.normalization == "transductive"
+    at_once = len(query) if transductive else QUERIES_AT_ONCE
+    for i in range(0, len(query), at_once):
+        yield state, query_x[:, i : i + at_once]
+
+
+def show_classes(output, model, names, paths, labels, probabilities, unknown=None):
     """Reports a row for each file: its predicted class and the confidence.
 
     Args:
@@ -50,25 +63,26 @@ def show_classes(output, model, names, paths, labels, probabilities):
         paths: of the images, as the table shows them.
         labels: the known class of each file, or None.
         probabilities: `[Q, N]`.
+        unknown: which queries seem to belong to no class, booleans `[Q]`; None: not
+            computed.
     """
     guesses = probabilities.argmax(axis=1)
     labelled = any(label is not None for label in labels)
+    judged = unknown is not None
     headings = ["file", "prediction", ">confidence"] + labelled * ["true class"]
-    table, rows = console.table(*headings), []
-    for file, guess, label, shares in zip(
-        paths, guesses, labels, probabilities, strict=True
-    ):
+    table, rows = console.table(*headings, *judged * ["of no class"]), []
+    for i, (file, guess) in enumerate(zip(paths, guesses, strict=True)):
+        shares = probabilities[i]
         row = {"file": file, "class": names[guess], "confidence": shares[guess]}
+        cells = [file, names[guess], f"{shares[guess]:.1%}"]
         if labelled:
-            row["label"] = None if label is None else names[label]
+            row["label"] = None if labels[i] is None else names[labels[i]]
+            cells.append(row["label"] or "")
+        if judged:
+            row["unknown"] = bool(unknown[i])
+            cells.append("unknown" * row["unknown"])
         rows.append(row | dict(zip((f"p_{n}" for n in names), shares, strict=True)))
-        known = [files.printable(row["label"] or "")] if labelled else []
-        table.add_row(
-            files.printable(file),
-            files.printable(names[guess]),
-            f"{shares[guess]:.1%}",
-            *known,
-        )
+        table.add_row(*map(files.printable, cells))
     document = {"model": model, "classes": names, "predictions": rows}
     parts = [table]
     if labelled:

@@ -161,6 +161,7 @@ def recipe_fields(name, recipe, learner):
         "family": source.family,
         "data": source.title,
         "procedural": source.procedural,
+        "photographs": source.photographs,
         "licence": source.licence,
         "normalization": learner.normalization,
         "test_classes": source.test_classes(learner.preprocess),

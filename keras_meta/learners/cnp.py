@@ -44,8 +44,9 @@ class CNP(learner.Learner):
 
     Meta-training predicts the support examples in addition to the queries. With
     `aggregate="attention"` each query has its own representation (Kim et al., 2019):
-    multi-head attention of x over x_s with values h(x_s, y_s) and one learned value,
-    which is the representation without examples. Meta-training then predicts the
+    multi-head attention with query x, keys x_s and values h(x_s, y_s). One further
+    learned key and value are always present, so that attention is defined for an empty
+    support set. Meta-training then predicts the
     queries alone, because attention would copy a support example's own label.
 
     Args:
@@ -55,9 +56,9 @@ class CNP(learner.Learner):
         decoder: g, a built Keras model: from `[B, D + d_x]` to `[B, 2 d_y]`
             (regression), or from `[B, 2 D]` to `[B, 1]` (classification).
         loss: "gaussian" or "sparse_categorical_crossentropy".
-        outputs: d_y, 1 by default; for classification the number of logits, by default
-            the number of classes of the task. With a number, tasks may have fewer
-            classes.
+        outputs: for regression d_y, 1 by default. For classification the number of
+            logits N; None means the number of classes of the task. If N is set, tasks
+            may have fewer classes, and the other logits are masked.
         aggregate: "mean", as published, or "attention" (regression only).
         min_scale: the smallest sigma, between 0 and 1; 0.1 as published.
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The

@@ -3,12 +3,13 @@
 from typing import Any, Unpack
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_meta import learner, options
 from keras_meta import network as network_module
 from keras_meta.images import ImagePreprocess
-from keras_meta.typing_names import TensorNest
+from keras_meta.typing_names import TensorLike, TensorNest
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -25,8 +26,8 @@ class ProtoNet(learner.Learner):
         network: f, a built Keras model from `[B, ...]` to features `[B, D]`. Its batch
             normalization works as in Keras: batch statistics during meta-training,
             moving averages otherwise.
-        outputs: the number of logits; by default the number of classes of the task.
-            With a number, tasks may have fewer classes; the other logits are masked.
+        outputs: the number of logits N; None means the number of classes of the task.
+            If N is set, tasks may have fewer classes, and the other logits are masked.
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
         point_units: None, because a classifier has no points.
@@ -80,6 +81,29 @@ class ProtoNet(learner.Learner):
         products = tf.matmul(features, prototypes, transpose_b=True)
         lengths = tf.reduce_sum(tf.square(prototypes), axis=-1)[:, None]
         return self.masked(2 * products - lengths, state["ways"])
+
+    def distances(self, state: TensorNest, query_x: TensorLike) -> tf.Tensor:
+        """Computes the squared distances of queries to the prototypes.
+
+        A query that is far from all prototypes belongs to no class of the task. The
+        probabilities do not show this, because they depend on differences of distances.
+
+        Args:
+            state: the state that `adapt` returned for T tasks.
+            query_x: `[T, Q, ...]`.
+
+        Returns:
+            `[T, Q, N]`; infinite for classes that the task does not have.
+
+        Raises:
+            ValueError: as `infer`.
+        """
+        logits = tf.convert_to_tensor(self.infer(state, query_x))
+        features = self.bound.each(tf.cast(query_x, self.compute_dtype), False)
+        lengths = tf.reduce_sum(tf.square(features), axis=-1, keepdims=True)
+        absent = tf.range(tf.shape(logits)[-1]) >= state["ways"][:, None, None]
+        distances = tf.cast(lengths, logits.dtype) - logits
+        return tf.where(absent, tf.constant(np.inf, logits.dtype), distances)
 
     def get_config(self) -> dict[str, Any]:
         network = keras.saving.serialize_keras_object(self.network)

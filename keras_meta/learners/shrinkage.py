@@ -58,8 +58,8 @@ class Shrinkage(gradient.GradientLearner):
             `network.Network.paths`), to a module name. A list: the module name of each
             trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: with Adam, the ratio of the learning rate of `log sigma^2` to that
-            of the weights.
+        scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
+            multiplies the learning rate of `log sigma^2` by `scale_rate`.
             The trained variable is `log sigma^2 / scale_rate`.
         frozen: names of modules that do not adapt, whatever their scale; they learn
             from the outer loss alone. Assign the attribute later to freeze or unfreeze
@@ -264,8 +264,8 @@ class SigmaMAML(Shrinkage):
             `network.Network.paths`), to a module name. A list: the module name of each
             trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: with Adam, the ratio of the learning rate of `log sigma^2` to that
-            of the weights.
+        scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
+            multiplies the learning rate of `log sigma^2` by `scale_rate`.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: family of the prior: "normal", "laplace", or a function `(phi, scale)`
@@ -330,8 +330,8 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             `network.Network.paths`), to a module name. A list: the module name of each
             trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: with Adam, the ratio of the learning rate of `log sigma^2` to that
-            of the weights.
+        scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
+            multiplies the learning rate of `log sigma^2` by `scale_rate`.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: "normal", the only family that this meta-gradient supports.

@@ -14,6 +14,7 @@ from keras_meta.zoo import (
     console,
     image_notes,
     named,
+    photographs,
     predictions,
 )
 from keras_meta.zoo.app import models
@@ -216,7 +217,8 @@ def entry(task, name=None):
         return name, None
     ways = len(task.examples)
     images, _ = task.support()
-    card, reason = choice.for_images(ways, len(images) / ways)
+    kind = photographs.are_examples(task.examples.values())
+    card, reason = choice.for_images(ways, len(images) / ways, kind)
     return card.name, reason
 
 

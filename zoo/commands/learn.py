@@ -38,8 +38,8 @@ Learns a curve from a few points and predicts others:
 A row with an empty y, such as the last, is an x to predict.
 
 --csv writes one row for each query: file, class, confidence, label (if classes
-are known) and a probability p_CLASS for each class; or x, mean and scale (one
-standard deviation, if the model predicts it).
+are known), unknown (with --unknown) and a probability p_CLASS for each class; or
+x, mean and scale (one standard deviation, if the model predicts it).
 """
 
 
@@ -61,6 +61,11 @@ def add(parser):
         metavar="NAME|FILE.keras",
         help="an entry, or a learner that you saved (default: the entry with the best "
         "validation score for your numbers of classes and examples, or for curves)",
+    )
+    parser.add_argument(
+        "--unknown",
+        action="store_true",
+        help="mark images that seem to belong to none of the classes",
     )
     console.add_out(
         parser, folders.PICTURE, "FILE", "the picture, " + ", ".join(PICTURES)
@@ -85,5 +90,9 @@ def run(arguments, output):
         raise ValueError(
             "expected no --support with a .csv file, whose rows with y are the "
             "examples."
+        )
+    if arguments.unknown:
+        raise ValueError(
+            "expected no --unknown with a .csv file: a curve has no classes."
         )
     return learn_curve.run(arguments, output)

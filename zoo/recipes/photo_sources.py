@@ -51,6 +51,7 @@ def _published(source_id, family, split, paper, pairs):
         sizes,
         sources.tfds("cifar100"),
         names=names,
+        photographs=True,
     )
 
 
@@ -93,6 +94,7 @@ PHOTOS = sources.Named(
     tuple(map(len, _PHOTO_NAMES)),
     _photos,
     names=_PHOTO_NAMES,
+    photographs=True,
 )
 
 
@@ -119,4 +121,5 @@ IMAGENET = sources.Named(
     tuple(map(len, _CALTECH_NAMES)),
     _caltech_classes,
     names=_CALTECH_NAMES,
+    photographs=True,
 )

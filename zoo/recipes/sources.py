@@ -24,6 +24,7 @@ class Source:
             the tasks.
         rotations: whether quarter turns are additional training classes.
         procedural: whether a program draws the images.
+        photographs: whether the images are photographs rather than drawings.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Source:
     load: collections.abc.Callable | None = None
     rotations: bool = True
     procedural: bool = False
+    photographs: bool = False
 
     def pools(self, preprocess):
         """`{part: ClassPool}` with disjoint classes; values are None without `load`."""

@@ -1,0 +1,197 @@
+"""Queries of no class: statistics, thresholds on validation tasks, and the command."""
+
+import csv
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.special
+
+import keras_meta as km
+from keras_meta import zoo
+from keras_meta.zoo import cards, choice, cli, grids, rejection
+
+ENTRY = "protonet.omniglot_5w1s"
+
+
+class Fixed:
+    """A learner whose logits are its queries."""
+
+    def infer(self, state, query_x):
+        return query_x
+
+
+def test_statistics_are_their_definitions():
+    logits = np.array([[[2.0, 0.0, -1.0, 9.0], [700.0, 710.0, 0.0, 0.0]]])
+    found = rejection.statistics(Fixed(), None, logits, ways=3)
+    logits = logits[..., :3]
+    np.testing.assert_allclose(found["logit"], [[2, 710]])
+    np.testing.assert_allclose(found["energy"], scipy.special.logsumexp(logits, -1))
+    largest = scipy.special.softmax(logits, -1).max(-1)
+    np.testing.assert_allclose(found["probability"], largest)
+    assert set(found) == {"logit", "energy", "probability"}
+
+
+@pytest.mark.parametrize("outputs", [None, 5])
+def test_distances_by_hand(outputs):
+    learner, _ = learner_and_pool(outputs)
+    random = np.random.RandomState(1)
+    x, query = random.normal(size=[2, 6, 2]), random.normal(size=[2, 4, 2])
+    y = np.array([[0, 1, 2] * 2, [0, 1] * 3])
+    state = learner.adapt(x, y)
+    found = learner.distances(state, query)
+    for task, classes in enumerate((3, 2)):
+        for n in range(3):
+            if n < classes:
+                prototype = x[task][y[task] == n].mean(0)
+                expected = np.square(query[task] - prototype).sum(-1)
+                np.testing.assert_allclose(found[task, :, n], expected, rtol=1e-4)
+            else:
+                assert np.isinf(found[task, :, n]).all()
+    nearest = rejection.statistics(learner, state, query, 2)["distance"]
+    np.testing.assert_allclose(nearest, -found.numpy()[..., :2].min(-1), rtol=1e-6)
+
+
+def learner_and_pool(outputs=None):
+    """A prototypical network of plain points, and clusters of them."""
+    random = np.random.RandomState(0)
+    centres = random.normal(size=[7, 2]) * 3
+    x = np.repeat(centres, 12, axis=0) + random.normal(size=[84, 2])
+    pool = km.ClassPool.from_arrays(x.astype("float32"), np.repeat(range(7), 12))
+    network = km.networks.mlp((2,), 2, (), activation="linear")
+    network.set_weights([np.eye(2, dtype="float32"), np.zeros(2, "float32")])
+    return km.ProtoNet(network, outputs), pool
+
+
+def by_hand(pool, tasks):
+    """`(known, unknown)`: distances and logits of queries, each `[tasks, q, 3]`."""
+    known, unknown = [], []
+    for episode, query_y in grids.episodes(pool, 4).take(tasks).as_numpy_iterator():
+        x, y = episode["support_x"], episode["support_y"]
+        prototypes = np.array([x[y == n][0] for n in range(3)], "float64")
+        query = episode["query_x"].astype("float64")
+        distances = np.square(query[:, None] - prototypes).sum(-1)
+        logits = 2 * query @ prototypes.T - (prototypes**2).sum(1)
+        both = np.stack([distances, logits])
+        known.append(both[:, query_y < 3])
+        unknown.append(both[:, query_y == 3])
+    return np.stack(known, 1), np.stack(unknown, 1)
+
+
+def test_thresholds_and_rates_by_hand():
+    learner, pool = learner_and_pool()
+    found = rejection.calibrate(learner, pool, 3, 1, tasks=8)
+    known, unknown = by_hand(pool, 16)
+    assert known.shape == (2, 16, 15, 3) and unknown.shape == (2, 16, 5, 3)
+    best = None
+    for name, value in {
+        "logit": lambda d, z: z.max(-1),
+        "energy": lambda d, z: scipy.special.logsumexp(z, -1),
+        "probability": lambda d, z: scipy.special.softmax(z, -1).max(-1),
+        "distance": lambda d, z: -d.min(-1),
+    }.items():
+        values, others = value(*known), value(*unknown)
+        threshold = np.quantile(values[:8], 0.05)
+        accepted = np.mean(others[:8] >= threshold)
+        if best is None or accepted < best[0]:
+            best = accepted, name, threshold, values[8:], others[8:]
+    _, name, threshold, values, others = best
+    assert found["statistic"] == name
+    assert found["threshold"] == pytest.approx(threshold, rel=1e-5)
+    assert found["rejected"] == pytest.approx(np.mean(values < threshold))
+    assert found["accepted"] == pytest.approx(np.mean(others >= threshold))
+    assert (found["ways"], found["shots"], found["episodes"]) == (3, 1, 8)
+
+
+def test_cells_leave_a_class_out():
+    learner, pool = learner_and_pool()
+    assert rejection.cells(20, pool) == [(2, 1), (2, 5), (5, 1), (5, 5)]
+    assert rejection.cells(4, pool) == [(2, 1), (2, 5)]
+    five = pool.select(pool.class_ids[:5])
+    assert rejection.cells(20, five) == [(2, 1), (2, 5)]
+
+
+def test_the_nearest_ways_then_shots():
+    rows = [{"ways": n, "shots": k} for n in (2, 5, 10, 20) for k in (1, 5)]
+    card = dataclasses.replace(zoo.card(ENTRY), rejection=rows)
+    for task, expected in {
+        (2, 1): (2, 1),
+        (3, 2): (2, 1),
+        (4, 3): (5, 5),
+        (7, 1): (5, 1),
+        (8, 100): (10, 5),
+        (60, 2.2): (20, 1),
+    }.items():
+        found = rejection.of_task(card, *task)
+        assert (found["ways"], found["shots"]) == expected
+    card = dataclasses.replace(card, rejection=[])
+    with pytest.raises(ValueError, match=f"unknown queries, {ENTRY} has none"):
+        rejection.of_task(card, 5, 1)
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Two classes of drawn glyphs, and queries of three; the third is of no class."""
+    pool = km.tasks.glyphs(3, drawings=6, prepare=km.ImagePreprocess())
+    for label in range(3):
+        for number, ink in enumerate(pool.images_of(label).numpy()[..., 0]):
+            folder = tmp_path / ("query" if number > 1 else f"support/{'abc'[label]}")
+            if label < 2 or number > 1:
+                folder.mkdir(parents=True, exist_ok=True)
+                image = np.rint(255 * (1 - ink)).astype("uint8")
+                name = f"{'abc'[label]}{number}.png"
+                PIL.Image.fromarray(image).save(folder / name)
+    return tmp_path
+
+
+def test_the_command_marks_queries(task, capsys, monkeypatch):
+    monkeypatch.chdir(task)
+    words = ["learn", ".", "--model", ENTRY, "--unknown"]
+    assert cli.main([*words, "--csv", "p.csv"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    with open("p.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    marked = [row["unknown"] == "True" for row in rows]
+    threshold = rejection.of_task(zoo.card(ENTRY), 2, 2)
+    # Most drawings of the third character, and few of the others.
+    strange = [row["file"].startswith("c") for row in rows]
+    assert sum(strange) == 4 and sum(np.logical_and(marked, strange)) >= 3
+    assert sum(np.logical_and(marked, np.logical_not(strange))) <= 1
+    assert f"{sum(marked)} of 12 queries seem to belong to no class" in printed
+    assert f"{threshold['accepted']:.1%} of the queries of no class" in printed
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert [row["unknown"] for row in found] == marked
+    assert cli.main(words[:-1] + ["--csv", "-"]) == 0
+    assert "unknown" not in capsys.readouterr().out
+
+
+def test_what_has_no_thresholds(task, capsys, monkeypatch):
+    monkeypatch.chdir(task)
+    (task / "m.keras").touch()
+    (task / "p.csv").write_text("x,y\n1,2\n2,\n")
+    without = [card.name for card in cards.list_models() if card.inputs == "images"]
+    without = next(n for n in without if not zoo.card(n).rejection)
+    for words, sentence in (
+        (["p.csv"], "no --unknown with a .csv file"),
+        ([".", "--model", "m.keras"], "no --unknown with m.keras"),
+        ([".", "--model", without], f"unknown queries, {without} has none"),
+    ):
+        assert cli.main(["learn", *words, "--unknown"]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("card", choice.candidates(), ids=lambda card: card.name)
+def test_each_default_of_the_command_has_thresholds(card):
+    cells = [(row["ways"], row["shots"]) for row in card.rejection]
+    ways = [ways for ways in grids.WAYS if ways <= card.ways]
+    assert cells == list(itertools.product(ways, rejection.SHOTS))
+    for row in card.rejection:
+        assert row["episodes"] >= 100 and row["seed"] == 0
+        # Chosen on other tasks, and not far off on those that measure.
+        assert row["rejected"] == pytest.approx(rejection.REJECTED, abs=0.025)
+        assert 0 <= row["accepted"] < 0.8
+        assert (row["statistic"] == "distance") <= (card.learner == "ProtoNet")

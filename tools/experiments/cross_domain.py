@@ -1,0 +1,154 @@
+"""Accuracy of the zoo's entries on the test classes of several data sets.
+
+    python tools/experiments/cross_domain.py --out=runs/cross_domain
+
+Tasks of 5 ways are drawn as uint8 images at the size of the data, and are the same for
+all entries; each entry resizes and inverts them with its own `preprocess.pair`, as
+`keras-meta learn` does. Two baselines without meta-training are scored on the same
+tasks. Validation classes of each data set choose the penalty of the regression. The
+results are a table and a CSV file with differences from the regression, task by task.
+An interrupted run resumes. Caltech-101 needs CALTECH101_DIR.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import baselines
+import numpy as np
+import results
+from absl import flags
+from results import FLAGS
+
+import keras_meta as km
+from keras_meta import zoo
+from keras_meta.zoo import intervals
+from keras_meta.zoo.recipes import characters, photo_sources, sources
+
+WAYS, QUERIES, BATCH = 5, 15, 4
+# The data, and the height, width and channels at which tasks are drawn.
+DATA = {
+    "CIFAR-FS": (photo_sources.CIFAR_FS, (32, 32, 3)),
+    "FC100": (photo_sources.FC100, (32, 32, 3)),
+    "Caltech-101": (photo_sources.IMAGENET, (84, 84, 3)),
+    "Omniglot": (characters.OMNIGLOT, (105, 105, 1)),
+}
+VALIDATION_TASKS = 20
+
+
+def tasks(data, part, shots, count):
+    """Tasks of uint8 images: support, labels, queries and their labels, a list.
+
+    Args:
+        data: a key of `DATA`.
+        part: "validation" or "test".
+        shots: support examples of each class.
+        count: tasks.
+    """
+    source, shape = DATA[data]
+    plain = km.ImagePreprocess(*shape, invert=False)
+    pool = source.pools(plain)[part]
+    seed = FLAGS.seed + sources.PART_SEEDS[part]
+    episodes = pool.episodes(WAYS, shots, QUERIES, seed).take(count)
+    return [
+        (
+            plain.unscale(episode["support_x"]).numpy(),
+            episode["support_y"].numpy(),
+            plain.unscale(episode["query_x"]).numpy(),
+            query_y.numpy(),
+        )
+        for episode, query_y in episodes
+    ]
+
+
+def of_entry(learner, test):
+    """The accuracy of a learner on each task."""
+    scores = []
+    for start in range(0, len(test), BATCH):
+        support, labels, query, query_labels = map(
+            np.stack, zip(*test[start : start + BATCH], strict=True)
+        )
+        support_x, query_x = learner.preprocess.pair(support, query)
+        logits = learner.infer(learner.adapt(support_x, labels), query_x)
+        guesses = np.asarray(logits).argmax(-1)
+        scores.append((guesses == query_labels).mean(1))
+    return np.concatenate(scores)
+
+
+def entries():
+    """The entries of images with enough outputs, by name."""
+    cards = [card for card in zoo.list_models() if card.inputs == "images"]
+    return [card.name for card in cards if card.ways >= WAYS and not card.external]
+
+
+def scored(out, data, shots):
+    """`{name: accuracy of each task}` of baselines and entries on one data set."""
+    folder = out / f"{data}-{shots}"
+    folder.mkdir(exist_ok=True)
+    test = tasks(data, "test", shots, FLAGS.tasks)
+
+    def of_baselines():
+        strength = baselines.best_strength(
+            tasks(data, "validation", shots, VALIDATION_TASKS)
+        )
+        print(f"{data}, {shots} shots: {baselines.REGRESSION} has C = {strength:g}")
+        functions = baselines.all_baselines(strength)
+        return {
+            name: np.array([function(*task) for task in test])
+            for name, function in functions.items()
+        }
+
+    scores = results.stored_arrays(folder / "baselines.npz", of_baselines)
+    for name in FLAGS.models or entries():
+
+        def of_one(name=name):
+            return {"scores": of_entry(zoo.load(name), test)}
+
+        stored = results.stored_arrays(folder / f"{name}.npz", of_one)
+        scores[name] = stored["scores"]
+        mean, interval = intervals.summary(scores[name])
+        print(f"{data}, {shots} shots, {name}: {mean:.3f} ± {interval:.3f}", flush=True)
+    return scores
+
+
+def main(out):
+    settings = {"tasks": FLAGS.tasks, "seed": FLAGS.seed}
+    if results.stored(out / "run.json", lambda: settings) != settings:
+        results.stop(f"expected the tasks and the seed that {out} began with.")
+    rows, table = [], {}
+    for data in results.chosen("data", DATA):
+        for shots in map(int, FLAGS.shots):
+            try:
+                scores = scored(out, data, shots)
+            except ValueError as error:
+                results.stop(error)
+            for name, values in scores.items():
+                mean, interval = intervals.summary(100 * values)
+                table.setdefault(name, {})[data, shots] = results.cell(
+                    mean, interval, 1
+                )
+                difference = intervals.difference(values, scores[baselines.REGRESSION])
+                paired = intervals.summary(100 * difference)
+                rows.append(
+                    {"model": name, "data": data, "shots": shots, "accuracy": mean}
+                    | {"accuracy_95": interval, "difference": paired[0]}
+                    | {"difference_95": paired[1]}
+                )
+    columns = list(dict.fromkeys(key for cells in table.values() for key in cells))
+    results.show(
+        f"Accuracy (%), {WAYS} ways, {QUERIES} queries of each class, {FLAGS.tasks} "
+        f"test tasks, seed {FLAGS.seed}, 95% intervals",
+        ["model", *(f"{data}\n{shots} shots" for data, shots in columns)],
+        [
+            [name, *(cells.get(key, "") for key in columns)]
+            for name, cells in table.items()
+        ],
+    )
+    results.write_csv(out / "cross_domain.csv", rows)
+
+
+if __name__ == "__main__":
+    results.define_flags("cross_domain", 200, models=[])
+    flags.DEFINE_list("data", None, f"Of {', '.join(DATA)}; all by default.")
+    flags.DEFINE_list("shots", ["1", "5"], "Support examples of each class.")
+    results.start(main)
