@@ -11,8 +11,8 @@ import tensorflow as tf
 from keras_meta import batch_norm, keras_private
 from keras_meta.typing_names import TensorLike
 
-# Layers that `tf.vectorized_map` turns into one batched operation over tasks; it has no
-# such form for convolutions whose filters differ by task.
+# Layers that `tf.vectorized_map` turns into one batched operation over tasks. It turns
+# convolutions whose filters differ by task into a loop.
 VECTORIZED_LAYERS = (
     keras.layers.InputLayer,
     keras.layers.Dense,

@@ -49,7 +49,7 @@ def map_tasks(
         ]
         return tf.nest.map_structure(lambda *leaves: tf.stack(leaves), *results)
     if vectorize:
-        return tf.vectorized_map(function, elements, fallback_to_while_loop=False)
+        return tf.vectorized_map(function, elements, fallback_to_while_loop=True)
     specs = tf.nest.map_structure(
         lambda x: tf.TensorSpec(x.shape[1:], x.dtype), elements
     )

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_meta as km
 from keras_meta import steps
+from tests import smooth
 
 # map_tasks
 
@@ -58,6 +60,25 @@ def test_map_tasks_is_a_loop_over_tasks(vectorize):
     for count in [steps.PARALLEL_TASKS + 3, 1] + [0] * (not vectorize):
         elements = some_tasks(count)
         check_solved(graph(tf.nest.map_structure(tf.constant, elements)), elements)
+
+
+@pytest.mark.thorough
+def test_convolutions_have_equal_gradients_either_way():
+    found = []
+    for vectorize in (False, True):
+        with smooth.float64():
+            network = smooth.network()
+        learner = km.MAML(network, inner_rate=0.5, inner_steps=2, vectorize=vectorize)
+        if found:
+            learner.set_weights(found[0][0])
+        episode, query_y = smooth.episode()
+        gradients = tf.function(lambda e, y, of=learner: of.meta_gradient(e, y)[1])
+        values = [g.numpy() for g in gradients(episode, query_y)]
+        found.append((learner.get_weights(), values))
+    (_, beside), (_, together) = found
+    assert max(np.abs(gradient).max() for gradient in beside) > 1e-3
+    for one, other in zip(beside, together, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("vectorize", [False, True])

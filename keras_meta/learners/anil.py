@@ -37,7 +37,8 @@ class ANIL(gradient.GradientLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only.
+            By default True for networks that have dense layers only; convolutions
+            with weights that differ by task are a loop over tasks in either case.
         support_order: order in which inner batches take the support examples outside
             meta-training; no effect without `inner_batch`. "shuffled": a fixed
             permutation, the same for all support sets of S examples. "given": the
