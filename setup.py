@@ -61,9 +61,10 @@ setuptools.setup(
     extras_require={
         "app": ["gradio>=6.0"],  # keras-meta app
         "bench": [
-            # Peers of tools/benchmark.py, baselines of tools/experiments.
-            *("jax>=0.5", "torch>=2.6"),
-            *("scikit-image>=0.24", "scikit-learn>=1.5"),
+            "jax>=0.5",  # a peer of tools/benchmark.py
+            "scikit-image>=0.24",  # tools/experiments/baselines.py
+            "scikit-learn>=1.5",
+            "torch>=2.6",  # a peer of tools/benchmark.py
         ],
         "docs": [
             "furo>=2024.8",

@@ -38,8 +38,8 @@ Learns a curve from a few points and predicts others:
 A row with an empty y, such as the last, is an x to predict.
 
 --csv writes one row for each query: file, class, confidence, label (if classes
-are known), unknown (with --unknown) and a probability p_CLASS for each class; or
-x, mean and scale (one standard deviation, if the model predicts it).
+are known), unknown (with --unknown) and a probability p_CLASS for each class;
+or x, mean and scale (one standard deviation, if the model predicts it).
 """
 
 
