@@ -65,7 +65,7 @@ def by_commands(name, served, monkeypatch):
     """Probabilities `[Q, 3]` of `learn` and of `request --local`."""
     found = []
 
-    def noted(output, model, names, paths, labels, probabilities):
+    def noted(output, model, names, paths, labels, probabilities, unknown=None):
         assert names == ["0", "1", "2"]
         found.append(np.asarray(probabilities)[:, :3])
 
