@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import subprocess
 import sys
 
 import keras
@@ -374,3 +375,28 @@ def test_a_drawing():
     for wrong in (value[:60], value[:-40], "javascript:", images.DRAWING + "AAAA"):
         with pytest.raises(ValueError, match="expected a drawing, got something else"):
             images.drawn(wrong)
+
+
+FRESH = """
+import numpy as np
+from keras_meta.zoo.app import images
+
+def bar(upright):
+    image = np.full([105, 105, 1], 255, "uint8")
+    image[(slice(20, 80), slice(50, 55))[:: 1 if upright else -1]] = 0
+    return image
+
+task = images.Task().with_class("a").with_class("b")
+task = task.with_examples("a", [bar(True)]).with_examples("b", [bar(False)])
+task = task.with_queries([bar(False), bar(True)])
+print(images.predict(task).probabilities.argmax(1).tolist())
+"""
+
+
+@pytest.mark.thorough
+def test_the_first_prediction_of_a_process_may_be_by_the_default_entry():
+    # The choice of the entry judges the images with TensorFlow, whose threads must be
+    # set before that.
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "[1, 0]"

@@ -58,7 +58,7 @@ class CurveTab(tab.Tab):
                 self.entry = gradio.Dropdown(
                     models.names("curves"),
                     value=default,
-                    label="Entry of the zoo",
+                    label="Model",
                     elem_id="curve-entry",
                 )
                 with gradio.Accordion("About the entry", open=False):

@@ -6,16 +6,18 @@ import gradio
 
 from keras_meta.zoo.app import events, images, models, pad, parts, saving, tab
 
-AUTOMATIC = "best on validation tasks of this size"
+AUTOMATIC = "automatic: the best for as many classes and examples"
 CHOICE = (
     "The entry with the highest accuracy on validation tasks with as many classes and "
     "examples, as `keras-meta learn` chooses it."
 )
 HELP = f"""\
-1. Name two classes or more, at most {images.MOST_CLASSES}.
-2. Draw or upload an example or more of each. The models were trained on characters
-   that fill a square.
-3. Draw or upload images to classify.
+1. Type the name of a class and press Enter; name two to {images.MOST_CLASSES} classes.
+2. Choose a class, draw an example and press "Add to class", or upload images. Each
+   class needs one example or more. The models were trained on characters that fill a
+   square.
+3. Draw another image and press "Classify", or upload images to classify. The first
+   prediction loads the model, which takes some seconds.
 """
 # Tasks of a visitor that "Undo" returns to.
 KEPT = 50
@@ -98,7 +100,7 @@ class ImageTab(tab.Tab):
         self.entry = gradio.Dropdown(
             [(AUTOMATIC, ""), *models.names("images")],
             value="",
-            label="Entry of the zoo",
+            label="Model",
             elem_id="entry",
         )
         with gradio.Accordion("About the entry", open=False):

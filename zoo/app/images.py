@@ -217,6 +217,7 @@ def entry(task, name=None):
         return name, None
     ways = len(task.examples)
     images, _ = task.support()
+    console.start()  # before the judgement of the images starts TensorFlow
     kind = photographs.are_examples(task.examples.values())
     card, reason = choice.for_images(ways, len(images) / ways, kind)
     return card.name, reason
