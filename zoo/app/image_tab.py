@@ -16,8 +16,8 @@ HELP = f"""\
 2. Choose a class, draw an example and press "Add to class", or upload images. Each
    class needs one example or more. The models were trained on characters that fill a
    square.
-3. Draw another image and press "Classify", or upload images to classify. The first
-   prediction loads the model, which takes some seconds.
+3. Draw another image and press "Classify", or upload images to classify. Each model
+   is loaded once, which takes a moment.
 """
 # Tasks of a visitor that "Undo" returns to.
 KEPT = 50
