@@ -61,8 +61,8 @@ def finetune(
         `[B, d_y]`, or `[B, d_y, 2]` (mean and scale) for a `CNP`. For classification it
         is logits: `[B, n]` for a gradient learner, with n the number of classes in y;
         `[B, N]` for other learners, and the logits of classes that do not occur in y
-        are masked. With string
-        labels (see `ClassPool.episodes`), `accuracy` is the share of correct symbols.
+        are masked. With string labels (see `ClassPool.episodes`), `accuracy` is the
+        share of correct symbols.
 
     Raises:
         ValueError: x does not have the shape of one task, or `learner.adapt` refuses

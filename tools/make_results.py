@@ -135,9 +135,9 @@ def score_grid(name):
     dataclasses.replace(zoo.card(name), grid=grid).write()
 
 
-def without_grid():
-    """The candidates of `keras-meta learn` without a grid."""
-    return [card.name for card in choice.candidates() if not card.grid]
+def candidates_without(field):
+    """The candidates of `keras-meta learn` whose card lacks a field."""
+    return [card.name for card in choice.candidates() if not getattr(card, field)]
 
 
 def calibrate_rejection(name):
@@ -150,11 +150,6 @@ def calibrate_rejection(name):
         found = rejection.calibrate(learner, pool, ways, shots, tasks, FLAGS.seed)
         thresholds.append({key: rounded(value) for key, value in found.items()})
     dataclasses.replace(zoo.card(name), rejection=thresholds).write()
-
-
-def without_rejection():
-    """The candidates of `keras-meta learn` without thresholds."""
-    return [card.name for card in choice.candidates() if not card.rejection]
 
 
 def score_initial(name):
@@ -198,10 +193,11 @@ def score_all(function, names):
 def main(_):
     names = FLAGS.models and list(filter(None, FLAGS.models))
     if FLAGS.grid:
-        score_all(score_grid, without_grid() if names is None else names)
+        score_all(score_grid, candidates_without("grid") if names is None else names)
         return
     if FLAGS.unknown:
-        score_all(calibrate_rejection, without_rejection() if names is None else names)
+        names = candidates_without("rejection") if names is None else names
+        score_all(calibrate_rejection, names)
         return
     if FLAGS.initial:
         score_all(score_initial, without_initial() if names is None else names)

@@ -3,6 +3,7 @@
 import math
 
 from keras_meta import zoo
+from keras_meta.zoo import scores
 
 
 def candidates():
@@ -69,7 +70,7 @@ def for_images(ways, shots, photographs=False):
             figure is None,
             -figure["mean"] if figure else 0.0,
             # Ties, and entries without a grid: those trained on similar tasks first.
-            _ratio(card.shots, shots),
+            ratio(card.shots, shots),
             card.ways,
             _loss(card),
         )
@@ -80,11 +81,10 @@ def for_images(ways, shots, photographs=False):
         return card, f"{card.name}: no model has a validation figure for {ways} ways"
     mean, interval = 100 * figure["mean"], 100 * figure["interval"]
     task = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
-    shots = figure["shots"]
     return card, (
-        f"{card.name}: best on validation tasks from {card.family} of {figure['ways']} "
-        f"ways, {shots} shot{'s' * (shots != 1)} ({mean:.1f}% ± {interval:.1f}%), the "
-        f"nearest to {task}"
+        f"{card.name}: best on validation tasks from {card.family} of "
+        f"{scores.protocol(figure)} ({mean:.1f}% ± {interval:.1f}%), the nearest to "
+        f"{task}"
     )
 
 
@@ -111,12 +111,12 @@ def _nearest(card, ways, shots):
     """
     return min(
         [figure for figure in card.grid if figure["ways"] >= ways],
-        key=lambda figure: (figure["ways"], _ratio(figure["shots"], shots)),
+        key=lambda figure: (figure["ways"], ratio(figure["shots"], shots)),
         default=None,
     )
 
 
-def _ratio(shots, other):
+def ratio(shots, other):
     """The distance of two numbers of shots, by ratio: first examples add the most."""
     return abs(math.log(shots / other))
 

@@ -72,7 +72,7 @@ def main(argv=None):
 def _warn(show, message, category, *place):
     """Shows a warning to users as one line; others as Python does."""
     if category is UserWarning:
-        print(f"keras-meta: warning: {_sentence(message)}", file=sys.stderr)
+        console.warn(_sentence(message))
     else:
         show(message, category, *place)
 

@@ -171,6 +171,11 @@ def add_out(parser, default, metavar, text):
     )
 
 
+def warn(sentence):
+    """Prints a warning to standard error."""
+    print(f"keras-meta: warning: {sentence}", file=sys.stderr)
+
+
 def console(file=None, width=None):
     """A console on a stream, without markup: names may have brackets."""
     file = file or sys.stdout

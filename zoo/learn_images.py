@@ -61,10 +61,11 @@ def run(arguments, output):
     images, counts = _load(learner.preprocess, paths)
     support, query = np.split(images, [len(task.support)])
     labels = task.support_labels
-    probabilities = predictions.classify(learner, support, labels, query)
+    parts = predictions.adapted(learner, support, labels, query)
+    probabilities = predictions.probabilities(learner, parts, ways)
     unknown = None
     if threshold:
-        unknown = rejection.rejected(threshold, learner, support, labels, query)
+        unknown = rejection.rejected(threshold, learner, parts, ways)
 
     if reason:
         output.print(reason)

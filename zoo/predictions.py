@@ -27,30 +27,38 @@ def classify(learner, support, labels, query):
     Returns:
         Probabilities `[Q, N]`.
     """
-    import tensorflow as tf
-
-    logits = [
-        learner.infer(state, x)[0]
-        for state, x in parts(learner, support, labels, query)
-    ]
-    return tf.nn.softmax(tf.concat(logits, 0)).numpy()[:, : labels.max() + 1]
+    parts = adapted(learner, support, labels, query)
+    return probabilities(learner, parts, labels.max() + 1)
 
 
-def parts(learner, support, labels, query):
+def adapted(learner, support, labels, query):
     """Learns classes from images and divides the queries, which bounds the memory.
 
     Args:
         learner, support, labels, query: see `classify`.
 
-    Yields:
-        `(state, query_x)`: the adapted state, and queries `[1, n, ...]` for `infer`.
+    Returns:
+        Pairs `(state, query_x)`: the adapted state, and queries `[1, n, ...]`.
     """
     support_x, query_x = learner.preprocess.pair(support[None], query[None])
     state = learner.adapt(support_x, labels[None])
     transductive = learner.normalization == "transductive"
     at_once = len(query) if transductive else QUERIES_AT_ONCE
-    for i in range(0, len(query), at_once):
-        yield state, query_x[:, i : i + at_once]
+    return [(state, query_x[:, i : i + at_once]) for i in range(0, len(query), at_once)]
+
+
+def probabilities(learner, parts, ways):
+    """Predicts the classes of the queries of a task, `[Q, N]`.
+
+    Args:
+        learner: the learner that adapted to the task.
+        parts: as `adapted` returns them.
+        ways: N.
+    """
+    import tensorflow as tf
+
+    logits = [learner.infer(state, x)[0] for state, x in parts]
+    return tf.nn.softmax(tf.concat(logits, 0)).numpy()[:, :ways]
 
 
 def show_classes(output, model, names, paths, labels, probabilities, unknown=None):

@@ -12,11 +12,9 @@ References:
     Hendrycks et al., 2022: the largest logit.
 """
 
-import math
-
 import numpy as np
 
-from keras_meta.zoo import grids, predictions
+from keras_meta.zoo import choice, grids, scores
 
 SHOTS = 1, 5
 # The share of queries of a class that may be rejected.
@@ -46,20 +44,19 @@ def statistics(learner, state, query_x, ways):
     return values
 
 
-def rejected(threshold, learner, support, labels, query):
+def rejected(threshold, learner, parts, ways):
     """Which queries belong to no class.
 
     Args:
         threshold: an element of a card's `rejection`.
-        learner, support, labels, query: see `predictions.classify`.
+        learner, parts, ways: see `predictions.probabilities`.
 
     Returns:
         Booleans `[Q]`.
     """
-    ways = labels.max() + 1
     values = [
         statistics(learner, state, x, ways)[threshold["statistic"]][0]
-        for state, x in predictions.parts(learner, support, labels, query)
+        for state, x in parts
     ]
     return np.concatenate(values) < threshold["threshold"]
 
@@ -83,8 +80,8 @@ def of_task(card, ways, shots):
 
     def distance(threshold):
         return (
-            abs(math.log(threshold["ways"] / ways)),
-            abs(math.log(threshold["shots"] / shots)),
+            choice.ratio(threshold["ways"], ways),
+            choice.ratio(threshold["shots"], shots),
         )
 
     return min(card.rejection, key=distance)
@@ -97,13 +94,11 @@ def sentence(threshold, marked):
         threshold: as `of_task` returns it.
         marked: booleans `[Q]`.
     """
-    shots = threshold["shots"]
     return (
         f"{np.sum(marked)} of {len(marked)} queries seem to belong to no class. On "
-        f"validation tasks of {threshold['ways']} ways, {shots} shot"
-        f"{'s' * (shots != 1)}, {threshold['rejected']:.1%} of the queries of a class "
-        f"were marked so, and {threshold['accepted']:.1%} of the queries of no class "
-        "were not."
+        f"validation tasks of {scores.protocol(threshold)}, "
+        f"{threshold['rejected']:.1%} of the queries of a class were marked so, and "
+        f"{threshold['accepted']:.1%} of the queries of no class were not."
     )
 
 
@@ -156,7 +151,6 @@ def calibrate(learner, pool, ways, shots, tasks=TASKS, seed=0):
 
 def _values(learner, pool, ways, shots, tasks, seed):
     """The statistics of the queries of a class `[tasks, q]`, and of those of none."""
-    from keras_meta.zoo import scores
 
     def without_last(episode, query_y):
         """The last class keeps its queries and loses its support examples."""

@@ -46,8 +46,8 @@ class CNP(learner.Learner):
     `aggregate="attention"` each query has its own representation (Kim et al., 2019):
     multi-head attention with query x, keys x_s and values h(x_s, y_s). One further
     learned key and value are always present, so that attention is defined for an empty
-    support set. Meta-training then predicts the
-    queries alone, because attention would copy a support example's own label.
+    support set. Meta-training then predicts the queries alone, because attention would
+    copy a support example's own label.
 
     Args:
         encoder: h, a built Keras model: from `[B, d_x + d_y]` (regression) or from `[B,

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import learner, options
+from keras_meta import checks, learner, options
 from keras_meta import network as network_module
 from keras_meta.images import ImagePreprocess
 from keras_meta.typing_names import TensorLike, TensorNest
@@ -77,10 +77,7 @@ class ProtoNet(learner.Learner):
         self, state: TensorNest, query_x: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
         features = self.bound.each(query_x, training)
-        prototypes = state["prototypes"]
-        products = tf.matmul(features, prototypes, transpose_b=True)
-        lengths = tf.reduce_sum(tf.square(prototypes), axis=-1)[:, None]
-        return self.masked(2 * products - lengths, state["ways"])
+        return self.masked(_logits(features, state["prototypes"]), state["ways"])
 
     def distances(self, state: TensorNest, query_x: TensorLike) -> tf.Tensor:
         """Computes the squared distances of queries to the prototypes.
@@ -98,13 +95,20 @@ class ProtoNet(learner.Learner):
         Raises:
             ValueError: as `infer`.
         """
-        logits = tf.convert_to_tensor(self.infer(state, query_x))
-        features = self.bound.each(tf.cast(query_x, self.compute_dtype), False)
+        state, query_x = checks.checked_query(self, state, query_x)
+        features = tf.cast(self.bound.each(query_x, False), self.variable_dtype)
+        prototypes = tf.cast(state["prototypes"], self.variable_dtype)
         lengths = tf.reduce_sum(tf.square(features), axis=-1, keepdims=True)
-        absent = tf.range(tf.shape(logits)[-1]) >= state["ways"][:, None, None]
-        distances = tf.cast(lengths, logits.dtype) - logits
-        return tf.where(absent, tf.constant(np.inf, logits.dtype), distances)
+        distances = lengths - _logits(features, prototypes)
+        absent = tf.range(tf.shape(prototypes)[1]) >= state["ways"][:, None, None]
+        return tf.where(absent, tf.constant(np.inf, distances.dtype), distances)
 
     def get_config(self) -> dict[str, Any]:
         network = keras.saving.serialize_keras_object(self.network)
         return {**super().get_config(), "network": network, "outputs": self.output_size}
+
+
+def _logits(features, prototypes):
+    """Logits `[T, Q, N]`: negative squared distances without `|f(x)|^2`."""
+    products = tf.matmul(features, prototypes, transpose_b=True)
+    return 2 * products - tf.reduce_sum(tf.square(prototypes), axis=-1)[:, None]

@@ -60,7 +60,6 @@ class Shrinkage(gradient.GradientLearner):
         initial_scale: initial sigma of every module, in units of the weights.
         scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
             multiplies the learning rate of `log sigma^2` by `scale_rate`.
-            The trained variable is `log sigma^2 / scale_rate`.
         frozen: names of modules that do not adapt, whatever their scale; they learn
             from the outer loss alone. Assign the attribute later to freeze or unfreeze
             modules.

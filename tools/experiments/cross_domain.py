@@ -10,6 +10,7 @@ results are a table and a CSV file with differences from the regression, task by
 An interrupted run resumes. Caltech-101 needs CALTECH101_DIR.
 """
 
+import functools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,6 +37,14 @@ DATA = {
 VALIDATION_TASKS = 20
 
 
+@functools.cache
+def pools(data):
+    """The preprocessing that keeps the size of the data, and the pool of each part."""
+    source, shape = DATA[data]
+    plain = km.ImagePreprocess(*shape, invert=False)
+    return plain, source.pools(plain)
+
+
 def tasks(data, part, shots, count):
     """Tasks of uint8 images: support, labels, queries and their labels, a list.
 
@@ -45,11 +54,9 @@ def tasks(data, part, shots, count):
         shots: support examples of each class.
         count: tasks.
     """
-    source, shape = DATA[data]
-    plain = km.ImagePreprocess(*shape, invert=False)
-    pool = source.pools(plain)[part]
+    plain, loaded = pools(data)
     seed = FLAGS.seed + sources.PART_SEEDS[part]
-    episodes = pool.episodes(WAYS, shots, QUERIES, seed).take(count)
+    episodes = loaded[part].episodes(WAYS, shots, QUERIES, seed).take(count)
     return [
         (
             plain.unscale(episode["support_x"]).numpy(),

@@ -111,7 +111,7 @@ def _export(learner, name, base):
         path = km.export(learner, base)
     for warning in recorded:
         if warning.category is UserWarning:  # others are for developers
-            print(f"keras-meta: warning: {name}: {warning.message}", file=sys.stderr)
+            console.warn(f"{name}: {warning.message}")
     difference = _difference(learner, path)
     if not difference <= TOLERANCE:
         raise ValueError(
