@@ -265,6 +265,39 @@ def test_classes(visit, server, size, tmp_path):
     assert not visitor.errors()
 
 
+def test_five_drawings(visit, tmp_path):
+    visitor = visit()
+    for name in ("vee", "bar", "post", "slash", "roof"):
+        visitor.add_class(name)
+        visitor.wait_for(f"Add to {name}", "draw-example")
+    visitor.find("#classes [aria-label='vee'], #classes input[value='vee']").click()
+    visitor.wait_for("Add to vee", "draw-example")
+    # Whoever classifies too early keeps the image.
+    visitor.draw(LIKE_VEE)
+    visitor.press("draw-query")
+    visitor.wait_for("press “Predict again”", "notes")
+    moves = {
+        "vee": VEE,
+        "bar": BAR,
+        "post": [(0, -100), (5, 200)],
+        "roof": [(-90, 90), (90, -170), (80, 160)],
+        "slash": [(-80, 90), (170, -180)],
+    }
+    # The next class without an example is chosen by itself, in the order of the page.
+    names = [*moves]
+    for name, following in zip(names, [*names[1:], "slash"], strict=True):
+        visitor.wait_for(f"Add to {name}", "draw-example")
+        visitor.draw(moves[name])
+        visitor.press("draw-example")
+        visitor.wait_for(f"{name} (1)", "classes")
+        visitor.wait_for(f"Add to {following}", "draw-example")
+    visitor.press("predict")
+    visitor.wait_for("vee", "prediction")
+    assert visitor.text("queries").splitlines()[-1].startswith("vee ")
+    visitor.see(tmp_path / "five.png")
+    assert not visitor.errors()
+
+
 def test_uploads_and_mistakes(visit, tmp_path):
     visitor = visit()
     good = [
@@ -319,19 +352,19 @@ def test_uploads_and_mistakes(visit, tmp_path):
 
 def test_visitors_stay_apart(visit):
     first, second = visit(), visit(PHONE)
-    first.draw_example("first", VEE)
-    second.draw_example("second", BAR)
-    assert "second" not in first.text() and "first" not in second.text()
+    first.draw_example("kappa", VEE)
+    second.draw_example("delta", BAR)
+    assert "delta" not in first.text() and "kappa" not in second.text()
     first.draw_example("bar", BAR)
     second.draw_example("vee", VEE)
     for visitor in (first, second):
         visitor.draw(LIKE_VEE)
         visitor.press("draw-query")
-    first.wait_for("first", "prediction")
+    first.wait_for("kappa", "prediction")
     second.wait_for("vee", "prediction")
-    assert "second" not in first.text() and "first" not in second.text()
+    assert "delta" not in first.text() and "kappa" not in second.text()
     first.open()  # anew
-    assert "first (1)" not in first.text("classes")
+    assert "kappa (1)" not in first.text("classes")
     first.draw_example("third", VEE)
     assert "vee (1)" in second.text("classes")
 

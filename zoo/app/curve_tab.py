@@ -48,7 +48,7 @@ class CurveTab(tab.Tab):
             elem_id="curve",
         )
         with gradio.Row():
-            self.undo = parts.button("Undo", "curve-undo")
+            self.undo = parts.button("Undo last change", "curve-undo")
             self.clear = parts.button("Clear", "curve-clear")
             self.file = gradio.UploadButton(
                 "Upload points", size="sm", min_width=80, elem_id="points-file"
@@ -61,7 +61,7 @@ class CurveTab(tab.Tab):
                     label="Model",
                     elem_id="curve-entry",
                 )
-                with gradio.Accordion("About the entry", open=False):
+                with gradio.Accordion("About the model", open=False):
                     self.card = gradio.Markdown(
                         models.description(default), elem_id="curve-card"
                     )

@@ -6,20 +6,21 @@ import gradio
 
 from keras_meta.zoo.app import events, images, models, pad, parts, saving, tab
 
-AUTOMATIC = "automatic: the best for as many classes and examples"
+AUTOMATIC = "automatic: the most accurate"
 CHOICE = (
-    "The entry with the highest accuracy on validation tasks with as many classes and "
-    "examples, as `keras-meta learn` chooses it."
+    "The model with the highest accuracy on validation tasks with your number of "
+    "classes and examples, as `keras-meta learn` chooses it."
 )
 HELP = f"""\
 1. Type the name of a class and press Enter; name two to {images.MOST_CLASSES} classes.
-2. Choose a class, draw an example and press "Add to class", or upload images. Each
-   class needs one example or more. The models were trained on characters that fill a
-   square.
-3. Draw another image and press "Classify", or upload images to classify. Each model
-   is loaded once, which takes a moment.
+2. Draw an example of the chosen class and press "Add to ...", or upload images. The
+   next class without an example is chosen then. Draw large: the models were trained on
+   characters that fill a square.
+3. Draw another image and press "Classify", or upload images to classify. The first
+   prediction of a model takes some seconds.
 """
-# Tasks of a visitor that "Undo" returns to.
+ADD = "Add to {}"
+# Tasks of a visitor that "Undo last change" returns to.
 KEPT = 50
 
 
@@ -55,11 +56,11 @@ class ImageTab(tab.Tab):
         self.pad = pad.component(elem_id="pad")
         with gradio.Row():
             self.clear = parts.button("Clear pad", "clear")
-            self.undo = parts.button("Undo", "undo")
-            self.remove = parts.button("Remove class", "remove")
+            self.undo = parts.button("Undo last change", "undo")
+            self.remove = parts.button("Remove chosen class", "remove")
         with gradio.Row():
             self.draw_example = gradio.Button(
-                "Add to class", min_width=120, size="md", elem_id="draw-example"
+                ADD.format("class"), min_width=120, size="md", elem_id="draw-example"
             )
             self.draw_query = gradio.Button(
                 "Classify",
@@ -77,7 +78,7 @@ class ImageTab(tab.Tab):
                 elem_id="example-files",
             )
             self.query_files = gradio.UploadButton(
-                "Upload queries",
+                "Upload to classify",
                 file_count="multiple",
                 variant="primary",
                 min_width=120,
@@ -103,7 +104,7 @@ class ImageTab(tab.Tab):
             label="Model",
             elem_id="entry",
         )
-        with gradio.Accordion("About the entry", open=False):
+        with gradio.Accordion("About the model", open=False):
             self.card = gradio.Markdown(CHOICE, elem_id="card")
         self.steps = gradio.Slider(
             0,
@@ -134,7 +135,7 @@ class ImageTab(tab.Tab):
         task = [self.history, self.classes]
         # Where the task and its prediction are.
         changed = [*task, self.prediction, self.examples, self.queries, self.label]
-        changed += [self.notes]
+        changed += [self.notes, self.draw_example]
         predicted = [*changed, self.card, self.steps, self.tuned]
         predicted += [self.by_step, self.step_plot, self.shares, self.share_plot]
         predicted += [self.shown, self.pad]
@@ -145,6 +146,9 @@ class ImageTab(tab.Tab):
             self.add_class,
             [self.history, self.name],
             [*changed, self.name],
+        )
+        events.on(
+            [self.classes.input], self.class_chosen, [self.classes], [self.draw_example]
         )
         for button, function in ((self.undo, self.undone), (self.remove, self.removed)):
             events.on([button.click], function, task, changed)
@@ -203,9 +207,19 @@ class ImageTab(tab.Tab):
     # Changes of the task.
 
     def _changed(self, history, task, chosen):
-        """The page after a change, without a prediction."""
+        """The page after a change, without a prediction.
+
+        Args:
+            history: the tasks before it.
+            task: the task after it.
+            chosen: the class of the next example, unless another has no example yet.
+        """
         names = list(task.examples)
-        chosen = chosen if chosen in names else (names or [None])[-1]
+        empty = [name for name in names if not task.examples[name]]
+        if chosen not in empty:
+            chosen = next(iter(empty or [chosen]))
+        if chosen not in names:
+            chosen = (names or [None])[-1]
         choices = [(f"{name} ({len(task.examples[name])})", name) for name in names]
         return {
             self.history: (*history, task)[-KEPT:],
@@ -219,10 +233,16 @@ class ImageTab(tab.Tab):
             self.queries: [(parts.thumbnail(image), "") for image in task.queries],
             self.label: gradio.Label(value=None, label="Prediction"),
             self.notes: "",
+            **self.class_chosen(chosen),
         }
+
+    def class_chosen(self, chosen):
+        """The button that adds an example names the class."""
+        return {self.draw_example: gradio.Button(ADD.format(chosen or "class"))}
 
     def add_class(self, history, name):
         task = history[-1].with_class(name)
+        models.start_early()
         return {**self._changed(history, task, name.strip()), self.name: ""}
 
     def removed(self, history, chosen):
@@ -294,15 +314,15 @@ class ImageTab(tab.Tab):
         }
 
     def _predicted_if_complete(self, task, entry, steps, tuned):
-        """The prediction; of an incomplete task nothing, and a sentence that says why.
+        """The prediction; for an incomplete task, a sentence that says why there is none.
 
-        What was just put in stays.
+        The images to classify stay.
         """
         try:
             return self.predicted((task,), entry, steps, tuned)
         except ValueError as error:
             events.state(error)
-            return {}
+            return {self.notes: KEPT_QUERIES}
 
     def _label(self, prediction, query):
         return gradio.Label(
@@ -348,6 +368,7 @@ class ImageTab(tab.Tab):
         )
 
 
+KEPT_QUERIES = "Not classified yet. After the correction, press “Predict again”."
 SAVED = """\
 Saved in `{0}`. Other commands read it:
 

@@ -28,6 +28,17 @@ def description(name):
     return "\n".join([f"**{name}**", "", *lines])
 
 
+@functools.cache
+def start_early():
+    """Starts TensorFlow in a thread, once, so that the first prediction takes less."""
+    threading.Thread(target=_start).start()
+
+
+def _start():
+    with _lock:
+        console.start()
+
+
 def image_learner(name, steps=None):
     """The learner of an entry of images, loaded once.
 

@@ -35,6 +35,8 @@ CSS = """
   grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) !important;
   padding-top: 28px;
 }
+/* Room for the caption, which Gradio lays over a picture. */
+.gallery img { padding-bottom: 28px; box-sizing: border-box; }
 .prose code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 footer { display: none !important; }
 """
