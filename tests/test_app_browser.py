@@ -269,9 +269,8 @@ def test_five_drawings(visit, tmp_path):
     visitor = visit()
     for name in ("vee", "bar", "post", "slash", "roof"):
         visitor.add_class(name)
-        visitor.wait_for(f"Add to {name}", "draw-example")
-    visitor.find("#classes [aria-label='vee'], #classes input[value='vee']").click()
-    visitor.wait_for("Add to vee", "draw-example")
+        visitor.wait_for(f"{name} (0)", "classes")
+        visitor.wait_for("Add to vee", "draw-example")
     # Whoever classifies too early keeps the image.
     visitor.draw(LIKE_VEE)
     visitor.press("draw-query")
@@ -280,17 +279,19 @@ def test_five_drawings(visit, tmp_path):
         "vee": VEE,
         "bar": BAR,
         "post": [(0, -100), (5, 200)],
-        "roof": [(-90, 90), (90, -170), (80, 160)],
         "slash": [(-80, 90), (170, -180)],
+        "roof": [(-90, 90), (90, -170), (80, 160)],
     }
-    # The next class without an example is chosen by itself, in the order of the page.
+    # The next class without an example is chosen by itself, in the order of naming.
     names = [*moves]
-    for name, following in zip(names, [*names[1:], "slash"], strict=True):
+    for name, following in zip(names, [*names[1:], "roof"], strict=True):
         visitor.wait_for(f"Add to {name}", "draw-example")
         visitor.draw(moves[name])
         visitor.press("draw-example")
         visitor.wait_for(f"{name} (1)", "classes")
         visitor.wait_for(f"Add to {following}", "draw-example")
+    visitor.find("#classes input[value='bar']").click()
+    visitor.wait_for("Add to bar", "draw-example")
     visitor.press("predict")
     visitor.wait_for("vee", "prediction")
     assert visitor.text("queries").splitlines()[-1].startswith("vee ")

@@ -14,8 +14,8 @@ CHOICE = (
 HELP = f"""\
 1. Type the name of a class and press Enter; name two to {images.MOST_CLASSES} classes.
 2. Draw an example of the chosen class and press "Add to ...", or upload images. The
-   next class without an example is chosen then. Draw large: the models were trained on
-   characters that fill a square.
+   first class without an example is always chosen; choose another for more examples.
+   Draw large: the models were trained on characters that fill a square.
 3. Draw another image and press "Classify", or upload images to classify. The first
    prediction of a model takes some seconds.
 """
@@ -80,7 +80,6 @@ class ImageTab(tab.Tab):
             self.query_files = gradio.UploadButton(
                 "Upload to classify",
                 file_count="multiple",
-                variant="primary",
                 min_width=120,
                 size="md",
                 elem_id="query-files",
@@ -212,12 +211,11 @@ class ImageTab(tab.Tab):
         Args:
             history: the tasks before it.
             task: the task after it.
-            chosen: the class of the next example, unless another has no example yet.
+            chosen: the class of the next example if every class has one; else it is the
+                first without an example.
         """
         names = list(task.examples)
-        empty = [name for name in names if not task.examples[name]]
-        if chosen not in empty:
-            chosen = next(iter(empty or [chosen]))
+        chosen = next(iter(task.empty), chosen)
         if chosen not in names:
             chosen = (names or [None])[-1]
         choices = [(f"{name} ({len(task.examples[name])})", name) for name in names]
@@ -314,7 +312,7 @@ class ImageTab(tab.Tab):
         }
 
     def _predicted_if_complete(self, task, entry, steps, tuned):
-        """The prediction; for an incomplete task, a sentence that says why there is none.
+        """The prediction; for an incomplete task, a sentence that says what is missing.
 
         The images to classify stay.
         """

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import itertools
 import pathlib
 import re
 
@@ -36,13 +37,23 @@ class Task:
     """Examples of named classes, and queries. Each method returns another task.
 
     Attributes:
-        examples: `{class: (image, ...)}`, images uint8 `[H, W, 1 or 3]`, classes in the
-            order in which `keras-meta learn` reads their folders.
+        examples: `{class: (image, ...)}`, images uint8 `[H, W, 1 or 3]`, in the order
+            in which the classes were named.
         queries: images to classify.
     """
 
     examples: dict = dataclasses.field(default_factory=dict)
     queries: tuple = ()
+
+    @property
+    def classes(self):
+        """The names in the order in which `keras-meta learn` reads their folders."""
+        return sorted(self.examples, key=pathlib.Path)
+
+    @property
+    def empty(self):
+        """The names of the classes without examples, in the order of naming."""
+        return [name for name, images in self.examples.items() if not images]
 
     def with_class(self, name):
         """Adds a class without examples.
@@ -89,10 +100,10 @@ class Task:
             raise ValueError(
                 f"expected at least two classes, got {len(self.examples)}."
             )
-        empty = [name for name, images in self.examples.items() if not images]
-        if empty:
+        if self.empty:
             raise ValueError(
-                f"expected an example of each class, got none of {', '.join(empty)}."
+                "expected an example of each class, got none of "
+                f"{', '.join(self.empty)}."
             )
 
     def check(self):
@@ -102,10 +113,10 @@ class Task:
             raise ValueError("expected an image to classify, got none.")
 
     def support(self):
-        """`(images, labels)`: all examples, class by class."""
-        images = [image for images in self.examples.values() for image in images]
-        counts = [len(images) for images in self.examples.values()]
-        return images, np.repeat(range(len(counts)), counts)
+        """`(images, labels)`: all examples, class by class as in `classes`."""
+        examples = [self.examples[name] for name in self.classes]
+        counts = [len(images) for images in examples]
+        return list(itertools.chain(*examples)), np.repeat(range(len(counts)), counts)
 
     def check_class(self, name):
         """Raises ValueError unless there is such a class."""
@@ -113,8 +124,7 @@ class Task:
             raise ValueError("expected a class to be chosen, add one first.")
 
     def _with(self, examples):
-        order = sorted(examples, key=pathlib.Path)
-        return dataclasses.replace(self, examples={n: examples[n] for n in order})
+        return dataclasses.replace(self, examples=examples)
 
 
 def _check_name(name):
@@ -218,7 +228,7 @@ def entry(task, name=None):
     ways = len(task.examples)
     images, _ = task.support()
     console.start()  # before the judgement of the images starts TensorFlow
-    kind = photographs.are_examples(task.examples.values())
+    kind = photographs.are_examples([task.examples[name] for name in task.classes])
     card, reason = choice.for_images(ways, len(images) / ways, kind)
     return card.name, reason
 
@@ -244,7 +254,7 @@ def predict(task, name=None, steps=None):
     probabilities = predictions.classify(learner, support, labels, query)
     steps = models.inner_steps(learner)
     notes = _notes(learner, name, task, support, query)
-    return Prediction(name, reason, steps, list(task.examples), probabilities, notes)
+    return Prediction(name, reason, steps, task.classes, probabilities, notes)
 
 
 def by_step(task, name, steps, query):

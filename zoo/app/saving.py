@@ -87,7 +87,7 @@ def export_images(task, name, steps, directory):
     prepare = learner.preprocess
     invert = bool(prepare.inverts(support[None])[0])
     settings = {**prepare.get_config(), "invert": invert, "detect": False}
-    facts = {"classes": list(task.examples), "preprocess": settings}
+    facts = {"classes": task.classes, "preprocess": settings}
     x = prepare(support[None], invert)[0]
     return _export(learner, x, labels.astype("int32"), name, facts, directory)
 
