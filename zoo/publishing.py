@@ -35,7 +35,7 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         float16: whether to store float16 weights, see `store`.
     """
     recipe = recipes.recipe(name)
-    learner = keras.models.load_model(directory / "best.keras")
+    learner = keras.models.load_model(directory / "best.keras", compile=False)
     if transfer.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, initial.begin(recipe, seed, origin)
         transfer.copy_common(trained, learner)
