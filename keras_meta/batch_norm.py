@@ -214,38 +214,33 @@ class ExactBatchNorm(Exact):
             return self.regularized(source.call(inputs, training=False, mask=mask))
         axis = source.axis % inputs.shape.rank
         axes = [i for i in range(inputs.shape.rank) if i != axis]
-        x = _precise(inputs)
-        mean, variance = _moments(x, axes, mask)
+        size = inputs.shape[axis]
+        last = axis == inputs.shape.rank - 1
+        fused = last and mask is None and inputs.dtype in FUSED
+        # Derivatives of statistics, and second ones, are taken in float32 at least.
+        x = inputs if fused and not measured else _precise(inputs)
+        precise = keras.backend.result_type(x.dtype, "float32")
+        scale = source.gamma.value if source.scale else tf.ones([size])
+        offset = source.beta.value if source.center else tf.zeros([size])
+        scale, offset = tf.cast(scale, precise), tf.cast(offset, precise)
+        if fused:
+            outputs, mean, variance = _fused(x, scale, offset, source.epsilon)
+        if not fused or measured:
+            mean, variance = _moments(x, axes, mask)
+        if not fused:
+            along = [size if i == axis else 1 for i in range(x.shape.rank)]
+            outputs = (x - mean) * tf.math.rsqrt(variance + source.epsilon)
+            outputs = outputs * tf.reshape(scale, along) + tf.reshape(offset, along)
         for moving, value in (
             (source.moving_mean, mean),
             (source.moving_variance, variance),
         ):
-            value = tf.cast(tf.squeeze(value, axes), moving.dtype)
+            value = tf.cast(tf.reshape(value, [size]), moving.dtype)
             if measurements is not None:
                 measurements.append((moving, value))
             else:
                 keep = source.momentum
                 moving.assign(moving * keep + value * (1 - keep))
-        size = x.shape[axis]
-        scale = source.gamma.value if source.scale else tf.ones([size])
-        offset = source.beta.value if source.center else tf.zeros([size])
-        scale, offset = tf.cast(scale, x.dtype), tf.cast(offset, x.dtype)
-        if mask is None and x.dtype == tf.float32 and axis == x.shape.rank - 1:
-            four = x.shape.rank == 4
-            outputs = tf.raw_ops.FusedBatchNormV3(
-                x=x if four else tf.reshape(x, [-1, 1, 1, size]),
-                scale=scale,
-                offset=offset,
-                mean=tf.zeros([0]),
-                variance=tf.zeros([0]),
-                epsilon=source.epsilon,
-                is_training=True,
-            ).y
-            outputs = outputs if four else tf.reshape(outputs, tf.shape(x))
-        else:
-            along = [size if i == axis else 1 for i in range(x.shape.rank)]
-            outputs = (x - mean) * tf.math.rsqrt(variance + source.epsilon)
-            outputs = outputs * tf.reshape(scale, along) + tf.reshape(offset, along)
         return self.regularized(tf.cast(outputs, self.compute_dtype))
 
 
@@ -307,6 +302,34 @@ EXACT = {
     keras.layers.GroupNormalization: ExactGroupNorm,
     keras.layers.LayerNormalization: ExactLayerNorm,
 }
+
+
+# What TensorFlow's fused normalization computes, with statistics in float32.
+FUSED = tf.float32, tf.bfloat16, tf.float16
+
+
+def _fused(x, scale, offset, epsilon):
+    """Outputs, mean and variance by one operation; the last two have no gradient.
+
+    Args:
+        x: `[..., C]` of a type in `FUSED`.
+        scale, offset: float32 `[C]`.
+        epsilon: added to the variance.
+    """
+    size = x.shape[-1]
+    found = tf.raw_ops.FusedBatchNormV3(
+        x=x if x.shape.rank == 4 else tf.reshape(x, [-1, 1, 1, size]),
+        scale=scale,
+        offset=offset,
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    # The operation returns the unbiased variance, and zero for one example.
+    count = tf.cast(tf.size(x, tf.int64) // size, tf.float32)
+    biased = found.batch_variance * (count - 1) / count
+    return tf.reshape(found.y, tf.shape(x)), found.batch_mean, biased
 
 
 def _precise(x):

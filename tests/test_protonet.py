@@ -1,5 +1,6 @@
 """Prototypical networks against a loop and finite differences."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,14 +21,17 @@ def loop(learner, episode):
         episode["support_x"], episode["support_y"], episode["query_x"], strict=True
     ):
         prototypes = [
-            np.mean([learner.network(e[None])[0] for e in x[y == n]], axis=0)
-            for n in range(3)
+            np.mean([_feature(learner, e) for e in x[y == n]], axis=0) for n in range(3)
         ]
         for query in queries:
-            feature = learner.network(query[None])[0].numpy()
+            feature = _feature(learner, query)
             scores = [-np.sum((feature - c) ** 2) for c in prototypes]
             answers.append(scores - np.log(np.sum(np.exp(scores))))
     return np.array(answers).reshape(*episode["query_x"].shape[:2], 3)
+
+
+def _feature(learner, x):
+    return tf.cast(learner.network(x[None])[0], "float64").numpy()
 
 
 def test_it_is_its_equations():
@@ -37,6 +41,25 @@ def test_it_is_its_equations():
     np.testing.assert_allclose(found, loop(protonet, episode), rtol=1e-10)
     # The fourth class is absent.
     np.testing.assert_array_equal(tf.nn.softmax(protonet(episode))[..., 3], 0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_distances_of_half_precision_features_are_precise(policy):
+    # Features near 100 differ by units: bfloat16 has steps of 64 at their squares.
+    network = keras.Sequential(
+        [keras.Input([6]), keras.layers.Dense(4, bias_initializer="ones", dtype=policy)]
+    )
+    network.layers[-1].bias.assign([100.0] * 4)
+    protonet = km.ProtoNet(network, 3)
+    random = np.random.RandomState(0)
+    y = np.array([[0, 1, 2, 0, 1, 2]], "int32")
+    x, queries = (random.normal(size=[1, n, 6]).astype("float32") for n in (6, 5))
+    episode = {"support_x": x, "support_y": y, "query_x": queries}
+    assert protonet.network(x[0]).dtype == policy.removeprefix("mixed_")
+    expected = loop(protonet, {k: v.astype("float64") for k, v in episode.items()})
+    found = tf.nn.log_softmax(protonet(episode))
+    np.testing.assert_allclose(found, expected, atol=1e-2)
+    assert np.ptp(expected) > 1
 
 
 def test_its_gradient_is_that_of_differences():

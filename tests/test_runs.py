@@ -164,6 +164,7 @@ def test_what_is_recorded_of_a_recipe():
     assert changed(rate=0.5) == ["rate"]
     assert changed(average=0.5) == ["average"]
     assert changed(clip=1.0) == ["clip"]
+    assert changed(dtype_policy="mixed_float16") == ["dtype_policy"]
     assert changed(optimizer="sgd") == ["optimizer"]
     assert changed(paper="another") == []
     task = characters.OMNIGLOT_5W1S

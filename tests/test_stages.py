@@ -55,6 +55,7 @@ FIRST = schema.Recipe(
     optimizer="sgd",
     optimizer_settings={"momentum": 0.9, "weight_decay": 1e-3},
     average=0.9,
+    dtype_policy="mixed_bfloat16",
 )
 RECIPE = schema.Recipe(
     lambda: km.ProtoNet(encoder(), 2, preprocess=prepared()),
@@ -64,6 +65,7 @@ RECIPE = schema.Recipe(
     tasks=1,
     average=0.9,
     pretraining=FIRST,
+    dtype_policy="mixed_bfloat16",
 )
 NAME = "protonet.colours"
 OPTIONS = {
@@ -142,6 +144,19 @@ def test_stages_resume_exactly_and_are_published(run, monkeypatch, capsys):
     assert card.initial_weights == cards.RANDOM and card.steps == 4
     assert card.protocol == RECIPE.protocol and card.learner == "ProtoNet"
     assert isinstance(zoo.load(NAME), km.ProtoNet)
+
+    # Training is in mixed precision, what is published is not.
+    trained, published = (
+        keras.models.load_model(path)
+        for path in (resumed / "best.keras", card.directory / "model.keras")
+    )
+    for learner, policy in ((trained, "mixed_bfloat16"), (published, "float32")):
+        layers = [layer for layer in learner.network.layers if layer.weights]
+        assert {layer.dtype_policy.name for layer in layers} == {policy}
+        assert {variable.dtype for variable in learner.network.variables} == {"float32"}
+    for one, two in zip(trained.get_weights(), published.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert keras.config.dtype_policy().name == "float32"
 
 
 def test_numbers_of_stages_are_checked():

@@ -7,6 +7,7 @@
     python tools/benchmark.py --what=training    # MAML against PyTorch and JAX
     python tools/benchmark.py --what=imaml       # iMAML against PyTorch
     python tools/benchmark.py --what=encoders    # ProtoNet and CNP against PyTorch
+    python tools/benchmark.py --what=half        # ProtoNet in bfloat16 against PyTorch
     python tools/benchmark.py --what=pretraining # supervised, against PyTorch
     python tools/benchmark.py --what=recurrent   # LSTM, MANN, CNP against PyTorch
     python tools/benchmark.py --what=profile     # time of a step by kind of operation
@@ -36,6 +37,7 @@ from benchmarks import (
     encoders,
     freezing,
     growth,
+    half,
     harness,
     imaml,
     memory,
@@ -53,8 +55,9 @@ from benchmarks import (
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module.table
     for module in (
-        *(training, imaml, encoders, pretraining, recurrent, profile, growth),
+        *(training, imaml, encoders, half, pretraining, recurrent, profile),
         *(
+            growth,
             memory,
             freezing,
             cnp,

@@ -15,7 +15,12 @@ def begin(recipe, seed, origin):
         origin: the zoo entry or the .keras file to start from; None for random weights.
     """
     keras.utils.set_random_seed(seed)
-    learner = recipe.learner()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.dtype_policy)
+    try:
+        learner = recipe.learner()
+    finally:
+        keras.config.set_dtype_policy(before)
     if origin:
         new = warm_start(learner, recipe, origin)
         print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))

@@ -39,6 +39,9 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
     if transfer.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, initial.begin(recipe, seed, origin)
         transfer.copy_common(trained, learner)
+    if recipe.dtype_policy != "float32":
+        trained, learner = learner, recipe.learner()
+        learner.set_weights(trained.get_weights())
     stages = runs.stages(recipe, directory, (None, None), origin)
     folders = [path for _, path, *_ in stages]
     logs = []

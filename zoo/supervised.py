@@ -66,7 +66,7 @@ class Supervised(protonet.ProtoNet):
         super().__init__(network, outputs, **kwargs)
         self.smoothing = smoothing
         self.query_loss = SmoothedCrossentropy(smoothing)
-        self.head = keras.layers.Dense(outputs, name="classes")
+        self.head = keras.layers.Dense(outputs, name="classes", dtype=self.dtype_policy)
         self.head.build([None, network.output_shape[-1]])
 
     def adapt_tasks(self, support_x, support_y, training=False):

@@ -30,6 +30,7 @@ RECORDED_FIELDS = (
     "average",
     "clip",
     "adjust",
+    "dtype_policy",
 )
 # Errors of a collective operation whose partner has stopped.
 PARTNER_LOST = (

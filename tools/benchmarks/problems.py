@@ -92,22 +92,42 @@ def imaml(
     return Problem(learner, *images(tasks, queries=queries), settings)
 
 
-def _encoder(name, size, filters):
-    """An encoder of colour images, and the arguments of the peer's encoder."""
+def _encoder(name, size, filters, half=False):
+    """An encoder of colour images, and the arguments of the peer's encoder.
+
+    Args:
+        name: "conv4" or "resnet12".
+        size: of the images, in pixels.
+        filters: of its layers.
+        half: whether its layers compute in bfloat16.
+    """
+    import keras
+
     import keras_meta as km
 
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if half else before)
     if name == "conv4":
         network = _conv4((size, size, 3), None, filters)
     else:
         network = km.networks.resnet12((size, size, 3), None, filters)
-    return network, {"encoder": name, "filters": filters}
+    keras.config.set_dtype_policy(before)
+    return network, {"encoder": name, "filters": filters, "half": half}
 
 
-def protonet(encoder="conv4", filters=64, size=32, tasks=4, shots=5, queries=QUERIES):
+def protonet(
+    encoder="conv4",
+    filters=64,
+    size=32,
+    tasks=4,
+    shots=5,
+    queries=QUERIES,
+    half=False,
+):
     """ProtoNet, 5 ways, 5 shots, 32x32x3."""
     import keras_meta as km
 
-    network, settings = _encoder(encoder, size, filters)
+    network, settings = _encoder(encoder, size, filters, half)
     learner = km.ProtoNet(network)
     data = images(tasks, shots, (size, size, 3), queries)
     return Problem(learner, *data, _named(learner, settings))

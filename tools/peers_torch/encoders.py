@@ -158,6 +158,7 @@ def train(
     filters,
     smoothing=0.0,
     channels_last=False,
+    half=False,
     **settings,
 ):
     """A network whose encoder runs on the images of all tasks at once.
@@ -170,6 +171,7 @@ def train(
         filters: of the encoder.
         smoothing: of the labels.
         channels_last: the layout of images.
+        half: whether the encoder computes in bfloat16, by autocast.
         **settings: of `build`.
     """
     network = build(*ENCODERS[encoder](filters), **settings)
@@ -179,7 +181,9 @@ def train(
 
     def encode(x):
         flat = x.flatten(0, 1).contiguous(memory_format=FORMATS[channels_last])
-        return network.encoder(flat).unflatten(0, x.shape[:2])
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = network.encoder(flat)
+        return features.float().unflatten(0, x.shape[:2])
 
     def step():
         optimizer.zero_grad()

@@ -4,6 +4,8 @@ from keras_meta.zoo.recipes import papers, photo_sources, protocols, schema
 
 # The mean and deviation of CIFAR-100's images, by channel, in [0, 1].
 MEAN, DEVIATION = [0.507, 0.487, 0.441], [0.267, 0.256, 0.276]
+# Processors with instructions for bfloat16 train these networks twice as fast.
+HALF = "mixed_bfloat16"
 
 
 def prepared(size):
@@ -96,6 +98,7 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways):
         # times the factor of an L2 penalty.
         optimizer_settings={"momentum": 0.9, "nesterov": True, "weight_decay": 3e-3},
         intra_op=2,
+        dtype_policy=HALF,
     )
     return schema.Recipe(
         _prototypes(encoder, most_ways),
@@ -105,6 +108,7 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways):
         tasks=1,
         rate=1e-4,
         intra_op=2,
+        dtype_policy=HALF,
         pretraining=pretraining,
     )
 
@@ -186,6 +190,7 @@ RECIPES = {
         steps=20_000,
         tasks=1,
         intra_op=2,
+        dtype_policy=HALF,
     ),
     "protonet.cifar_fs_5w5s": schema.Recipe(
         _prototypes(_conv4, 20),
@@ -194,6 +199,7 @@ RECIPES = {
         steps=15_000,
         tasks=1,
         intra_op=2,
+        dtype_policy=HALF,
     ),
     "protonet.cifar_fs-resnet12": _pretrained(
         _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 28_000, 6_000, most_ways=20

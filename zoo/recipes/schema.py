@@ -41,6 +41,9 @@ class Recipe:
         optimizer_settings: further arguments of the optimizer, if any.
         clip: gradients with a larger norm are scaled to this norm; None: no clipping.
         intra_op: threads inside an op; 2 where all tasks are one batch.
+        dtype_policy: of Keras, in training. "mixed_bfloat16" computes convolutions and
+            activations in bfloat16, which suits large networks; published weights are
+            those of float32 layers.
         seed: of the weights and the episodes.
         pretraining: the recipe of the stage before this one, if any; this stage starts
             from the best weights of that one.
@@ -60,6 +63,7 @@ class Recipe:
     optimizer_settings: dict | None = None
     clip: float | None = None
     intra_op: int = 1
+    dtype_policy: str = "float32"
     seed: int = 0
     pretraining: "Recipe | None" = None
     external: External | None = None
