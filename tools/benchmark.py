@@ -7,7 +7,6 @@
     python tools/benchmark.py --what=training    # MAML against PyTorch and JAX
     python tools/benchmark.py --what=imaml       # iMAML against PyTorch
     python tools/benchmark.py --what=encoders    # ProtoNet and CNP against PyTorch
-    python tools/benchmark.py --what=half        # ProtoNet in bfloat16 against PyTorch
     python tools/benchmark.py --what=pretraining # supervised, against PyTorch
     python tools/benchmark.py --what=recurrent   # LSTM, MANN, CNP against PyTorch
     python tools/benchmark.py --what=profile     # time of a step by kind of operation
@@ -37,7 +36,6 @@ from benchmarks import (
     encoders,
     freezing,
     growth,
-    half,
     harness,
     imaml,
     memory,
@@ -55,9 +53,8 @@ from benchmarks import (
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module.table
     for module in (
-        *(training, imaml, encoders, half, pretraining, recurrent, profile),
+        *(training, imaml, encoders, pretraining, recurrent, profile, growth),
         *(
-            growth,
             memory,
             freezing,
             cnp,

@@ -2,7 +2,12 @@
 
 from benchmarks import harness, problems, sides
 
-LEARNERS = {"ProtoNet": "protonet", "CNP": "cnp_classes"}
+# Learner, its problem, and the precision of convolutions and activations.
+CASES = (
+    ("ProtoNet", "protonet", "float32"),
+    ("ProtoNet", "protonet", "bfloat16"),
+    ("CNP", "cnp_classes", "float32"),
+)
 ENCODERS = {
     "Conv-4": {"encoder": "conv4", "filters": 64},
     "ResNet-12": {"encoder": "resnet12", "filters": problems.RESNET12},
@@ -13,18 +18,19 @@ IMAGES = TASKS * problems.WAYS * (SHOTS + problems.QUERIES)  # of a step
 
 def table():
     rows, notes = [], []
-    for learner, problem in LEARNERS.items():
+    for learner, problem, precision in CASES:
         for network, settings in ENCODERS.items():
+            half = {"half": True} if precision == "bfloat16" else {}
             listed, seconds = sides.both_layouts(
-                problem, tasks=TASKS, shots=SHOTS, **settings
+                problem, tasks=TASKS, shots=SHOTS, **settings, **half
             )
+            case = {"learner": learner, "network": network, "precision": precision}
             rates = {"images a second": IMAGES}
             rows += [
-                {"learner": learner, "network": network, **row}
-                for row in harness.compared(listed, seconds, rates)
+                {**case, **row} for row in harness.compared(listed, seconds, rates)
             ]
             sentence = harness.verdict(listed, seconds, "PyTorch")
-            notes.append(f"{learner} with {network}: {sentence}.")
+            notes.append(f"{learner} with {network} in {precision}: {sentence}.")
     title = (
         f"A meta-training step, {TASKS} tasks of {problems.WAYS} ways, {SHOTS} shots, "
         f"{problems.QUERIES} queries, 32x32x3: {IMAGES} images"
