@@ -32,7 +32,7 @@ OWN_WORK = [*GRADIENT, "lstm.omniglot_5w", "mann.omniglot_5w"]
 NOT_YET = {
     f"{name}.omniglot_5w1s"
     for name in (
-        *("fomaml", "reptile", "imaml"),
+        *("reptile", "imaml"),
         *("sigma_maml", "sigma_imaml", "sigma_reptile"),
     )
 }
