@@ -316,9 +316,9 @@ def _fused(x, scale, offset, epsilon):
         scale, offset: float32 `[C]`.
         epsilon: added to the variance.
     """
-    size = x.shape[-1]
+    size, four = x.shape[-1], x.shape.rank == 4
     found = tf.raw_ops.FusedBatchNormV3(
-        x=x if x.shape.rank == 4 else tf.reshape(x, [-1, 1, 1, size]),
+        x=x if four else tf.reshape(x, [-1, 1, 1, size]),
         scale=scale,
         offset=offset,
         mean=tf.zeros([0]),
@@ -329,7 +329,8 @@ def _fused(x, scale, offset, epsilon):
     # The operation returns the unbiased variance, and zero for one example.
     count = tf.cast(tf.size(x, tf.int64) // size, tf.float32)
     biased = found.batch_variance * (count - 1) / count
-    return tf.reshape(found.y, tf.shape(x)), found.batch_mean, biased
+    outputs = found.y if four else tf.reshape(found.y, tf.shape(x))
+    return outputs, found.batch_mean, biased
 
 
 def _precise(x):

@@ -46,9 +46,7 @@ def test_it_is_its_equations():
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_distances_of_half_precision_features_are_precise(policy):
     # Features near 100 differ by units: bfloat16 has steps of 64 at their squares.
-    network = keras.Sequential(
-        [keras.Input([6]), keras.layers.Dense(4, bias_initializer="ones", dtype=policy)]
-    )
+    network = keras.Sequential([keras.Input([6]), keras.layers.Dense(4, dtype=policy)])
     network.layers[-1].bias.assign([100.0] * 4)
     protonet = km.ProtoNet(network, 3)
     random = np.random.RandomState(0)

@@ -3,7 +3,7 @@
 import keras
 
 from keras_meta import zoo
-from keras_meta.zoo import named, recipes, training, transfer
+from keras_meta.zoo import named, precision, recipes, training, transfer
 
 
 def begin(recipe, seed, origin):
@@ -15,12 +15,8 @@ def begin(recipe, seed, origin):
         origin: the zoo entry or the .keras file to start from; None for random weights.
     """
     keras.utils.set_random_seed(seed)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.dtype_policy)
-    try:
+    with precision.policy(recipe.dtype_policy):
         learner = recipe.learner()
-    finally:
-        keras.config.set_dtype_policy(before)
     if origin:
         new = warm_start(learner, recipe, origin)
         print(f"starting from {origin}" + (f", new: {', '.join(new)}" if new else ""))

@@ -1,14 +1,27 @@
-"""Weights of a model's file in float16, which load as float32 again."""
+"""Precision: dtype policies of training, and float16 weights in a model's file."""
 
+import contextlib
 import io
 import zipfile
 
 import h5py
+import keras
 import numpy as np
 
 from keras_meta.zoo import atomic
 
 WEIGHTS = "model.weights.h5"  # in a .keras file
+
+
+@contextlib.contextmanager
+def policy(name):
+    """Layers that are made inside have Keras' dtype policy of this name."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def halve(path):

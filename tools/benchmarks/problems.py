@@ -101,17 +101,14 @@ def _encoder(name, size, filters, half=False):
         filters: of its layers.
         half: whether its layers compute in bfloat16.
     """
-    import keras
-
     import keras_meta as km
+    from keras_meta.zoo import precision
 
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if half else before)
-    if name == "conv4":
-        network = _conv4((size, size, 3), None, filters)
-    else:
-        network = km.networks.resnet12((size, size, 3), None, filters)
-    keras.config.set_dtype_policy(before)
+    with precision.policy("mixed_bfloat16" if half else "float32"):
+        if name == "conv4":
+            network = _conv4((size, size, 3), None, filters)
+        else:
+            network = km.networks.resnet12((size, size, 3), None, filters)
     return network, {"encoder": name, "filters": filters, "half": half}
 
 
