@@ -41,17 +41,28 @@ BAR = [(-100, 0), (200, 5)]
 ENTRY = "sigma_maml.omniglot_5w1s-inductive"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The page's address, and the folder of saved tasks."""
-    tasks = tmp_path_factory.mktemp("server") / "tasks"
+@contextlib.contextmanager
+def serving(tasks):
+    """A process that serves the page at a free port."""
     command = [sys.executable, "-m", "keras_meta", "app", "--no-browser"]
     command += ["--out", str(tasks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield process.stdout.readline().split()[0], tasks
+            yield process
         finally:
             process.terminate()
+
+
+def address(process):
+    return process.stdout.readline().split()[0]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The page's address, and the folder of saved tasks."""
+    tasks = tmp_path_factory.mktemp("server") / "tasks"
+    with serving(tasks) as process:
+        yield address(process), tasks
 
 
 @pytest.fixture
@@ -431,3 +442,8 @@ def test_a_port_that_is_taken(server):
         f"keras-meta: error: expected a free port, {port} cannot be used: name "
         "another.\n"
     )
+
+
+def test_two_servers_that_start_together_have_two_ports(tmp_path):
+    with serving(tmp_path / "one") as one, serving(tmp_path / "two") as two:
+        assert address(one) != address(two)

@@ -1,8 +1,6 @@
 """The page of `keras-meta app`, and its server on this machine."""
 
-import contextlib
 import os
-import socket
 import tempfile
 import threading
 
@@ -11,8 +9,6 @@ import gradio
 from keras_meta.zoo.app import curve_tab, image_tab
 
 HOST = "127.0.0.1"
-# Where the search for a free port begins and ends; Gradio's.
-FIRST_PORT, LAST_PORT = 7860, 7959
 LARGEST_UPLOAD = "50mb"
 # Seconds between removals of files of visitors, and their greatest age.
 REMOVAL = 3600, 24 * 3600
@@ -75,7 +71,6 @@ def serve(directory, port=None, browser=True, ready=lambda url: None):
     Raises:
         ValueError: a port that is not free.
     """
-    port = _free(port)
     with tempfile.TemporaryDirectory(prefix="keras-meta-") as temporary:
         os.environ["GRADIO_TEMP_DIR"] = temporary
         page = build(directory, temporary)
@@ -98,23 +93,13 @@ def serve(directory, port=None, browser=True, ready=lambda url: None):
                 theme=gradio.themes.Default(font=FONT, font_mono=MONO),
                 css=CSS,
             )
+        except (OSError, OverflowError) as error:
+            wanted = "7860 to 7959" if port is None else port
+            raise ValueError(
+                f"expected a free port, {wanted} cannot be used: name another."
+            ) from error
+        else:
             ready(url)
             threading.Event().wait()
         finally:
             page.close(verbose=False)
-
-
-def _free(port):
-    """A port to listen on: the one wanted, or the first free one."""
-    for candidate in range(FIRST_PORT, LAST_PORT + 1) if port is None else [port]:
-        with contextlib.closing(socket.socket()) as listener:
-            # A port that was closed a moment ago is free, as uvicorn sees it.
-            if os.name == "posix":
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((HOST, candidate))
-                return candidate
-            except (OSError, OverflowError):
-                continue
-    wanted = f"{FIRST_PORT} to {LAST_PORT}" if port is None else port
-    raise ValueError(f"expected a free port, {wanted} cannot be used: name another.")
