@@ -67,6 +67,7 @@ def test_a_unit_is_computed_once(tmp_path):
     [
         *("completion", "finetuning", "functions", "modularity", "presentations"),
         *("processes", "shrinkage", "long_adaptation", "cross_domain"),
+        "imagenet_weights",
     ],
 )
 def test_an_experiment_states_its_flags(name):

@@ -3,11 +3,12 @@
     python tools/experiments/cross_domain.py --out=runs/cross_domain
 
 Tasks of 5 ways are drawn as uint8 images at the size of the data, and are the same for
-all entries; each entry resizes and inverts them with its own `preprocess.pair`, as
-`keras-meta learn` does. Two baselines without meta-training are scored on the same
-tasks. Validation classes of each data set choose the penalty of the regression. The
-results are a table and a CSV file with differences from the regression, task by task.
-An interrupted run resumes. Caltech-101 needs CALTECH101_DIR.
+all models; each model resizes and inverts them with its own `preprocess.pair`, as
+`keras-meta learn` does. `--models` accepts names of entries and files of learners. Two
+baselines without meta-training are scored on the same tasks. Validation classes of each
+data set choose the penalty of the regression. The results are a table and a CSV file
+with differences from the regression, task by task. An interrupted run resumes.
+Caltech-101 needs CALTECH101_DIR.
 """
 
 import functools
@@ -23,7 +24,7 @@ from results import FLAGS
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import intervals
+from keras_meta.zoo import intervals, named
 from keras_meta.zoo.recipes import characters, photo_sources, sources
 
 WAYS, QUERIES, BATCH = 5, 15, 4
@@ -106,11 +107,12 @@ def scored(out, data, shots):
         }
 
     scores = results.stored_arrays(folder / "baselines.npz", of_baselines)
-    for name in FLAGS.models or entries():
+    for model in FLAGS.models or entries():
 
-        def of_one(name=name):
-            return {"scores": of_entry(zoo.load(name), test)}
+        def of_one(model=model):
+            return {"scores": of_entry(named.image_learner(model), test)}
 
+        name = named.short(model)
         stored = results.stored_arrays(folder / f"{name}.npz", of_one)
         scores[name] = stored["scores"]
         mean, interval = intervals.summary(scores[name])
