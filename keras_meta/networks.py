@@ -7,6 +7,7 @@ import keras
 
 from keras_meta.applications import block_of as block_of
 from keras_meta.applications import pretrained as pretrained
+from keras_meta.hog import HOG as HOG
 
 POOLINGS = "mean", "none"
 
@@ -171,3 +172,41 @@ def mlp(
     for index, size in enumerate(units, start=1):
         x = keras.layers.Dense(size, activation=activation, name=f"dense{index}")(x)
     return keras.Model(inputs, keras.layers.Dense(outputs, name="head")(x), name=name)
+
+
+def with_hog(
+    encoder: keras.Model, weight: float = 0.7, outputs: int | None = None
+) -> keras.Model:
+    """Joins the features of an encoder with histograms of oriented gradients.
+
+    Each of the two vectors is scaled to norm 1, and the second is multiplied by
+    `weight`. An encoder tells apart what its training classes have in common with new
+    ones; the histograms describe shapes of any kind.
+
+    Args:
+        encoder: a functional `keras.Model` from images `[B, H, W, C]` to features
+            `[B, D]`. Its layers are used, not copied.
+        weight: the norm of the histograms.
+        outputs: number of logits N of a new dense layer; None for the features.
+
+    Returns:
+        A `keras.Model` from images to features or logits.
+
+    Example:
+        >>> encoder = km.networks.conv4((32, 32, 3), outputs=None, filters=8)
+        >>> km.networks.with_hog(encoder, outputs=5).output_shape
+        (None, 5)
+
+    Reference:
+        `HOG`.
+    """
+    learned = keras.layers.UnitNormalization(name="unit_features")(encoder.output)
+    shape = keras.layers.UnitNormalization(name="unit_hog")(
+        HOG(name="hog")(encoder.input)
+    )
+    x = keras.layers.Concatenate(name="joined")(
+        [learned, keras.layers.Rescaling(weight, name="weighted_hog")(shape)]
+    )
+    if outputs is not None:
+        x = keras.layers.Dense(outputs, name="head")(x)
+    return keras.Model(encoder.input, x, name=f"{encoder.name}_hog")

@@ -56,6 +56,27 @@ def test_a_learner_of_features_is_put_together_again():
     )
 
 
+def test_a_head_that_adapts_is_put_together_again():
+    encoder = km.networks.conv4((16, 16, 1), outputs=None, filters=2)
+    encoder.trainable = False
+    whole = km.ANIL(km.networks.with_hog(encoder, outputs=3), inner_steps=4)
+    images = np.random.RandomState(0).rand(2, 7, 16, 16, 1).astype("float32")
+    labels = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
+
+    assert transfer.has_fixed_encoder(whole)
+    encoder, reader = transfer.split(whole)
+    assert reader.layers_adapted == ["head"] and reader.inner_steps == 4
+    features = km.network.each(encoder, images)
+    for variable in reader.variables:
+        variable.assign(variable + 0.1)  # as if trained
+    transfer.copy_common(reader, whole)
+    np.testing.assert_allclose(
+        whole.infer(whole.adapt(images[:, :4], labels), images[:, 4:]),
+        reader.infer(reader.adapt(features[:, :4], labels), features[:, 4:]),
+        atol=1e-5,
+    )
+
+
 def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
     learner = km.MAML(km.networks.mlp(), "mse")
     learner.compile("sgd")

@@ -50,9 +50,10 @@ def split(learner):
     config = learner.get_config()
     config |= {
         "network": keras.saving.serialize_keras_object(rest),
-        "example_shape": list(features.shape[1:]),
         "preprocess": None,
     }
+    if "example_shape" in config:  # otherwise it is the network's
+        config["example_shape"] = list(features.shape[1:])
     reader = type(learner).from_config(config)
     copy_common(learner, reader)
     return keras.Model(learner.network.input, last.input), reader

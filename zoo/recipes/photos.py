@@ -113,6 +113,16 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways):
     )
 
 
+def _adapting_head():
+    """An ANIL whose linear head adapts; the encoder and HOG features stay fixed."""
+    import keras_meta as km
+
+    encoder = PHOTOS_ENCODER()
+    encoder.trainable = False
+    network = km.networks.with_hog(encoder, weight=0.7, outputs=20)
+    return km.ANIL(network, inner_rate=3.0, inner_steps=50, preprocess=prepared(64))
+
+
 def _imagenet(application, size, file, md5):
     """A prototypical network on the features of a network of `keras.applications`.
 
@@ -152,6 +162,7 @@ MANY_WAYS = {"queries": 10, "training_ways": 20, "augment": {**FLIPPED, "jitter"
 RESIDUAL = protocols.Classification(
     photo_sources.CIFAR_FS, queries=6, training_ways=20, augment=CHANGED
 )
+PHOTOS_ENCODER = _resnet12(64, (32, 64, 128, 256))
 USERS = protocols.Classification(
     photo_sources.PHOTOS,
     ways=10,
@@ -204,8 +215,16 @@ RECIPES = {
     "protonet.cifar_fs-resnet12": _pretrained(
         _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 28_000, 6_000, most_ways=20
     ),
-    "protonet.photos": _pretrained(
-        _resnet12(64, (32, 64, 128, 256)), USERS, 10_000, 2_500, most_ways=60
+    "protonet.photos": _pretrained(PHOTOS_ENCODER, USERS, 10_000, 2_500, most_ways=60),
+    "anil.photos-on_protonet": schema.Recipe(
+        _adapting_head,
+        protocols.Classification(
+            photo_sources.PHOTOS, ways=10, shots=5, queries=6, training_ways=20
+        ),
+        papers.ANIL_PAPER,
+        steps=1_000,
+        tasks=4,
+        warm_start="protonet.photos",
     ),
     "protonet.imagenet-mobilenet_v2": _imagenet(
         "MobileNetV2",
