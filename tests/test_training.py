@@ -77,6 +77,40 @@ def test_a_head_that_adapts_is_put_together_again():
     )
 
 
+def on_images(kind):
+    """A learner of images of each kind that `transfer.on_features` accepts."""
+    encoder = km.networks.conv4((16, 16, 1), outputs=None, filters=2)
+    if kind == "ProtoNet":
+        return km.ProtoNet(encoder, outputs=3)
+    if kind == "MAML":
+        return km.MAML(km.networks.conv4((16, 16, 1), outputs=3, filters=2))
+    encoder.trainable = False
+    return km.ANIL(km.networks.with_hog(encoder, outputs=3), inner_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "separated"), [("ProtoNet", True), ("ANIL", True), ("MAML", False)]
+)
+def test_a_learner_on_features_predicts_what_the_whole_does(kind, separated):
+    whole = on_images(kind)
+    for variable in whole.variables:  # moving statistics that are not 0 and 1
+        if variable.dtype == "float32":
+            variable.assign(variable + 0.1)
+    random = np.random.RandomState(0)
+    pool = km.ClassPool.from_arrays(
+        random.rand(24, 16, 16, 1).astype("float32"), np.repeat(np.arange(4), 6)
+    )
+    encoder, reader = transfer.on_features(whole)
+    assert (encoder is not None) == separated and (reader is whole) != separated
+    pools = pool, pool.encoded(encoder) if separated else pool
+    logits = []
+    for learner, classes in zip((whole, reader), pools, strict=True):
+        episode, _ = next(iter(classes.episodes(3, 2, 2).batch(4)))
+        state = learner.adapt(episode["support_x"], episode["support_y"])
+        logits.append(learner.infer(state, episode["query_x"]))
+    np.testing.assert_allclose(*logits, atol=2e-4)
+
+
 def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
     learner = km.MAML(km.networks.mlp(), "mse")
     learner.compile("sgd")

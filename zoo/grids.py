@@ -15,9 +15,10 @@ def load(name):
     """An entry and its validation classes.
 
     Returns:
-        `(learner, ClassPool)`. Tasks draw their classes from the whole pool. This holds
-        for entries of Lake's protocol too, although their training validates on tasks
-        within one alphabet: the classes of users are from no alphabet.
+        `(learner, ClassPool)`, of features if `transfer.on_features` separates them.
+        Tasks draw their classes from the whole pool. This holds for entries of Lake's
+        protocol too, although their training validates on tasks within one alphabet:
+        the classes of users are from no alphabet.
 
     Raises:
         ValueError: no such entry, no classes of images, or data that are not available.
@@ -29,7 +30,9 @@ def load(name):
         )
     learner = zoo.load(name)
     source = recipes.recipe(name).task.source
-    return learner, source.pools(learner.preprocess)["validation"]
+    pool = source.pools(learner.preprocess)["validation"]
+    learner, encode = scores.on_features(learner)
+    return learner, pool.encoded(**encode) if encode else pool
 
 
 def cells(ways, pool):

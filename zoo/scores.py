@@ -72,13 +72,21 @@ def evaluate(
     learner = normalized(learner or zoo.load(name), normalization)
     if ways:
         named.check_ways(learner, name, ways)
-    data = task.test_episodes(
-        learner.preprocess, card.test_classes, ways, shots, queries, seed
-    )
+    classes = learner.preprocess, card.test_classes
+    learner, encode = on_features(learner)
+    data = task.test_episodes(*classes, ways, shots, queries, seed, **encode)
     sizes = {"seed": seed, "ways": ways, "shots": shots, "queries": queries}
     return measure(
         learner, name, data, episodes, task.metric, temperature, first, **sizes
     )
+
+
+def on_features(learner: Learner) -> tuple[Learner, dict[str, Any]]:
+    """Returns the learner of `transfer.on_features`, and the argument for its data."""
+    from keras_meta.zoo import transfer
+
+    encoder, learner = transfer.on_features(learner)
+    return learner, {"encode": encoder} if encoder else {}
 
 
 def check_episodes(count: int) -> None:
@@ -336,7 +344,9 @@ def temperature(name: str, tasks: int = 200) -> float:
     import tensorflow as tf
 
     learner, recipe = zoo.load(name), recipes.recipe(name)
-    data = recipe.task.episodes(learner.preprocess, recipe.seed)["validation"]()
+    preprocess = learner.preprocess
+    learner, encode = on_features(learner)
+    data = recipe.task.episodes(preprocess, recipe.seed, **encode)["validation"]()
     pairs = list(predictions(learner, data.take(tasks).batch(BATCH)))
     labels = np.concatenate([y.ravel() for y, _ in pairs])
     logits = np.concatenate([z.reshape(-1, z.shape[-1]) for _, z in pairs])

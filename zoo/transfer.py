@@ -2,6 +2,8 @@
 
 import keras
 
+import keras_meta as km
+
 
 def copy_common(trained, learner):
     """Copies the weights that two learners have in common, by path and shape.
@@ -47,13 +49,34 @@ def split(learner):
     *_, last = learner.network.layers
     features = keras.Input(last.input.shape[1:])
     rest = keras.Model(features, type(last).from_config(last.get_config())(features))
-    config = learner.get_config()
-    config |= {
-        "network": keras.saving.serialize_keras_object(rest),
+    return keras.Model(learner.network.input, last.input), _with_network(learner, rest)
+
+
+def on_features(learner):
+    """Separates the part of a trained learner that is the same for all tasks.
+
+    Scores of many tasks then compute the features of each example once.
+
+    Returns:
+        `(encoder, reader)`: a Keras model of the examples, and a learner of its outputs
+        that predicts what `learner` predicts. `(None, learner)` if there is no such
+        part.
+    """
+    if type(learner) is km.ProtoNet:
+        features = keras.Input(learner.network.output_shape[1:])
+        rest = keras.Model(features, keras.layers.Identity()(features))
+        return learner.network, _with_network(learner, rest)
+    return split(learner) if has_fixed_encoder(learner) else (None, learner)
+
+
+def _with_network(learner, network):
+    """A learner of features with the settings and common weights of another."""
+    config = learner.get_config() | {
+        "network": keras.saving.serialize_keras_object(network),
         "preprocess": None,
     }
     if "example_shape" in config:  # otherwise it is the network's
-        config["example_shape"] = list(features.shape[1:])
+        config["example_shape"] = list(network.input_shape[1:])
     reader = type(learner).from_config(config)
     copy_common(learner, reader)
-    return keras.Model(learner.network.input, last.input), reader
+    return reader

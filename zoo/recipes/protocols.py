@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 import itertools
 
 from keras_meta.zoo.recipes import sources
@@ -37,6 +38,11 @@ def _augmented_images(x, seed, augment, preprocess):
         return augmentation.apply(x, seed, augment)
     tones = augmentation.apply(preprocess.tones(x), seed, augment)
     return preprocess.standardize(tones)
+
+
+def _lazy(pool, encode):
+    """A function that returns a pool, or that of its features, computed when called."""
+    return functools.cache(lambda: pool.encoded(encode) if encode else pool)
 
 
 def _queries(count):
@@ -87,14 +93,12 @@ class Classification:
         from keras_meta import episodes
 
         pools = self.source.pools(preprocess)
-        if encode:
-            parts = "train", "validation"
-            pools = {part: pools[part].encoded(encode) for part in parts}
+        pool = _lazy(pools["train"], encode)
         ways, shots = self.training_ways or self.ways, self.training_shots or self.shots
         ends = [0, *itertools.accumulate(count for *_, count in self.curriculum)]
 
         def tasks(ways, shots, start):
-            return pools["train"].episodes(
+            return pool().episodes(
                 ways, shots, self.queries, seed, start, labels=self.labels
             )
 
@@ -118,17 +122,19 @@ class Classification:
                     start,
                 )
 
-        return {"train": train, "validation": self.validation(pools, seed)}
+        validation = self.validation(pools["validation"], seed, encode)
+        return {"train": train, "validation": validation}
 
-    def validation(self, pools, seed):
+    def validation(self, pool, seed, encode=None):
         """`start -> endless dataset` of validation episodes.
 
         Args:
-            pools: the pools of the source, or pools of their features.
+            pool: the validation classes of the source.
             seed: of the recipe.
+            encode: see `episodes`.
         """
-        groups = self.source.groups(pools["validation"])
-        return lambda start=0: pools["validation"].episodes(
+        groups, pool = self.source.groups(pool), _lazy(pool, encode)
+        return lambda start=0: pool().episodes(
             self.ways,
             self.shots,
             self.test_queries,
@@ -138,10 +144,12 @@ class Classification:
             self.labels,
         )
 
-    def test_episodes(self, preprocess, test_classes, ways, shots, queries, seed):
-        """The endless dataset of episodes of unseen classes."""
-        pool = self.source.load(preprocess, test_classes)
-        return pool.episodes(
+    def test_episodes(
+        self, preprocess, test_classes, ways, shots, queries, seed, encode=None
+    ):
+        """The endless dataset of episodes of unseen classes; see `episodes`."""
+        pool = _lazy(self.source.load(preprocess, test_classes), encode)
+        return pool().episodes(
             ways, shots, queries, seed + sources.PART_SEEDS["test"], labels=self.labels
         )
 
@@ -203,7 +211,8 @@ class Supervised:
                 lambda x, y: ({"support_x": x, "support_y": y, "query_x": x}, y)
             )
 
-        return {"train": train, "validation": self.task.validation(pools, seed)}
+        validation = self.task.validation(pools["validation"], seed)
+        return {"train": train, "validation": validation}
 
     def __str__(self):
         return f"batches of {self.batch} images of all training classes"
