@@ -91,8 +91,14 @@ def test_photographs_have_entries_of_their_own(monkeypatch):
     assert choice.for_images(5, 1, photographs=True)[0].name == "photos"
     assert choice.for_images(6, 1, photographs=True)[0].name == "larger"
     assert choice.for_images(5, 1)[0].name == "few"
-    # Without a model of photographs with as many ways: one of drawings.
+    # Without a model of photographs with as many ways: a prototypical network of
+    # photographs, which accepts more, then one of drawings.
     assert choice.for_images(11, 5, photographs=True)[0].name == "procedural"
+    more = [dataclasses.replace(card, learner="ProtoNet") for card in photos]
+    monkeypatch.setattr(zoo, "list_models", lambda: FOUND + more)
+    card, reason = choice.for_images(30, 5, photographs=True)
+    assert card.name == "larger"
+    assert reason == "larger: no model has a validation figure for 30 ways"
     monkeypatch.setattr(zoo, "list_models", lambda: FOUND)
     assert choice.for_images(5, 1, photographs=True)[0].name == "few"
 

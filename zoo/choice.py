@@ -43,8 +43,9 @@ def for_images(ways, shots, photographs=False):
         ways: classes.
         shots: examples of each class, the mean over classes.
         photographs: whether the images are photographs. Entries that were trained on
-            photographs are then the candidates, if there are any with as many ways;
-            otherwise those that were trained on drawings.
+            photographs are then the candidates. If none was validated with as many
+            ways, the prototypical networks among them are, which accept more; only
+            without these those that were trained on drawings.
 
     Returns:
         `(card, reason)`, the reason one short sentence.
@@ -53,11 +54,16 @@ def for_images(ways, shots, photographs=False):
         ValueError: no entry was trained with as many ways.
     """
     every = candidates()
-    cards = [card for card in every if card.photographs == photographs]
-    if photographs and not any(card.ways >= ways for card in cards):
-        cards = [card for card in every if not card.photographs]
-    most = max([card.ways for card in cards], default=0)
-    if ways > most:
+    drawings = [card for card in every if not card.photographs]
+    photos = [card for card in every if card.photographs] if photographs else []
+    larger = [card for card in photos if card.learner == "ProtoNet"]
+    most = max([card.ways for card in drawings], default=0)
+    cards = (
+        [card for card in photos if card.ways >= ways]
+        or [card for card in larger if card.ways == max(c.ways for c in larger)]
+        or [card for card in drawings if card.ways >= ways]
+    )
+    if not cards:
         raise ValueError(
             f"expected at most {most} classes, got {ways}: no entry was validated with "
             "more; --model with a prototypical network accepts more."
@@ -75,7 +81,7 @@ def for_images(ways, shots, photographs=False):
             _loss(card),
         )
 
-    card = min([card for card in cards if card.ways >= ways], key=order)
+    card = min(cards, key=order)
     figure = _nearest(card, ways, shots)
     if figure is None:
         return card, f"{card.name}: no model has a validation figure for {ways} ways"

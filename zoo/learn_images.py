@@ -32,7 +32,7 @@ def run(arguments, output):
     support_folder, query_folder = folders.locate(arguments.queries, arguments.support)
     ways = len(folders.classes(support_folder))
     # Errors about the model are raised before TensorFlow starts.
-    named.check(name) if name else choice.for_images(ways, 1)
+    named.check(name) if name else choice.for_images(ways, 1, photographs=True)
     if arguments.unknown and name and named.is_file(name):
         raise ValueError(
             f"expected no --unknown with {name}: its thresholds are computed on "
