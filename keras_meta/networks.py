@@ -180,8 +180,8 @@ def with_hog(
     """Joins the features of an encoder with histograms of oriented gradients.
 
     Each of the two vectors is scaled to norm 1, and the second is multiplied by
-    `weight`. An encoder tells apart what its training classes have in common with new
-    ones; the histograms describe shapes of any kind.
+    `weight`. The features of an encoder suit classes similar to those it was trained
+    on; the histograms describe the shapes of any class.
 
     Args:
         encoder: a functional `keras.Model` from images `[B, H, W, C]` to features
