@@ -14,6 +14,7 @@ PICTURES = (
 )
 COMMANDS = {
     "images": "keras-meta learn drawings/ --support examples/ --model={}",
+    "photographs": "keras-meta learn photographs/ --support examples/ --model={}",
     "curves": "keras-meta learn points.csv --model={}",
 }
 OTHER_COMMAND = "keras-meta export {} served"
@@ -59,6 +60,7 @@ def tile(card):
             f"{figure['normalization']}, {figure['episodes']} tasks)",
             "",
         ]
-    command = COMMANDS.get(card.inputs, OTHER_COMMAND).format(card.name)
+    kind = "photographs" if card.photographs else card.inputs
+    command = COMMANDS.get(kind, OTHER_COMMAND).format(card.name)
     lines += [f"Data: {card.licence}", "", "```sh", command, "```", ":::", ""]
     return lines

@@ -39,8 +39,8 @@ def squeezed(oblong, count):
     """
     if oblong:
         yield (
-            f"{oblong} of {count} images are not square, and resizing squeezes them; "
-            "accuracy is higher if you crop them to a square around the drawing"
+            f"{oblong} of {count} images are not square, and resizing squeezes them: "
+            "crop them to a square around the drawing or object"
         )
 
 
@@ -60,7 +60,7 @@ def of_files(paths):
 
 
 def notes(name, preprocess, counts, support, query):
-    """The sentences on the images of a task, for a model of drawings.
+    """The sentences on the images of a task.
 
     Args:
         name: of the model.

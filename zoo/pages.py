@@ -19,8 +19,10 @@ from keras_meta.zoo import (
 
 CODE = "`{}`"  # the names of entries in Markdown
 IMAGES = ("images", "images with string labels")
-# By the kind of the inputs; each text continues "Learns ...".
+# By the kind of the inputs (`_kind`); each text continues "Learns ...".
 PURPOSES = {
+    "photographs": "up to {ways} classes of photographs from about {shots} of each "
+    "class",
     "images": "up to {ways} classes of small drawings from about {shots} of each class",
     "images with string labels": "{ways} classes of small drawings, whose labels are "
     "strings of five characters, from a stream of about {shots} of each class",
@@ -28,9 +30,13 @@ PURPOSES = {
     "points": "a function of two inputs from a stream of about {shots} examples",
     "pixels": "a complete small drawing from about {shots} of its pixels",
 }
+OTHER_DATA = (
+    "unlike its training data. `keras-meta train` and the own-images tutorial of the "
+    "README train a model on other data."
+)
 LIMITS = {
-    "images": "photographs, or other images unlike its training data. `keras-meta "
-    "train` and the own-images tutorial of the README train a model on other data.",
+    "photographs": f"drawings, or photographs {OTHER_DATA}",
+    "images": f"photographs, or other images {OTHER_DATA}",
     "curves": "curves of another kind, x outside the range of its data, or fewer "
     "points than it was trained with.",
     "points": "functions of another family, or inputs outside the range of its data.",
@@ -73,7 +79,7 @@ def page(learner, card, titles):
     """
     summary = inspect.getdoc(type(learner)).partition("\n")[0]
     images, initial = card.inputs in IMAGES, facts.initial_score(card)
-    learns = PURPOSES[card.inputs].format(ways=card.ways, shots=_shots(card, images))
+    learns = PURPOSES[_kind(card)].format(ways=card.ways, shots=_shots(card, images))
     verdict = modularity.sentence(card) + " " if hasattr(learner, "scales") else ""
     lines = [f"# `{card.name}`", "", f"{verdict}{summary} Learns {learns}.", ""]
     for title, file in titles.items():
@@ -90,7 +96,7 @@ def page(learner, card, titles):
     if published.below(card):
         reason = published.REASONS[card.name]
         lines += ["", f"Below the published figure: {reason}"]
-    lines += ["", "Not suitable for:", "", f"- {LIMITS[card.inputs]}"]
+    lines += ["", "Not suitable for:", "", f"- {LIMITS[_kind(card)]}"]
     if card.normalization == "transductive":
         lines.append(f"- {TRANSDUCTIVE}")
     lines += [
@@ -134,6 +140,10 @@ def page(learner, card, titles):
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _kind(card):
+    return "photographs" if card.photographs else card.inputs
 
 
 def inner_loop(learner):

@@ -45,12 +45,11 @@ def _is_modular(card):
     return measured is not None and measured.modular
 
 
-def _tests(learner, card, queries=None):
+def _tests(learner, card, queries=None, **encode):
     task = recipes.recipe(card.name).task
     queries = queries or task.test_queries
-    return task.test_episodes(
-        learner.preprocess, card.test_classes, card.ways, card.shots, queries, SEED
-    )
+    classes = learner.preprocess, card.test_classes
+    return task.test_episodes(*classes, card.ways, card.shots, queries, SEED, **encode)
 
 
 def _episode(learner, card):
@@ -100,14 +99,16 @@ def _completions(learner, card):
 
 
 def _adaptation(learner, card):
-    data, metric = _tests(learner, card), recipes.recipe(card.name).task.metric
+    metric = recipes.recipe(card.name).task.metric
+    reader, encode = scores.on_features(learner)
+    data = _tests(learner, card, **encode)
     own_steps = learner.evaluation_steps
     steps = sorted({*STEPS, own_steps or learner.inner_steps})
     rows = []
-    for learner.evaluation_steps in steps:
-        score = scores.measure(learner, card.name, data, TASKS, metric)
+    for reader.evaluation_steps in steps:
+        score = scores.measure(reader, card.name, data, TASKS, metric)
         rows.append((score["mean"], score["interval"]))
-    learner.evaluation_steps = own_steps
+    reader.evaluation_steps = own_steps
     curve = {card.name: (steps, *zip(*rows, strict=True))}
     figure = plots.curves(curve, "adaptation steps", metric, log=True)
     title = f"Adaptation: {metric} by step, mean of {TASKS} test tasks"
