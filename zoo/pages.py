@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from keras_meta import zoo
+from keras_meta import networks, zoo
 from keras_meta.checks import named_shape
 from keras_meta.zoo import (
     atomic,
@@ -14,8 +14,8 @@ from keras_meta.zoo import (
     pictures,
     published,
     scores,
-    transfer,
 )
+from keras_meta.zoo.transfer import has_fixed_encoder
 
 CODE = "`{}`"  # the names of entries in Markdown
 IMAGES = ("images", "images with string labels")
@@ -177,23 +177,21 @@ def scale_rule(learner):
 
 
 def encoder(learner):
-    """The encoder of a sequence learner, a line of its page."""
-    network = getattr(learner, "network", None)
-    if not hasattr(learner, "sequence") or network is None:
+    """The encoder of a sequence learner, or one that is fixed, a line of its page."""
+    network, fixed = getattr(learner, "network", None), has_fixed_encoder(learner)
+    if network is None or not (fixed or hasattr(learner, "sequence")):
         return
     convolutions = sum(isinstance(v, keras.layers.Conv2D) for v in network.layers)
     weights = f"{network.count_params():,} weights"
-    trained = (
-        "not trained"
-        if transfer.has_fixed_encoder(learner)
-        else "trained with the rest of the learner"
-    )
-    yield f"- Encoder: {convolutions} convolutions, {weights}; {trained}"
+    hog = any(isinstance(layer, networks.HOG) for layer in network.layers)
+    joined = ", joined with histograms of oriented gradients" if hog else ""
+    trained = "not trained" if fixed else "trained with the rest of the learner"
+    yield f"- Encoder: {convolutions} convolutions, {weights}{joined}; {trained}"
 
 
 def unchanged_encoder(learner):
     """The part of the initial weights that training did not change, in words."""
-    return ", with an unchanged encoder" if transfer.has_fixed_encoder(learner) else ""
+    return ", with an unchanged encoder" if has_fixed_encoder(learner) else ""
 
 
 def _shots(card, images):
