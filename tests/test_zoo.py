@@ -228,7 +228,7 @@ def test_recipe_makes_a_learner_for_its_task(name):
         assert recipe.task.block == recipe.tasks
     kind = name.partition(".")[0].replace("_", "")
     assert kind == type(learner).__name__.lower().removesuffix("learner")
-    reads = name.startswith(("lstm.omniglot", "mann."))
+    reads = name.startswith(("lstm.omniglot", "mann.", "anil.photos"))
     fixed = reads and recipe.warm_start is not None
     assert transfer.has_fixed_encoder(learner) == fixed
     assert recipe.warm_start is None or recipe.warm_start in recipes.RECIPES
