@@ -107,7 +107,7 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways):
         steps=steps,
         tasks=1,
         rate=1e-4,
-        average=0.99,  # of few steps, from weights that are good at first
+        average=0.99,  # few steps, from weights that are good already
         intra_op=2,
         dtype_policy=HALF,
         pretraining=pretraining,
@@ -216,7 +216,7 @@ RECIPES = {
     "protonet.cifar_fs-resnet12": _pretrained(
         _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 28_000, 6_000, most_ways=20
     ),
-    "protonet.photos": _pretrained(PHOTOS_ENCODER, USERS, 10_000, 400, most_ways=60),
+    "protonet.photos": _pretrained(PHOTOS_ENCODER, USERS, 10_000, 2_500, most_ways=60),
     "anil.photos-on_protonet": schema.Recipe(
         _adapting_head,
         protocols.Classification(
