@@ -71,6 +71,7 @@ setuptools.setup(
             "ipykernel>=6.29",
             "jupytext>=1.16",
             "myst-nb>=1.2",
+            "scikit-image>=0.24",  # photographs of docs/tutorials/photographs.md
             "sphinx>=8.1",
             "sphinx-design>=0.6",
             "sphinx-mathjax-offline>=0.0.2",

@@ -60,7 +60,6 @@ def tile(card):
             f"{figure['normalization']}, {figure['episodes']} tasks)",
             "",
         ]
-    kind = "photographs" if card.photographs else card.inputs
-    command = COMMANDS.get(kind, OTHER_COMMAND).format(card.name)
+    command = COMMANDS.get(card.kind, OTHER_COMMAND).format(card.name)
     lines += [f"Data: {card.licence}", "", "```sh", command, "```", ":::", ""]
     return lines

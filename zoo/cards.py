@@ -146,6 +146,11 @@ class Card:
         return self.initial_weights == RANDOM
 
     @property
+    def kind(self) -> str:
+        """The kind of the inputs: "photographs", or `inputs`."""
+        return "photographs" if self.photographs else self.inputs
+
+    @property
     def directory(self) -> pathlib.Path:
         return MODELS / self.name
 

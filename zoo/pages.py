@@ -19,7 +19,7 @@ from keras_meta.zoo.transfer import has_fixed_encoder
 
 CODE = "`{}`"  # the names of entries in Markdown
 IMAGES = ("images", "images with string labels")
-# By the kind of the inputs (`_kind`); each text continues "Learns ...".
+# By the kind of the inputs (`Card.kind`); each text continues "Learns ...".
 PURPOSES = {
     "photographs": "up to {ways} classes of photographs from about {shots} of each "
     "class",
@@ -79,7 +79,7 @@ def page(learner, card, titles):
     """
     summary = inspect.getdoc(type(learner)).partition("\n")[0]
     images, initial = card.inputs in IMAGES, facts.initial_score(card)
-    learns = PURPOSES[_kind(card)].format(ways=card.ways, shots=_shots(card, images))
+    learns = PURPOSES[card.kind].format(ways=card.ways, shots=_shots(card, images))
     verdict = modularity.sentence(card) + " " if hasattr(learner, "scales") else ""
     lines = [f"# `{card.name}`", "", f"{verdict}{summary} Learns {learns}.", ""]
     for title, file in titles.items():
@@ -96,7 +96,7 @@ def page(learner, card, titles):
     if published.below(card):
         reason = published.REASONS[card.name]
         lines += ["", f"Below the published figure: {reason}"]
-    lines += ["", "Not suitable for:", "", f"- {LIMITS[_kind(card)]}"]
+    lines += ["", "Not suitable for:", "", f"- {LIMITS[card.kind]}"]
     if card.normalization == "transductive":
         lines.append(f"- {TRANSDUCTIVE}")
     lines += [
@@ -140,10 +140,6 @@ def page(learner, card, titles):
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _kind(card):
-    return "photographs" if card.photographs else card.inputs
 
 
 def inner_loop(learner):

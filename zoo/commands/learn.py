@@ -16,10 +16,11 @@ Learns classes from a few images of each and classifies other images:
   drawings/a.png drawings/b.png                              images to classify
 
 Without --support, DIR holds the two folders as DIR/support/ and DIR/query/.
-Classes may have different numbers of images. The pretrained models were trained
-on drawn characters; the examples decide whether ink is dark or light. HEIC and
-AVIF files need pip install 'keras-meta[photos]'. Images are resized to squares:
-crop them to the drawing first, and draw strokes as thick as a pen's.
+Classes may have different numbers of images. The examples decide whether the
+default model is one for photographs or for drawings, and whether ink is dark or
+light. HEIC and AVIF files need pip install 'keras-meta[photos]'. Images are
+resized to squares: crop them to the object or drawing first, and draw strokes
+as thick as a pen's.
 
 Put images whose class is known into sub-folders named after the classes. The
 command then reports accuracy and a confusion table:

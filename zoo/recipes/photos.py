@@ -84,8 +84,16 @@ def _classifier(encoder, classes):
     return learner
 
 
-def _pretrained(encoder, task, pretraining_steps, steps, most_ways):
-    """A prototypical network with an encoder pretrained as a classifier."""
+def _pretrained(encoder, task, pretraining_steps, steps, most_ways, policy=HALF):
+    """A prototypical network with an encoder pretrained as a classifier.
+
+    Args:
+        encoder: returns the network.
+        task: a `protocols.Classification`.
+        pretraining_steps, steps: of the two stages.
+        most_ways: classes that the prototypical network accepts in training.
+        policy: the dtype policy of meta-training.
+    """
     pretraining = schema.Recipe(
         _classifier(encoder, task.source.sizes[0]),
         protocols.Supervised(task),
@@ -109,7 +117,7 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways):
         rate=1e-4,
         average=0.99,  # few steps, from weights that are good already
         intra_op=2,
-        dtype_policy=HALF,
+        dtype_policy=policy,
         pretraining=pretraining,
     )
 
@@ -216,7 +224,10 @@ RECIPES = {
     "protonet.cifar_fs-resnet12": _pretrained(
         _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 28_000, 6_000, most_ways=20
     ),
-    "protonet.photos": _pretrained(PHOTOS_ENCODER, USERS, 10_000, 2_500, most_ways=60),
+    # Meta-training ran on a processor without instructions for bfloat16.
+    "protonet.photos": _pretrained(
+        PHOTOS_ENCODER, USERS, 10_000, 600, most_ways=60, policy="float32"
+    ),
     "anil.photos-on_protonet": schema.Recipe(
         _adapting_head,
         protocols.Classification(

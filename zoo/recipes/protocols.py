@@ -148,8 +148,8 @@ class Classification:
         self, preprocess, test_classes, ways, shots, queries, seed, encode=None
     ):
         """The endless dataset of episodes of unseen classes; see `episodes`."""
-        pool = _lazy(self.source.load(preprocess, test_classes), encode)
-        return pool().episodes(
+        pool = _lazy(self.source.load(preprocess, test_classes), encode)()
+        return pool.episodes(
             ways, shots, queries, seed + sources.PART_SEEDS["test"], labels=self.labels
         )
 
