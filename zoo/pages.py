@@ -96,6 +96,7 @@ def page(learner, card, titles):
     if published.below(card):
         reason = published.REASONS[card.name]
         lines += ["", f"Below the published figure: {reason}"]
+    lines += grid(card)
     lines += ["", "Not suitable for:", "", f"- {LIMITS[card.kind]}"]
     if card.normalization == "transductive":
         lines.append(f"- {TRANSDUCTIVE}")
@@ -140,6 +141,31 @@ def page(learner, card, titles):
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def grid(card):
+    """The table of validation accuracy by ways and shots, lines of a page; or none."""
+    if not card.grid:
+        return []
+    figures = {(figure["ways"], figure["shots"]): figure for figure in card.grid}
+    every_ways, every_shots = (
+        sorted(set(sizes)) for sizes in zip(*figures, strict=True)
+    )
+    first = card.grid[0]
+    lines = [
+        "",
+        "Accuracy on validation classes in percent, by the number of classes (rows) "
+        "and of examples of each class (columns); 95% intervals over "
+        f"{first['episodes']} tasks, seed {first['seed']}, {first['normalization']}:",
+        "",
+        f"| classes | {' | '.join(map(str, every_shots))} |",
+        "|---" * (1 + len(every_shots)) + "|",
+    ]
+    for ways in every_ways:
+        cells = [figures[ways, shots] for shots in every_shots]
+        row = [f"{100 * x['mean']:.1f} ± {100 * x['interval']:.1f}" for x in cells]
+        lines.append(f"| {ways} | {' | '.join(row)} |")
+    return lines
 
 
 def inner_loop(learner):

@@ -91,7 +91,7 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways, policy=HALF)
         encoder: returns the network.
         task: a `protocols.Classification`.
         pretraining_steps, steps: of the two stages.
-        most_ways: classes that the prototypical network accepts in training.
+        most_ways: `outputs` of the prototypical network.
         policy: the dtype policy of meta-training.
     """
     pretraining = schema.Recipe(
