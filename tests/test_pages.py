@@ -60,6 +60,15 @@ def test_a_page_tells_what_its_card_does(name):
     assert f"| {origin} |" in row
     for figure in card.figures:
         assert scores.sentence(figure) in text
+    shots = sorted({figure["shots"] for figure in card.grid})
+    for figure in card.grid:
+        row = re.search(rf"^\| {figure['ways']} \| (.* ± .*) \|$", text, re.MULTILINE)[
+            1
+        ]
+        cell = row.split(" | ")[shots.index(figure["shots"])]
+        mean, interval = map(float, cell.split(" ± "))
+        assert mean == pytest.approx(100 * figure["mean"], abs=0.06)
+        assert interval == pytest.approx(100 * figure["interval"], abs=0.06)
     assert ("one query at a time" in text) == (card.normalization == "transductive")
 
 
