@@ -12,6 +12,9 @@ import tensorflow as tf
 from keras_meta import checks, files
 
 DOWNLOAD_RETRIES = 3
+# Images of one size are resized together, which saves most of the time: at most so many
+# of TFDS, and at most so many bytes of files.
+TOGETHER, BYTES_TOGETHER = 256, 2**24
 
 
 def read_tfds(name, split, prepare=None, data_dir=None, label_key=None):
@@ -64,12 +67,13 @@ def read_tfds(name, split, prepare=None, data_dir=None, label_key=None):
         ) from error
     (image_key,) = image_keys
     resize = prepare.resize if prepare else tf.identity
-    dataset = dataset.map(
-        lambda example: (resize(example[image_key]), example[label_key]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    one_size = None not in features[image_key].shape
+    dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
+    dataset = dataset.batch(TOGETHER) if one_size else dataset
+    dataset = dataset.map(lambda x, y: (resize(x), y), tf.data.AUTOTUNE)
+    dataset = dataset if one_size else dataset.batch(TOGETHER)
     try:
-        batches = list(dataset.batch(1024).as_numpy_iterator())
+        batches = list(dataset.as_numpy_iterator())
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"expected the images of '{name}' to share one size, they do not: "
@@ -190,13 +194,39 @@ def read_files(paths, labels, prepare, in_memory=True):
     """
 
     def read(places):
-        return np.stack([prepare.resize(files.load_image(paths[i])) for i in places])
+        return resized((files.load_image(paths[i]) for i in places), prepare)
 
     order, table = class_table(np.array(labels))
     images = OnDisk(read, order, np.uint8, None)
     if in_memory:
         images = tf.constant(images.at(np.arange(len(paths))))
     return images, table
+
+
+def resized(images, prepare):
+    """Resizes images, those of one size that follow each other together.
+
+    Args:
+        images: uint8 `[H, W, 1 or 3]` of any sizes, an iterable.
+        prepare: an `ImagePreprocess`.
+
+    Returns:
+        uint8 `[n, height, width, channels]`, an array.
+    """
+    parts, held = [np.zeros([0, *prepare.shape], np.uint8)], []
+
+    def resize_held():
+        if held:
+            parts.append(prepare.resize(np.stack(held)).numpy())
+            held.clear()
+
+    for image in images:
+        full = held and image.nbytes * len(held) >= BYTES_TOGETHER
+        if full or (held and image.shape != held[0].shape):
+            resize_held()
+        held.append(image)
+    resize_held()
+    return np.concatenate(parts)
 
 
 class OnDisk:

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from hypothesis import strategies
 
 import keras_meta as km
-from keras_meta import files, images
+from keras_meta import files, images, sources
 
 ClassPool = km.ClassPool
 
@@ -704,6 +704,22 @@ class UnreachableDrawings(TinyDrawings):
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("tfds"))
+
+
+def test_images_resized_together_are_those_resized_alone(monkeypatch):
+    random = np.random.RandomState(0)
+    sizes = [(9, 9, 3)] * 5 + [(9, 7, 3), (9, 9, 1), (9, 9, 3), (4, 4, 3), (4, 4, 1)]
+    given = [random.randint(256, size=size).astype("uint8") for size in sizes]
+    prepare, calls = images.ImagePreprocess(4, 4, 3), []
+    alone = np.stack([prepare.resize(image) for image in given])
+    resize = prepare.resize
+    monkeypatch.setattr(prepare, "resize", lambda x: calls.append(len(x)) or resize(x))
+    np.testing.assert_array_equal(sources.resized(iter(given), prepare), alone)
+    assert calls == [5, 1, 1, 1, 1, 1]
+    calls.clear()
+    monkeypatch.setattr(sources, "BYTES_TOGETHER", 2 * 9 * 9 * 3)
+    np.testing.assert_array_equal(sources.resized(iter(given), prepare), alone)
+    assert calls == [2, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_tfds_data_is_prepared_and_read(tfds_dir):
