@@ -224,9 +224,10 @@ RECIPES = {
     "protonet.cifar_fs-resnet12": _pretrained(
         _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 28_000, 6_000, most_ways=20
     ),
-    # Meta-training ran on a processor without instructions for bfloat16.
+    # With 600 steps of meta-training, validation accuracy was 63.4% at 200 and 61.4% at
+    # 400; before, 62.4%. It ran on a processor without instructions for bfloat16.
     "protonet.photos": _pretrained(
-        PHOTOS_ENCODER, USERS, 10_000, 600, most_ways=60, policy="float32"
+        PHOTOS_ENCODER, USERS, 10_000, 200, most_ways=60, policy="float32"
     ),
     "anil.photos-on_protonet": schema.Recipe(
         _adapting_head,
