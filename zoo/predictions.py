@@ -50,6 +50,8 @@ def adapted(learner, support, labels, query):
 def probabilities(learner, parts, ways):
     """Predicts the classes of the queries of a task, `[Q, N]`.
 
+    Outputs of the learner beyond the N classes get no probability.
+
     Args:
         learner: the learner that adapted to the task.
         parts: as `adapted` returns them.
@@ -58,7 +60,7 @@ def probabilities(learner, parts, ways):
     import tensorflow as tf
 
     logits = [learner.infer(state, x)[0] for state, x in parts]
-    return tf.nn.softmax(tf.concat(logits, 0)).numpy()[:, :ways]
+    return tf.nn.softmax(tf.concat(logits, 0)[:, :ways]).numpy()
 
 
 def show_classes(output, model, names, paths, labels, probabilities, unknown=None):
