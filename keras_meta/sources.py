@@ -3,7 +3,9 @@
 import atexit
 import contextlib
 import gc
+import itertools
 import logging
+import math
 import pathlib
 
 import numpy as np
@@ -213,19 +215,11 @@ def resized(images, prepare):
     Returns:
         uint8 `[n, height, width, channels]`, an array.
     """
-    parts, held = [np.zeros([0, *prepare.shape], np.uint8)], []
-
-    def resize_held():
-        if held:
-            parts.append(prepare.resize(np.stack(held)).numpy())
-            held.clear()
-
-    for image in images:
-        full = held and image.nbytes * len(held) >= BYTES_TOGETHER
-        if full or (held and image.shape != held[0].shape):
-            resize_held()
-        held.append(image)
-    resize_held()
+    parts = []
+    for shape, same in itertools.groupby(images, np.shape):
+        most = max(BYTES_TOGETHER // math.prod(shape), 1)
+        while some := list(itertools.islice(same, most)):
+            parts.append(prepare.resize(np.stack(some)).numpy())
     return np.concatenate(parts)
 
 

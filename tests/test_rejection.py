@@ -213,5 +213,7 @@ def test_each_default_of_the_command_has_thresholds(card):
         assert row["episodes"] >= 100 and row["seed"] == 0
         # Chosen on other tasks, and not far off on those that measure.
         assert row["rejected"] == pytest.approx(rejection.REJECTED, abs=0.025)
-        assert 0 <= row["accepted"] < 1 - row["rejected"]
+        # Features of photographs separate unknown classes little better than chance.
+        limit = 1 - row["rejected"] if card.photographs else 0.8
+        assert 0 <= row["accepted"] < limit
         assert (row["statistic"] == "distance") <= (card.learner == "ProtoNet")

@@ -15,6 +15,7 @@ from keras_meta.zoo import (
     published,
     scores,
 )
+from keras_meta.zoo.markdown import line, table
 from keras_meta.zoo.transfer import has_fixed_encoder
 
 CODE = "`{}`"  # the names of entries in Markdown
@@ -148,24 +149,22 @@ def grid(card):
     if not card.grid:
         return []
     figures = {(figure["ways"], figure["shots"]): figure for figure in card.grid}
-    every_ways, every_shots = (
-        sorted(set(sizes)) for sizes in zip(*figures, strict=True)
-    )
+    every_shots = sorted({shots for _, shots in figures})
+    text = table("classes", *every_shots)
+    for ways in sorted({ways for ways, _ in figures}):
+        cells = [figures[ways, shots] for shots in every_shots]
+        text += line(
+            ways, *(f"{100 * x['mean']:.1f} ± {100 * x['interval']:.1f}" for x in cells)
+        )
     first = card.grid[0]
-    lines = [
+    return [
         "",
         "Accuracy on validation classes in percent, by the number of classes (rows) "
         "and of examples of each class (columns); 95% intervals over "
         f"{first['episodes']} tasks, seed {first['seed']}, {first['normalization']}:",
         "",
-        f"| classes | {' | '.join(map(str, every_shots))} |",
-        "|---" * (1 + len(every_shots)) + "|",
+        text.removesuffix("\n"),
     ]
-    for ways in every_ways:
-        cells = [figures[ways, shots] for shots in every_shots]
-        row = [f"{100 * x['mean']:.1f} ± {100 * x['interval']:.1f}" for x in cells]
-        lines.append(f"| {ways} | {' | '.join(row)} |")
-    return lines
 
 
 def inner_loop(learner):

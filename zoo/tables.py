@@ -14,6 +14,7 @@ from keras_meta.zoo import (
     recipes,
     scores,
 )
+from keras_meta.zoo.markdown import line, table
 
 HEADER = """# The zoo
 
@@ -114,14 +115,6 @@ def readme(every):
 def data_sets(entries):
     """The data sets of cards, in the order of their numbers in the tables."""
     return list(dict.fromkeys(card.data for card in entries))
-
-
-def table(*columns):
-    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
-
-
-def line(*cells):
-    return f"| {' | '.join(map(str, cells))} |\n"
 
 
 def percent(share):

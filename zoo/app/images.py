@@ -297,10 +297,11 @@ def prepared(learner, name, task):
     Raises:
         ValueError: more classes than the learner has.
     """
+    from keras_meta import sources
+
     named.check_ways(learner, name, len(task.examples))
     images, labels = task.support()
-    small = [learner.preprocess.resize(image) for image in (*images, *task.queries)]
-    small = np.stack(small)
+    small = sources.resized((*images, *task.queries), learner.preprocess)
     return small[: len(images)], labels, small[len(images) :]
 
 

@@ -40,9 +40,14 @@ def _augmented_images(x, seed, augment, preprocess):
     return preprocess.standardize(tones)
 
 
+def _encoded(pool, encode):
+    """A pool, or that of its features."""
+    return pool.encoded(encode) if encode else pool
+
+
 def _lazy(pool, encode):
-    """A function that returns a pool, or that of its features, computed when called."""
-    return functools.cache(lambda: pool.encoded(encode) if encode else pool)
+    """A function that returns `_encoded`, computed when called for the first time."""
+    return functools.cache(lambda: _encoded(pool, encode))
 
 
 def _queries(count):
@@ -148,7 +153,7 @@ class Classification:
         self, preprocess, test_classes, ways, shots, queries, seed, encode=None
     ):
         """The endless dataset of episodes of unseen classes; see `episodes`."""
-        pool = _lazy(self.source.load(preprocess, test_classes), encode)()
+        pool = _encoded(self.source.load(preprocess, test_classes), encode)
         return pool.episodes(
             ways, shots, queries, seed + sources.PART_SEEDS["test"], labels=self.labels
         )
