@@ -210,7 +210,6 @@ RECIPES = {
         steps=20_000,
         tasks=1,
         intra_op=2,
-        dtype_policy=HALF,
     ),
     "protonet.cifar_fs_5w5s": schema.Recipe(
         _prototypes(_conv4, 20),
@@ -219,7 +218,6 @@ RECIPES = {
         steps=15_000,
         tasks=1,
         intra_op=2,
-        dtype_policy=HALF,
     ),
     "protonet.cifar_fs-resnet12": _pretrained(
         _resnet12(32, (64, 96, 160, 256)), RESIDUAL, 28_000, 6_000, most_ways=20
