@@ -49,6 +49,16 @@ def batch_norms(model: keras.layers.Layer) -> list[keras.layers.BatchNormalizati
     ]
 
 
+def moving_statistics(model: keras.Model) -> list[keras.Variable]:
+    """Returns the moving averages that a model's predictions depend on."""
+    return [
+        variable
+        for norm in batch_norms(model)
+        if norm.trainable and not norm.renorm
+        for variable in (norm.moving_mean, norm.moving_variance)
+    ]
+
+
 def estimate(learner: Learner, episodes: Iterable[tuple[Any, ...]]) -> None:
     """Sets moving statistics to the mean of those of some batches of episodes.
 

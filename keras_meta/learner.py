@@ -11,6 +11,7 @@ from keras_meta import (
     batch_norm,
     checks,
     keras_private,
+    logits,
     losses,
     network,
     options,
@@ -20,10 +21,6 @@ from keras_meta import (
 )
 from keras_meta.images import ImagePreprocess
 from keras_meta.typing_names import Predictions, TensorLike, TensorNest
-
-# Added to the logit of a class that is absent from the support set. Its probability is
-# then exactly zero in float32. Infinity would cause NaN.
-ABSENT = -1e9
 
 
 def stacked(outputs: Predictions) -> tf.Tensor:
@@ -65,6 +62,10 @@ class Learner(settings.Spelled, trainer.Trainer):
             to those of meta-training; None uses points as they are. `adapt` and `infer`
             take scaled points; `point_units.adapt` and `point_units.infer` take raw
             ones.
+        temperature: for classification, the divisor of the logits that `infer` returns.
+            It calibrates their probabilities (Guo, Pleiss, Sun and Weinberger, "On
+            Calibration of Modern Neural Networks", ICML 2017, section 4.2).
+            Meta-training and fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
@@ -97,6 +98,7 @@ class Learner(settings.Spelled, trainer.Trainer):
     support_loss = settings.Fixed()
     output_size = settings.Fixed()
     point_units = settings.Setting(units.setting)
+    temperature = settings.Setting(logits.temperature)
 
     def __init__(
         self,
@@ -105,6 +107,8 @@ class Learner(settings.Spelled, trainer.Trainer):
         outputs: int | None,
         preprocess: ImagePreprocess | None = None,
         point_units: units.StandardUnits | None = None,
+        *,
+        temperature: float = 1.0,
         **kwargs: Unpack[options.TrainerOptions],
     ) -> None:
         settings.check_names(type(self), kwargs)
@@ -121,6 +125,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         self.output_size = outputs
         self.preprocess = preprocess
         self.point_units = point_units
+        self.temperature = temperature
         self.query_loss = self.support_loss
         self._loss_config = losses.config(loss)
         self.built = True  # a subclass builds its layers in `__init__`
@@ -193,17 +198,8 @@ class Learner(settings.Spelled, trainer.Trainer):
         return tf.add_n(terms) if terms else tf.zeros([], self.variable_dtype)
 
     def moving_statistics(self) -> list[keras.Variable]:
-        """Returns the batch normalization averages that predictions depend on.
-
-        `batch_norm.estimate` recomputes them.
-        """
-        norms = batch_norm.batch_norms(self)
-        return [
-            variable
-            for norm in norms
-            if norm.trainable and not norm.renorm
-            for variable in (norm.moving_mean, norm.moving_variance)
-        ]
+        """Returns the moving averages that `batch_norm.estimate` recomputes."""
+        return batch_norm.moving_statistics(self)
 
     def task_model(
         self,
@@ -340,7 +336,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         if not training and tf.executing_eagerly():
             return self.infer_traced(state, query_x)
         state, query_x = checks.checked_query(self, state, query_x)
-        return self.infer_tasks(state, query_x, training), None
+        return self.predictions(state, query_x, training), None
 
     def export(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuses Keras' export, whose signature has no support set: see `km.export`.
@@ -353,6 +349,17 @@ class Learner(settings.Spelled, trainer.Trainer):
             "request, got learner.export."
         )
 
+    def predictions(
+        self, state: TensorNest, query_x: tf.Tensor, training: bool = False
+    ) -> Predictions:
+        """Returns `infer_tasks`, divided by the temperature unless in training."""
+        outputs = self.infer_tasks(state, query_x, training)
+        return outputs if training else self.tempered(outputs)
+
+    def tempered(self, outputs: Predictions) -> Predictions:
+        """Divides logits by the temperature; predictions pass unchanged."""
+        return outputs / self.temperature if self.classification else outputs
+
     def masked(self, outputs: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Masks the logits of absent classes.
 
@@ -362,16 +369,13 @@ class Learner(settings.Spelled, trainer.Trainer):
             classes: number of classes present, `[T]` or a scalar.
         """
         outputs = tf.cast(outputs, self.variable_dtype)  # the largest float16 is 65504
-        if not self.classification:
-            return outputs
-        classes = tf.reshape(classes, [-1] + [1] * (outputs.shape.rank - 1))
-        absent = tf.range(tf.shape(outputs)[-1]) >= classes
-        return outputs + tf.where(absent, tf.cast(ABSENT, outputs.dtype), 0)
+        return logits.masked(outputs, classes) if self.classification else outputs
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         if settings.accepts(type(self), "loss"):
             config["loss"] = self._loss_config
+        config["temperature"] = self.temperature
         for name in ("preprocess", "point_units"):
             config[name] = keras.saving.serialize_keras_object(getattr(self, name))
         flags = [layer.trainable for layer in keras_private.layers_of(self)]

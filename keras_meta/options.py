@@ -20,7 +20,13 @@ class TrainerOptions(TypedDict, total=False):
     dtype: str | keras.DTypePolicy | None
 
 
-class LearnerOptions(TrainerOptions, total=False):
+class PredictionOptions(TrainerOptions, total=False):
+    """Those of every learner, without `point_units`."""
+
+    temperature: float
+
+
+class LearnerOptions(PredictionOptions, total=False):
     """Those of every learner."""
 
     point_units: units.StandardUnits | None

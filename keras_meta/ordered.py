@@ -47,6 +47,9 @@ class OrderedLearner(learner.Learner):
         outputs: number of classes N, or of target dimensions d_y.
         preprocess: the `ImagePreprocess` that produces x, if x are images.
         point_units: for regression, a `StandardUnits` that scales points of any units.
+        temperature: for classification, the divisor of the logits that `infer` returns.
+            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+            fine-tuning use the logits themselves.
         support_order: order in which `adapt` reads the support examples outside
             meta-training. "shuffled": the order of `permutation(S)`, so that a support
             set sorted by class is read mixed, as in meta-training; "given": as they
@@ -69,7 +72,7 @@ class OrderedLearner(learner.Learner):
         point_units: units.StandardUnits | None = None,
         *,
         support_order: str = "shuffled",
-        **kwargs: Unpack[options.TrainerOptions],
+        **kwargs: Unpack[options.PredictionOptions],
     ) -> None:
         super().__init__(
             loss, example_shape, outputs, preprocess, point_units, **kwargs

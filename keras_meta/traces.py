@@ -87,7 +87,7 @@ class Traced:
     def _infer_function(self):
         return self.traced(
             "infer",
-            functools.partial(_stateless, self.infer_tasks),
+            functools.partial(_stateless, self.predictions),
             [self.state_spec(), self.x_spec("query_x")],
         )
 

@@ -169,6 +169,7 @@ CHANGES = {
     "target_scale": 3.0,
     "inner_optimizer": "adam",
     "scale": 3.0,
+    "temperature": 2.0,
 }
 
 
@@ -192,6 +193,10 @@ def test_a_changed_setting_takes_effect(name):
             "min_scale",
         ):
             continue  # of regression
+        if key == "temperature" and not learner.classification:
+            with pytest.raises(ValueError, match="expected no temperature for reg"):
+                learner.temperature = value
+            continue
         if isinstance(kinds[key], settings.Fixed):
             with pytest.raises(AttributeError, match=f"expected {key} of"):
                 setattr(learner, key, value)
@@ -203,6 +208,37 @@ def test_a_changed_setting_takes_effect(name):
     fresh = copy_of(learner)  # made with them
     contract.close(answers, contract.answers(fresh, data[0]))
     assert bool(changed) == bool(np.abs(answers - before).max() > 1e-3)
+
+
+@rows
+def test_a_temperature_divides_the_logits_of_predictions_alone(name):
+    learner, data = made(name), batch(name)
+    if not learner.classification:
+        with pytest.raises(ValueError, match="expected no temperature for regression"):
+            learner.temperature = 2.0
+        return
+    before = contract.answers(learner, data[0])
+    loss, gradients, outputs = gradient(learner, *data)
+    learner.temperature = 2.5
+    found = contract.answers(copy_of(learner), data[0])
+    np.testing.assert_allclose(found, before / 2.5, rtol=1e-5, atol=1e-6)
+    traced = tf.function(lambda episode: learner(episode))(data[0])
+    np.testing.assert_allclose(traced, before / 2.5, rtol=1e-3, atol=1e-4)
+    # Meta-training and fine-tuning have none.
+    found, again, trained = gradient(learner, *data)
+    same(again, gradients)
+    if getattr(learner, "joint", False):  # reports what `evaluate` does
+        np.testing.assert_allclose(trained, outputs / 2.5, rtol=1e-3, atol=1e-4)
+    else:
+        assert found == pytest.approx(loss, rel=1e-5)
+        np.testing.assert_allclose(trained, outputs, rtol=1e-3, atol=1e-4)
+    if name in ("MAML", "ProtoNet"):
+        x, y = (data[0][key][0] for key in ("support_x", "support_y"))
+        tuned = km.finetune(learner, x, y).predict(data[0]["query_x"][0], verbose=0)
+        np.testing.assert_allclose(tuned, before[0], rtol=1e-4, atol=1e-5)
+    for wrong in (0.0, -1.0, float("nan"), "1", 1e4):
+        with pytest.raises(ValueError, match="expected temperature to be between"):
+            learner.temperature = wrong
 
 
 # regularizers

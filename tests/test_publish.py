@@ -39,7 +39,7 @@ def test_a_card_says_what_the_run_began_from(tmp_path, monkeypatch):
         card = zoo.card(NAME)
         assert card.initial_weights == origin
         log = (tmp_path / "log.csv").read_text()
-        assert card.log.read_text() == log and log.count("\n") == 3
+        assert card.logs["training"].read_text() == log and log.count("\n") == 3
     assert (card.learner, card.source, card.family, card.procedural) == (
         "CNP",
         "gp_rbf",

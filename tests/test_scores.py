@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, intervals, recipes, scores
+from keras_meta.zoo import cards, intervals, scores
 from keras_meta.zoo.recipes import functions
 
 QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # 1.96
@@ -168,7 +168,7 @@ class Repeats(keras.Model):
 
 
 @pytest.mark.parametrize("share", [0.7, 0.9])
-def test_the_temperature_is_that_of_validation_tasks(share, monkeypatch):
+def test_the_temperature_is_that_of_validation_tasks(share):
     def episodes(preprocess, seed):
         assert (preprocess, seed) == (Repeats.preprocess, 17)
         parts = {"train": stream(0.95, 4), "validation": stream(share, 4)}
@@ -178,26 +178,22 @@ def test_the_temperature_is_that_of_validation_tasks(share, monkeypatch):
         episodes=episodes, test_episodes=lambda *args: stream(0.6, 4)
     )
     recipe = types.SimpleNamespace(task=task, seed=17)
-    monkeypatch.setattr(zoo, "load", lambda name: Repeats())
-    monkeypatch.setattr(recipes, "recipe", lambda name: recipe)
     # The likelihood is largest where sigmoid(4 / T) is the share that is right.
     best = 4 / math.log(share / (1 - share))
     # Those tried are 5% apart.
-    assert scores.temperature("x") == pytest.approx(best, rel=0.026)
+    assert scores.temperature(Repeats(), recipe) == pytest.approx(best, rel=0.026)
 
 
-def test_the_temperature_is_that_of_the_first_tasks(monkeypatch):
+def test_the_temperature_is_that_of_the_first_tasks():
     data = stream(0.7, 4, tasks=8).concatenate(stream(0.95, 4, tasks=400))
     task = types.SimpleNamespace(
         episodes=lambda preprocess, seed: {"validation": lambda start=0: data}
     )
     recipe = types.SimpleNamespace(task=task, seed=0)
-    monkeypatch.setattr(zoo, "load", lambda name: Repeats())
-    monkeypatch.setattr(recipes, "recipe", lambda name: recipe)
-    found = scores.temperature("x", tasks=8)
+    found = scores.temperature(Repeats(), recipe, tasks=8)
     assert found == pytest.approx(4 / math.log(7 / 3), rel=0.026)
     share = (8 * 0.7 + 32 * 0.95) / 40
-    found = scores.temperature("x", tasks=40)
+    found = scores.temperature(Repeats(), recipe, tasks=40)
     assert found == pytest.approx(4 / math.log(share / (1 - share)), rel=0.026)
 
 

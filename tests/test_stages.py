@@ -215,11 +215,13 @@ def test_statistics_of_averaged_weights_are_those_of_the_batches():
 
 
 def test_smoothing_leaves_out_absent_classes():
-    logits = tf.constant([[1.0, 2.0, km.learner.ABSENT]])
+    logits = tf.constant([[1.0, 2.0, km.logits.ABSENT]])
     two = supervised.SmoothedCrossentropy(0.2)
     found = two(tf.constant([0]), logits)
     logs = np.log([1 / (1 + np.e), np.e / (1 + np.e)])
     np.testing.assert_allclose(found, -0.8 * logs[0] - 0.2 * logs.mean(), rtol=1e-5)
+    cooled = two(tf.constant([0]), tf.constant([[1.0, 2.0, km.logits.ABSENT / 900]]))
+    np.testing.assert_allclose(cooled, found, rtol=1e-6)
     again = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(two)
     )

@@ -95,10 +95,11 @@ def test_a_committed_file_gives_the_same_logits(name, tmp_path):
     expected = golden[name]
     there = expected > -1e6  # logits of absent classes are rounded to 64
     assert logits.shape == expected.shape
-    # In units of the logits: float32 sums of another order.
+    # In units of the logits. The order of float32 sums depends on the processor; inner
+    # steps amplify the difference, to 1.2e-5 between processors with other vectors.
     scale = max(np.abs(expected[there]).max(), 1)
     np.testing.assert_allclose(
-        np.asarray(logits)[there] / scale, expected[there] / scale, rtol=0, atol=1e-5
+        np.asarray(logits)[there] / scale, expected[there] / scale, rtol=0, atol=5e-5
     )
     assert (np.asarray(logits)[~there] < -1e8).all()
 

@@ -77,11 +77,12 @@ def settings(learner, card, task):
 
 def score(name):
     """Scores an entry in all its settings; writes card.json and tasks.npz."""
-    card, task = zoo.card(name), recipes.recipe(name).task
-    learner = zoo.load(name)
+    card, learner = zoo.card(name), zoo.load(name)
+    recipe = recipes.recipe(name)
     episodes = FLAGS.episodes or 1000
+    task = recipe.task
     calibrated = learner.classification and not learner.label_shape
-    temperature = scores.temperature(name) if calibrated else None
+    temperature = scores.temperature(learner, recipe) if calibrated else None
 
     def figures_of_entry():
         for normalization, shots in settings(learner, card, task):

@@ -160,10 +160,11 @@ class Card:
         return self.directory / "model.keras"
 
     @property
-    def log(self) -> pathlib.Path | None:
-        """The log of its training, validation by meta-step; None if not stored."""
-        path = self.directory / "log.csv"
-        return path if path.exists() else None
+    def logs(self) -> dict[str, pathlib.Path]:
+        """The logs of its training that are stored, validation by step, by stage."""
+        names = {"pretraining": "pretraining.csv", "training": "log.csv"}
+        paths = {stage: self.directory / name for stage, name in names.items()}
+        return {stage: path for stage, path in paths.items() if path.exists()}
 
     def check(self) -> None:
         """Raises ValueError unless the model's file is the one the card describes."""

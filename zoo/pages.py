@@ -137,7 +137,10 @@ def page(learner, card, titles):
         + (f"; {initial}" if initial else ""),
         f"- Training: {card.steps} meta-steps, {card.hours} hours on two cores; the "
         f"weights of meta-step {card.kept}, the best on validation tasks, are stored"
-        + ("; [validation by step](log.csv)" if card.log else ""),
+        + "".join(
+            f"; [validation by step of {stage}]({path.name})"
+            for stage, path in card.logs.items()
+        ),
         f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]

@@ -16,6 +16,7 @@ from keras_meta.zoo import (
     precision,
     recipes,
     runs,
+    scores,
     training,
     transfer,
 )
@@ -42,6 +43,7 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
     if recipe.dtype_policy != "float32":
         trained, learner = learner, recipe.learner()
         learner.set_weights(trained.get_weights())
+    calibrate(learner, recipe)
     stages = runs.stages(recipe, directory, (None, None), origin)
     folders = [path for _, path, *_ in stages]
     logs = []
@@ -61,9 +63,11 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         store(training.fresh(learner), weights, recipe, seed, validation_tasks)
     else:
         training.save(training.fresh(learner), weights)
-    atomic.replace(
-        folder / "log.csv", lambda draft: shutil.copy(directory / "log.csv", draft)
-    )
+    for path in folders:
+        log = "log.csv" if path == directory else f"{path.name}.csv"
+        atomic.replace(
+            folder / log, lambda draft, path=path: shutil.copy(path / "log.csv", draft)
+        )
     cards.Card(
         **recipe_fields(name, recipe, learner),
         protocol=recipe.protocol,
@@ -88,6 +92,18 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         "the figures by which `keras-meta learn` chooses, and with --initial the score "
         "of its initial weights if they are those of another entry"
     )
+
+
+def calibrate(learner, recipe):
+    """Sets the temperature of a classifier that its validation tasks prefer.
+
+    Args:
+        learner: of the recipe, trained. Learners of string labels have five
+            distributions a query and keep their temperature.
+        recipe: of an entry.
+    """
+    if learner.classification and not learner.label_shape:
+        learner.temperature *= scores.temperature(learner, recipe)
 
 
 def store(learner, path, recipe, seed, validation_tasks):

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from keras_meta.images import ImagePreprocess
     from keras_meta.learner import Learner
     from keras_meta.learners.sequence import SequenceLearner
+    from keras_meta.zoo.recipes.schema import Recipe
 
+# Candidates of `temperature`, 5% apart.
+TEMPERATURES = np.exp(np.linspace(-3, 4, 141))
 # Tasks in a batch: enough to use all cores, few enough for the memory.
 BATCH = 20
 
@@ -331,19 +334,23 @@ def against_maml(
                 yield card.name, base.name, figure, *intervals.summary(difference)
 
 
-def temperature(name: str, tasks: int = 200) -> float:
-    """The temperature of an entry's logits with the highest validation likelihood.
+def temperature(learner: Learner, recipe: Recipe, tasks: int = 200) -> float:
+    """The temperature of a learner's logits with the highest validation likelihood.
 
     Args:
-        name: of a trained entry.
+        learner: of the recipe, a trained classifier of integer labels.
+        recipe: of an entry.
         tasks: validation tasks.
 
+    Returns:
+        The divisor of the logits that `learner.infer` returns now: 1 if its own
+        `temperature` is the best.
+
     Raises:
-        ValueError: no such entry, or data that are not available.
+        ValueError: data that are not available.
     """
     import tensorflow as tf
 
-    learner, recipe = zoo.load(name), recipes.recipe(name)
     preprocess = learner.preprocess
     learner, encode = on_features(learner)
     data = recipe.task.episodes(preprocess, recipe.seed, **encode)["validation"]()
@@ -352,12 +359,11 @@ def temperature(name: str, tasks: int = 200) -> float:
     logits = np.concatenate([z.reshape(-1, z.shape[-1]) for _, z in pairs])
     logits = logits.astype("float64")
     right = logits[np.arange(len(labels)), labels]
-    choices = np.exp(np.linspace(-2, 2, 81))
     losses = [
         np.mean(tf.reduce_logsumexp(logits / choice, -1) - right / choice)
-        for choice in choices
+        for choice in TEMPERATURES
     ]
-    return float(choices[np.argmin(losses)])
+    return float(TEMPERATURES[np.argmin(losses)])
 
 
 def protocol(figure: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import learner
+from keras_meta import logits
 from keras_meta.learners import protonet
 
 
@@ -30,7 +30,7 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
     def call(self, y_true, y_pred):
         logs = tf.nn.log_softmax(y_pred)
-        present = tf.cast(y_pred > learner.ABSENT / 2, logs.dtype)
+        present = tf.cast(logits.present(y_pred), logs.dtype)
         mean = tf.reduce_sum(present * logs, -1) / tf.reduce_sum(present, -1)
         y_true = tf.cast(y_true, tf.int32)
         right = tf.gather(logs, y_true, axis=-1, batch_dims=len(y_true.shape))

@@ -26,8 +26,9 @@ computed once. Entries with the same data set, ways and shots are scored on the 
 tasks. Inductive: each query is predicted independently of the others. Transductive: the
 queries of a task share normalization statistics, as in the published figures. Figures
 for five shots use entries that were trained with one shot. Calibration: the expected
-calibration error in percent, without and with the temperature T that maximizes the
-likelihood of 200 validation tasks. Published figures are those of the entry's paper;
+calibration error in percent, without and with a further temperature T that maximizes
+the likelihood of 200 validation tasks; it is 1 for entries that were published with
+their own. Published figures are those of the entry's paper;
 for CIFAR-FS, those of Bertinetto et al. (2019).
 
 """

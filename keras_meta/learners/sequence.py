@@ -70,6 +70,9 @@ class SequenceLearner(ordered.OrderedLearner):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
+        temperature: for classification, the divisor of the logits that `infer` returns.
+            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+            fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
@@ -279,7 +282,7 @@ class SequenceLearner(ordered.OrderedLearner):
         support_x, support_y = checks.checked_support(self, support_x, support_y)
         run = self.traced(
             "sequence",
-            lambda x, y: self._read(x, y, False)[1],
+            lambda x, y: self.tempered(self._read(x, y, False)[1]),
             [self.x_spec("support_x"), self.y_spec("support_y")],
         )
         return run(support_x, support_y)

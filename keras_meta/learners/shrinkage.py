@@ -92,6 +92,9 @@ class Shrinkage(gradient.GradientLearner):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
+        temperature: for classification, the divisor of the logits that `infer` returns.
+            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+            fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
@@ -295,6 +298,9 @@ class SigmaMAML(Shrinkage):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
+        temperature: for classification, the divisor of the logits that `infer` returns.
+            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+            fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
@@ -361,6 +367,9 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
+        temperature: for classification, the divisor of the logits that `infer` returns.
+            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+            fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

@@ -30,7 +30,9 @@ NAMES = [
 ]
 served = pytest.mark.parametrize("name", NAMES)
 close = np.testing.assert_allclose
-LIMITS = {"rtol": 1e-4, "atol": 1e-5}
+# The inputs are noise, far from all drawings: float32 logits of up to 1,100 differ by
+# 1e-4 if the batch has another size.
+LIMITS = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module")

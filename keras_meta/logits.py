@@ -1,0 +1,39 @@
+"""Logits of classes that a task does not have, and the temperature of logits."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_meta import settings
+
+# Added to the logit of a class that is absent from the support set. Its probability is
+# then exactly zero in float32, at every temperature. Infinity would cause NaN.
+ABSENT = -1e9
+TEMPERATURES = 1e-3, 1e3
+
+
+def masked(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Masks the logits of absent classes, as `Learner.masked`.
+
+    Args:
+        logits: `[T, Q, N]`, or `[Q, N]` for one task.
+        classes: number of classes present, `[T]` or a scalar.
+
+    Returns:
+        Logits of the same shape.
+    """
+    classes = tf.reshape(classes, [-1] + [1] * (logits.shape.rank - 1))
+    absent = tf.range(tf.shape(logits)[-1]) >= classes
+    return logits + tf.where(absent, tf.cast(ABSENT, logits.dtype), 0)
+
+
+def present(logits: tf.Tensor) -> tf.Tensor:
+    """Returns which classes are not masked, at any temperature."""
+    return logits > ABSENT / (2 * max(TEMPERATURES))
+
+
+def temperature(learner: Any, name: str, value: Any) -> Any:
+    """Checks the setting `temperature`: predictions of a regression have none."""
+    if value != 1 and not learner.classification:
+        raise ValueError(f"expected no {name} for regression, got {value!r}.")
+    return settings.between(*TEMPERATURES)(learner, name, value)
