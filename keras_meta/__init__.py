@@ -11,7 +11,7 @@ import typing
 
 import wrapt
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if typing.TYPE_CHECKING:  # `__getattr__` would accept any name
     from keras_meta import augmentation as augmentation

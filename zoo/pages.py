@@ -137,14 +137,17 @@ def page(learner, card, titles):
         + (f"; {initial}" if initial else ""),
         f"- Training: {card.steps} meta-steps, {card.hours} hours on two cores; the "
         f"weights of meta-step {card.kept}, the best on validation tasks, are stored"
-        + "".join(
-            f"; [validation by step of {stage}]({path.name})"
-            for stage, path in card.logs.items()
-        ),
+        + logs(card),
         f"- Licence of the weights: Apache-2.0; of the data: {card.licence}",
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def logs(card):
+    """Links to the logs of a card, half a sentence; empty if none is stored."""
+    links = [f"[{stage}]({path.name})" for stage, path in card.logs.items()]
+    return f"; validation by step: {', '.join(links)}" if links else ""
 
 
 def grid(card):
