@@ -133,6 +133,7 @@ def page(learner, card, titles):
         *encoder(learner),
         *inner_loop(learner),
         *scale_rule(learner),
+        *temperature(card, learner),
         f"- Initial weights: {facts.origin(card, CODE)}{unchanged_encoder(learner)}"
         + (f"; {initial}" if initial else ""),
         f"- Training: {card.steps} meta-steps, {card.hours} hours on two cores; the "
@@ -142,6 +143,16 @@ def page(learner, card, titles):
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def temperature(card, learner):
+    """The temperature of a learner, lines of a page; none if it is 1."""
+    if learner.temperature == 1:
+        return []
+    return [
+        f"- Temperature of the logits: {learner.temperature:.3g}, chosen on "
+        f"{facts.task(card.ways, card.shots)} validation tasks"
+    ]
 
 
 def logs(card):
