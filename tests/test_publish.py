@@ -1,13 +1,15 @@
 """What training writes into a card, and that no field is read out of a name."""
 
 import csv
+import dataclasses
 import json
 
 import keras
 import pytest
 
+import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, publishing, recipes, training
+from keras_meta.zoo import cards, publishing, recipes, scores, training
 
 NAME = "cnp.gp_rbf"
 
@@ -74,6 +76,37 @@ def test_a_run_goes_on_only_from_what_it_began_from(tmp_path):
         go_on(initial_weights="random")
     with pytest.raises(ValueError, match="initial_weights.*maml.other"):
         go_on(initial_weights="maml.other")
+
+
+def test_publishing_multiplies_the_temperature_of_classifiers(monkeypatch):
+    monkeypatch.setattr(scores, "temperature", lambda learner, recipe: 1.5)
+    classifier = km.ProtoNet(km.networks.mlp((2,), 2), temperature=2.0)
+    strings = km.LSTMLearner(example_shape=[2], labels="strings", units=4)
+    curves = recipes.recipe(NAME).learner()
+    for learner, expected in ((classifier, 3.0), (strings, 1.0), (curves, 1.0)):
+        publishing.calibrate(learner, recipes.recipe(NAME))
+        assert learner.temperature == expected
+
+
+def test_the_logs_of_all_stages_are_stored(tmp_path, monkeypatch):
+    recipe = recipes.recipe(NAME)
+    recipe = dataclasses.replace(recipe, pretraining=recipe)
+    monkeypatch.setattr(recipes, "recipe", lambda name: recipe)
+    monkeypatch.setattr(cards, "MODELS", tmp_path / "models")
+    run = tmp_path / "run"
+    for folder in (run, run / "pretraining"):
+        folder.mkdir()
+        write_run(folder)
+        (folder / "run.json").write_text("{}")
+    with (run / "pretraining" / "log.csv").open("a") as file:
+        file.write("30,10800,0.9,0.1\n")
+    publishing.publish(NAME, run, 3, 50, None)
+    logs = {"training": run, "pretraining": run / "pretraining"}
+    stored = {stage: path.read_text() for stage, path in zoo.card(NAME).logs.items()}
+    assert stored == {
+        stage: (path / "log.csv").read_text() for stage, path in logs.items()
+    }
+    assert zoo.card(NAME).hours == 5.0
 
 
 class Begun(Exception):

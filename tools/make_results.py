@@ -79,10 +79,10 @@ def score(name):
     """Scores an entry in all its settings; writes card.json and tasks.npz."""
     card, learner = zoo.card(name), zoo.load(name)
     recipe = recipes.recipe(name)
-    episodes = FLAGS.episodes or 1000
-    task = recipe.task
-    calibrated = learner.classification and not learner.label_shape
-    temperature = scores.temperature(learner, recipe) if calibrated else None
+    task, episodes = recipe.task, FLAGS.episodes or 1000
+    temperature = None
+    if scores.has_temperature(learner):
+        temperature = scores.temperature(learner, recipe)
 
     def figures_of_entry():
         for normalization, shots in settings(learner, card, task):

@@ -18,6 +18,8 @@ SCHEMA = 2
 RANDOM = "random"
 # `initial_weights` of an entry whose weights Keras downloads.
 EXTERNAL = "external"
+# The log that is stored beside a card, by stage of training.
+LOGS = {"pretraining": "pretraining.csv", "training": "log.csv"}
 MODELS = pathlib.Path(__file__).parent / "models"
 
 
@@ -162,8 +164,7 @@ class Card:
     @property
     def logs(self) -> dict[str, pathlib.Path]:
         """The logs of its training that are stored, validation by step, by stage."""
-        names = {"pretraining": "pretraining.csv", "training": "log.csv"}
-        paths = {stage: self.directory / name for stage, name in names.items()}
+        paths = {stage: self.directory / name for stage, name in LOGS.items()}
         return {stage: path for stage, path in paths.items() if path.exists()}
 
     def check(self) -> None:

@@ -64,9 +64,9 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
     else:
         training.save(training.fresh(learner), weights)
     for path in folders:
-        log = "log.csv" if path == directory else f"{path.name}.csv"
+        log = folder / cards.LOGS["training" if path == directory else path.name]
         atomic.replace(
-            folder / log, lambda draft, path=path: shutil.copy(path / "log.csv", draft)
+            log, lambda draft, path=path: shutil.copy(path / "log.csv", draft)
         )
     cards.Card(
         **recipe_fields(name, recipe, learner),
@@ -95,14 +95,13 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
 
 
 def calibrate(learner, recipe):
-    """Sets the temperature of a classifier that its validation tasks prefer.
+    """Sets the temperature that validation tasks prefer, see `scores.has_temperature`.
 
     Args:
-        learner: of the recipe, trained. Learners of string labels have five
-            distributions a query and keep their temperature.
+        learner: of the recipe, trained.
         recipe: of an entry.
     """
-    if learner.classification and not learner.label_shape:
+    if scores.has_temperature(learner):
         learner.temperature *= scores.temperature(learner, recipe)
 
 

@@ -334,11 +334,16 @@ def against_maml(
                 yield card.name, base.name, figure, *intervals.summary(difference)
 
 
+def has_temperature(learner: Learner) -> bool:
+    """Whether `temperature` applies: string labels have five distributions a query."""
+    return learner.classification and not learner.label_shape
+
+
 def temperature(learner: Learner, recipe: Recipe, tasks: int = 200) -> float:
     """The temperature of a learner's logits with the highest validation likelihood.
 
     Args:
-        learner: of the recipe, a trained classifier of integer labels.
+        learner: of the recipe, trained; see `has_temperature`.
         recipe: of an entry.
         tasks: validation tasks.
 
