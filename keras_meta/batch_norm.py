@@ -327,7 +327,7 @@ def _fused(x, scale, offset, epsilon):
         epsilon: added to the variance.
     """
     size, four = x.shape[-1], x.shape.rank == 4
-    found = tf.raw_ops.FusedBatchNormV3(
+    normalized = tf.raw_ops.FusedBatchNormV3(
         x=x if four else tf.reshape(x, [-1, 1, 1, size]),
         scale=scale,
         offset=offset,
@@ -338,9 +338,9 @@ def _fused(x, scale, offset, epsilon):
     )
     # The operation returns the unbiased variance, and zero for one example.
     count = tf.cast(tf.size(x, tf.int64) // size, tf.float32)
-    biased = found.batch_variance * (count - 1) / count
-    outputs = found.y if four else tf.reshape(found.y, tf.shape(x))
-    return outputs, found.batch_mean, biased
+    biased = normalized.batch_variance * (count - 1) / count
+    outputs = normalized.y if four else tf.reshape(normalized.y, tf.shape(x))
+    return outputs, normalized.batch_mean, biased
 
 
 def _precise(x):

@@ -30,18 +30,18 @@ def measure(learner):
         path = pathlib.Path(folder) / "learner.keras"
         learner.save(path)
         for steps in INNER_STEPS:
-            done = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-m", "keras_meta.cost_check", str(path), str(steps)],
                 capture_output=True,
                 text=True,
                 cwd=pathlib.Path(__file__).resolve().parents[1],
             )
-            if done.returncode:
-                reason = done.stderr.strip().split("\n")[-1]
+            if process.returncode:
+                reason = process.stderr.strip().split("\n")[-1]
                 return findings.Finding(
                     "cost", "note", f"could not be measured: {reason}"
                 )
-            figures.append(json.loads(done.stdout.splitlines()[-1]))
+            figures.append(json.loads(process.stdout.splitlines()[-1]))
     return findings.Finding("cost", "note", sentence(figures))
 
 

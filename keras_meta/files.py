@@ -54,9 +54,9 @@ def load_image(path: StrPath) -> np.ndarray:
     except PIL.UnidentifiedImageError as error:
         raise ValueError(f"expected an image file, {path} is none.") from error
     except Exception as error:  # Pillow raises many kinds, of damaged files
-        said = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"expected an image file, could not read {path}: {said}"
+            f"expected an image file, could not read {path}: {reason}"
         ) from error
 
 
@@ -125,13 +125,13 @@ def notes(skipped: Iterable[tuple[pathlib.Path, str]]) -> Iterator[str]:
 def none_found(
     what: str, directory: StrPath, skipped: Iterable[tuple[pathlib.Path, str]]
 ) -> str:
-    """The sentence on a folder without what is expected in it, skipped files apart."""
-    said = [f"expected {what} in {directory}, found none", *notes(skipped)]
-    return "; ".join(said) + "."
+    """The error message for a folder without the expected files."""
+    parts = [f"expected {what} in {directory}, found none", *notes(skipped)]
+    return "; ".join(parts) + "."
 
 
 def printable(text: str) -> str:
-    """A name in which what no terminal shows, such as bytes of no text, is a "�"."""
+    """Replaces characters that a terminal does not show by "�"."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 

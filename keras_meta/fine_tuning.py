@@ -20,13 +20,14 @@ def finetune(
     y: TensorLike,
     optimizer: keras.optimizers.Optimizer | None = None,
 ) -> keras.Model:
-    """Adapts a learner to one task; returns a compiled Keras model of the result.
+    """Adapts a learner to one task; returns the adapted model, compiled.
 
-    Call `fit` on the same examples, or on more examples of the task, to train it
-    further. `save`,
-    `evaluate` and `predict` work as in any Keras model. The moving averages of batch
-    normalization begin with the statistics of `x`, computed with the adapted weights;
-    `fit` updates them. Weight regularizers of the network's layers apply in `fit`.
+    Call `fit` on the same examples, or on more examples of the task, to train the model
+    further. `save`, `evaluate` and `predict` work as in any Keras model.
+
+    For a gradient learner, the moving averages of batch normalization begin with the
+    statistics of `x`, computed with the adapted weights, and `fit` updates them. Weight
+    regularizers of the network's layers apply in `fit`.
 
     The result for a gradient learner without a prior (such as MAML, FOMAML and
     Meta-SGD) is a plain Keras model. Its `fit` does not detect a NaN loss; pass
@@ -39,7 +40,8 @@ def finetune(
             `learner.adapt`.
         y: their labels `[S]` or targets `[S, d_y]`.
         optimizer: a Keras optimizer. With the default optimizer of a gradient learner,
-            one epoch of `fit` with all of x in one batch equals one more inner step.
+            one epoch of `fit` with all of x in one batch equals one more inner step, if
+            no layer has a weight regularizer.
             The defaults are:
 
             - learners with a prior (sigma-MAML, sigma-iMAML, sigma-Reptile, iMAML):
@@ -50,8 +52,8 @@ def finetune(
             - other gradient learners: SGD at the inner rate;
             - learners without inner steps: Adam at 1e-3.
 
-            For a learner with a prior and another optimizer than
-            `priors.ProximalSGD`, the prior is a penalty in the loss. With a normal
+            If the learner has a prior and `optimizer` is not a `priors.ProximalSGD`,
+            the prior is a penalty in the loss. With a normal
             prior its curvature is `1 / (S sigma^2)`, and a small sigma makes training
             unstable. Freeze modules with a small sigma (`learner.freeze_below`) before
             `finetune`, or use SGD with a learning rate below `S sigma^2`.
@@ -59,9 +61,9 @@ def finetune(
     Returns:
         A compiled `keras.Model` with input `[B, ...]`. Its output for regression is
         `[B, d_y]`, or `[B, d_y, 2]` (mean and scale) for a `CNP`. For classification it
-        is logits: `[B, n]` for a gradient learner, with n the number of classes in y;
-        `[B, N]` for other learners, and the logits of classes that do not occur in y
-        are masked. With string labels (see `ClassPool.episodes`), `accuracy` is the
+        is logits. A gradient learner gives `[B, n]`, where n is the number of classes
+        in y. Other learners give `[B, N]`, and mask the logits of classes that do not
+        occur in y. With string labels (see `ClassPool.episodes`), `accuracy` is the
         share of correct symbols.
 
     Raises:

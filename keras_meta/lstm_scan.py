@@ -86,11 +86,11 @@ def _lstm(unroll):
             return (o * squashed, new), (h, c, gates, g, squashed, o * squashed)
 
         widths = [units, units, 3 * units, units, units, units]
-        (_, last), kept = _scan(forward, (h0, c0), [projected], widths, unroll)
-        *kept, outputs = kept
+        (_, last), saved = _scan(forward, (h0, c0), [projected], widths, unroll)
+        *saved, outputs = saved
 
         def gradient(d_outputs, d_last):
-            h, c, gates, g, squashed = kept  # of all time steps, h and c before them
+            h, c, gates, g, squashed = saved  # of all time steps, h and c before them
             i, f, o = tf.split(gates, 3, axis=-1)
             slopes = gates * (1 - gates) * tf.concat([g, c, squashed], axis=-1)
             slopes = tf.concat([slopes, i * (1 - g * g)], axis=-1)

@@ -69,18 +69,18 @@ class Network:
         require_built(model)
         self.model = model
         self.graph = batch_norm.exact(model)
-        # A Keras model's own dtype is the global one of when it was made.
+        # The dtype of a Keras model is the global dtype at its creation.
         dtypes = [variable.dtype for variable in self.adaptable]
         self.dtype = dtypes[0] if dtypes else keras.config.floatx()
 
     @property
     def adaptable(self) -> list[keras.Variable]:
-        made = {
+        adaptable = {
             id(variable)
             for layer in [self.model, *keras_private.layers_of(self.model)]
             for variable in keras_private.made_to_train(layer)
         }
-        return [v for v in self.model.variables if id(v) in made]
+        return [v for v in self.model.variables if id(v) in adaptable]
 
     @property
     def trainable(self) -> list[keras.Variable]:

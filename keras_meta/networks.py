@@ -8,6 +8,7 @@ import keras
 from keras_meta.applications import block_of as block_of
 from keras_meta.applications import pretrained as pretrained
 from keras_meta.hog import HOG as HOG
+from keras_meta.whitening import Whitening as Whitening
 
 POOLINGS = "mean", "none"
 

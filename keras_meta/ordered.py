@@ -92,7 +92,7 @@ class OrderedLearner(learner.Learner):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        made = super().from_config(config)
+        learner = super().from_config(config)
         if "support_order" not in config:  # a file older than the setting
-            made.support_order = "given"
-        return made
+            learner.support_order = "given"
+        return learner

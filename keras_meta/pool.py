@@ -15,11 +15,11 @@ from keras_meta.typing_names import StrPath, TensorLike
 class ClassPool:
     """Labelled images of many classes, from which episodes are drawn.
 
-    The pool stores each image once, in memory or on disk. With `prepare` it stores
-    uint8 images of the network's size, and converts them to float32 when an episode is
-    drawn. `select`, `split_classes` and
-    `with_rotations` return pools that share the images with this pool. Create a pool
-    with `from_tfds`, `from_arrays` or `from_directory`, which call the constructor.
+    The pool stores each image once, in memory or on disk. With `prepare`, images in
+    memory are uint8 and have the network's size; images on disk are resized when they
+    are read. Both are converted to float32 when an episode is drawn. `select`,
+    `split_classes` and `with_rotations` return pools that share the images with this
+    pool. Create a pool with `from_tfds`, `from_arrays` or `from_directory`.
 
     Args:
         images: all images, sorted by class: a tensor `[n, ...]` or a `sources.OnDisk`.
@@ -153,7 +153,7 @@ class ClassPool:
 
     @classmethod
     def joined(cls, pools: Mapping[str, Self]) -> Self:
-        """Joins several pools, which are in memory, to one.
+        """Joins several pools into one. The images of all pools must be in memory.
 
         Classes get new label ids 0, 1, ..., ordered by pool and then by their previous
         label id. Classes of equal names in two pools stay two classes.
@@ -228,7 +228,7 @@ class ClassPool:
         """Returns disjoint pools of randomly chosen classes; the rest is dropped.
 
         Args:
-            *sizes: number of classes in each part; a class and its rotations are one.
+            *sizes: numbers of classes; a class and its rotations count as one class.
             seed: seed of the choice; equal seeds give equal parts on every machine.
 
         Returns:
@@ -252,7 +252,7 @@ class ClassPool:
         return [self.select(part) for part in parts]
 
     def with_rotations(self) -> Self:
-        """Returns a pool that also has each class rotated by 90, 180 and 270 degrees.
+        """Returns a pool that also has rotations of each class as three new classes.
 
         Raises:
             ValueError: images that are not square, or a pool with rotations.
@@ -333,9 +333,10 @@ class ClassPool:
             groups: `{label id: group}`, such as the alphabet of each character. The
                 classes of an episode are then from one group, drawn uniformly from the
                 groups with enough classes.
-            labels: format of the labels. "onehot": an integer in [0, N). "strings":
-                five integers in [0, 5), a random string of five symbols, different for
-                each class of an episode (Santoro et al., 2016).
+            labels: format of the labels. "onehot": the class, an integer in [0, N),
+                which sequence learners encode as a one-hot vector. "strings": five
+                integers in [0, 5), a random string of five symbols, different for each
+                class of an episode (Santoro et al., 2016).
 
         Returns:
             A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],

@@ -27,19 +27,20 @@ def export(
 ) -> pathlib.Path:
     """Writes `base/<version>/`, a SavedModel in the layout of TensorFlow Serving.
 
-    Signatures of a learner. T (tasks), S (support examples of a task) and Q (queries of
-    a task) may have any size:
+    An exported learner has the following signatures. A request may have any number of
+    tasks T, and each task any numbers S of support examples and Q of queries.
 
     - `serving_default` adapts and predicts in one request: `{support_x [T, S, ...],
       support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` -> `{probabilities [T, Q,
       N], classes [T, Q]}`, or `{mean [T, Q, d_y]}` for regression, with `scale` if the
       learner predicts it. `support_x` and `query_x` are float32 network inputs; for
-      images, `learner.preprocess` returns them. Labels are int32.
-    - `serving_images`, if the learner has a `preprocess`: as `serving_default`, with x
-      as uint8 images `[T, S or Q, H, W, 1 or 3]` of any size, which `preprocess.pair`
-      prepares.
-    - `serving_bytes`, if the learner has a `preprocess`: as `serving_images`, with x as
-      PNG and JPEG files, strings `[T, S or Q]`. Images may differ in size.
+      images, `learner.preprocess` returns them. Labels are int32; string labels, and
+      their probabilities, have an additional axis of five symbols.
+    - `serving_images`, if the learner has a `preprocess` and takes images: as
+      `serving_default`, with x as uint8 images `[T, S or Q, H, W, 1 or 3]` of any size,
+      which `preprocess.pair` prepares.
+    - `serving_bytes`, under the same condition: as `serving_images`, with x as PNG and
+      JPEG files, strings `[T, S or Q]`. Images may differ in size.
     - `serving_points`, if the learner has `point_units`: as `serving_default`, with x
       and y as float64 in any units. The graph scales them, and returns mean and scale
       in the units of y.
@@ -47,21 +48,23 @@ def export(
     - `infer`: `{the adapted state, query_x}` -> the outputs of `serving_default`. Use
       `adapt` and `infer` to adapt once and predict many times.
     - `adapt_points` and `infer_points`, if the learner has `point_units`: as `adapt`
-      and `infer`, with x and y in any units. The state also contains the centre and
-      scale of the support points.
+      and `infer`, with x and y in any units. The state also contains the shift
+      and the factor by which the graph scaled the support points.
 
     T is the first axis, because a server batches requests by concatenation along the
     first axis. The prediction for a task does not depend on other tasks. An invalid
-    request returns InvalidArgument with a one-line reason. Invalid are an empty support
-    set, different numbers of examples and labels, NaN or infinity, and labels with gaps
-    (which `MANN` and `LSTMLearner` accept).
+    request returns InvalidArgument with a one-line reason. A request is invalid if its
+    support set is empty (a regression `CNP` accepts an empty one), if the numbers of
+    examples and labels differ, if a value is NaN or infinity, or if labels have gaps
+    (`MANN` and `LSTMLearner` accept gaps).
+
     `assets.extra` has warmup requests for the server. The function also writes
-    `base/model.keras` and `base/README.md`, with example requests; both belong to the
-    highest version.
+    `base/model.keras` and `base/README.md`, with example requests. Both are those of
+    the highest version: exporting a lower version does not change them.
 
     A model that `finetune` returned is exported as an ordinary Keras model, with
-    `serving_default` alone: `{x [B, ...]}` -> `{probabilities [B, n], classes [B]}`, or
-    `{mean}`.
+    `serving_default` alone: `{x [B, ...]}` -> `{probabilities, classes [B]}`, or
+    `{mean [B, d_y]}`, with `scale` if the model predicts it.
 
     Args:
         model: a `Learner`, or a model that `finetune` returned.

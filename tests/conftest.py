@@ -1,4 +1,4 @@
-"""Every test runs with the threads that the tools use, on every core."""
+"""Test configuration: threads as in the tools, and one worker per contract row."""
 
 import os
 
@@ -10,12 +10,12 @@ from keras_meta import runtime
 
 runtime.configure()
 
-# A script, which `--doctest-modules` would import.
+# `--doctest-modules` must not import this script.
 collect_ignore = ["serving/session.py"]
 
 
 class ByRow(loadscope.LoadScopeScheduling):
-    """Gives all tests of a row of the contract to one worker, which trains it once.
+    """Assigns all contract tests of a learner to one worker, which trains it once.
 
     pytest-xdist's own groups (`--dist loadgroup`) have no effect under pytest 9.
     """

@@ -1,4 +1,4 @@
-"""The contract: what every learner does, checked on one tiny learner a row."""
+"""The contract: tests that every learner passes, with one tiny learner per row."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 8
 
 
 def blobs(seed=0):
-    """Episodes of 6-vectors around their class's centre: learnable by anything."""
+    """Returns episodes of 6-vectors near their class centre, easy for any learner."""
     random = np.random.RandomState(0)
     centres = random.normal(size=[60, 1, 6])
     x = centres + 0.3 * random.normal(size=[60, 12, 6])
@@ -29,13 +29,13 @@ def blobs(seed=0):
 
 
 def waves(seed=0):
-    """Sinusoids of one frequency, short enough to learn in a moment."""
+    """Returns episodes of sinusoids of one frequency; a few meta-steps learn them."""
     family = tasks.sinusoid(amplitude=(0.5, 1.5), x=(-2.0, 2.0))
     return family.episodes(shots=WAYS * SHOTS, queries=WAYS * QUERIES, seed=seed)
 
 
 def normalized(outputs=WAYS):
-    """A small network with batch normalization."""
+    """Returns a small network with batch normalization."""
     inputs = keras.Input([6])
     x = keras.layers.Dense(16)(inputs)
     x = keras.layers.BatchNormalization(momentum=0.0)(x)
@@ -52,19 +52,19 @@ SMALL_MEMORY = {"units": 32, "rows": 8, "width": 12, "heads": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A learner's place in the contract.
+    """A learner in the contract.
 
     Attributes:
-        make: makes the uncompiled learner.
-        episodes: seed -> endless dataset of a family that it learns.
-        loss: that its meta-steps bring the loss below.
-        support_order: whether permuting the support set changes nothing; if not, the
-            learner has the setting of that name.
-        query_independent: whether an answer does not depend on the other queries.
+        build: returns the uncompiled learner.
+        episodes: seed -> endless dataset of a task family that the learner can learn.
+        loss: upper limit of the loss after meta-training.
+        support_order: whether predictions are invariant to the order of the support
+            set; if not, the learner has the setting of that name.
+        query_independent: whether a prediction is independent of the other queries.
         steps: meta-steps; learning to bind labels starts with a plateau.
     """
 
-    make: typing.Callable
+    build: typing.Callable
     episodes: typing.Callable
     loss: float
     support_order: bool = True
@@ -72,7 +72,7 @@ class Row:
     steps: int = 120
 
 
-# How tasks are mapped is the same for all; tracing this way is quicker.
+# All gradient learners map tasks in the same way; separate computations trace faster.
 SIDE_BY_SIDE = {"vectorize": False}
 ROWS = {
     "MAML": Row(
@@ -195,12 +195,12 @@ FIRST = 5
 
 @functools.cache
 def trained(name):
-    """A row's learner after its meta-steps, its weights before and after `FIRST`.
+    """Meta-trains the learner of a row; its first `FIRST` steps run twice.
 
     Returns:
-        `(learner, [weights at 0, at FIRST, and at FIRST once more from 0])`.
+        `(learner, [initial weights, weights at FIRST, weights at FIRST again])`.
     """
-    learner = begun(name)
+    learner = build_compiled(name)
     data = ROWS[name].episodes().batch(TASKS)
     variables = [*learner.variables, *learner.optimizer.variables]
     start = [variable.numpy() for variable in variables]
@@ -217,31 +217,31 @@ def trained(name):
     return learner, weights
 
 
-def begun(name):
-    """A row's compiled learner."""
+def build_compiled(name):
+    """Returns the compiled learner of a row before meta-training."""
     keras.utils.set_random_seed(0)
-    learner = ROWS[name].make()
+    learner = ROWS[name].build()
     learner.compile(keras.optimizers.Adam(0.01))
     learner.optimizer.build(learner.trainable_variables)
     return learner
 
 
 def batch(name, tasks=TASKS):
-    """One batch of episodes not trained on, as NumPy arrays."""
+    """Returns one batch of held-out episodes, as NumPy arrays."""
     return next(ROWS[name].episodes(seed=1).batch(tasks).as_numpy_iterator())
 
 
-def answers(learner, episode):
+def predict(learner, episode):
     state = learner.adapt(episode["support_x"], episode["support_y"])
     return infer(learner, state, episode["query_x"])
 
 
 def infer(learner, state, query_x):
-    """Logits or predictions, mean and scale stacked, as an array."""
+    """Returns logits or predictions (mean and scale stacked) as an array."""
     return np.asarray(km.learner.stacked(learner.infer(state, query_x)))
 
 
-# Sums in another order differ by a few float32 roundings, amplified by inner steps.
+# Another order of sums changes a few float32 roundings, which inner steps amplify.
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 # The default suite checks one learner of each kind.
 OF_EACH_KIND = {"MAML", "ProtoNet", "CNP, regression", "LSTMLearner"}
@@ -264,11 +264,11 @@ def test_fit_learns_a_family(name):
 
 @rows
 def test_same_seed_same_weights(name):
-    _, (start, first, again) = trained(name)
-    for expected, found in zip(start, begun(name).get_weights(), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    for expected, found in zip(first, again, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    _, (start, first, repeated) = trained(name)
+    for expected, value in zip(start, build_compiled(name).get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    for expected, value in zip(first, repeated, strict=True):
+        np.testing.assert_array_equal(value, expected)
     assert any((a != b).any() for a, b in zip(start, first, strict=True))
 
 
@@ -280,7 +280,7 @@ def test_shapes_and_other_shots(name):
         x = np.repeat(episode["support_x"], repeats, axis=1)
         y = np.repeat(episode["support_y"], repeats, axis=1)
         state = learner.adapt(x, y)
-        assert {leaf.shape[0] for leaf in tf.nest.flatten(state)} == {TASKS}
+        assert {tensor.shape[0] for tensor in tf.nest.flatten(state)} == {TASKS}
         for queries in (1, 5):
             outputs = infer(learner, state, episode["query_x"][:, :queries])
             assert outputs.shape[:3] == (TASKS, queries, learner.output_size)
@@ -290,23 +290,23 @@ def test_shapes_and_other_shots(name):
 def test_tasks_are_independent(name):
     learner, _ = trained(name)
     episode, _ = batch(name)
-    together = answers(learner, episode)
+    all_tasks = predict(learner, episode)
     for task in (0, TASKS - 1):
-        alone = {key: value[task : task + 1] for key, value in episode.items()}
-        close(answers(learner, alone)[0], together[task])
+        single_task = {key: value[task : task + 1] for key, value in episode.items()}
+        close(predict(learner, single_task)[0], all_tasks[task])
 
 
 @rows
-def test_queries(name):
+def test_query_order_and_independence(name):
     learner, _ = trained(name)
     episode, _ = batch(name)
     state = learner.adapt(episode["support_x"], episode["support_y"])
     query_x = episode["query_x"]
-    together = infer(learner, state, query_x)
-    backwards = infer(learner, state, query_x[:, ::-1])
-    close(backwards[:, ::-1], together)
-    alone = infer(learner, state, query_x[:, :1])
-    independent = np.allclose(alone, together[:, :1], rtol=1e-4, atol=1e-4)
+    expected = infer(learner, state, query_x)
+    reversed_outputs = infer(learner, state, query_x[:, ::-1])
+    close(reversed_outputs[:, ::-1], expected)
+    single_query = infer(learner, state, query_x[:, :1])
+    independent = np.allclose(single_query, expected[:, :1], rtol=1e-4, atol=1e-4)
     assert independent == ROWS[name].query_independent
 
 
@@ -315,33 +315,33 @@ def test_support_order(name, monkeypatch):
     learner, _ = trained(name)
     episode, _ = batch(name)
 
-    def reordered(order):
-        parts = {key: episode[key][:, order] for key in ("support_x", "support_y")}
-        return {**episode, **parts}
+    def reordered(indices):
+        support = {key: episode[key][:, indices] for key in ("support_x", "support_y")}
+        return {**episode, **support}
 
-    if not ROWS[name].support_order:  # then it mixes sets that come class by class
-        expected = answers(learner, episode)
+    if not ROWS[name].support_order:  # then it shuffles the support set
+        expected = predict(learner, episode)
         monkeypatch.setattr(learner, "support_order", "given")
-        mixed = reordered(ordered.permutation(WAYS * SHOTS))
-        close(answers(learner, mixed), expected)
-        assert np.abs(answers(learner, episode) - expected).max() > 1e-3
+        permuted = reordered(ordered.permutation(WAYS * SHOTS))
+        close(predict(learner, permuted), expected)
+        assert np.abs(predict(learner, episode) - expected).max() > 1e-3
         return
     shuffled = reordered(np.random.RandomState(0).permutation(WAYS * SHOTS))
-    # Adam's steps are as long for a gradient that is rounding and nothing else.
+    # Adam's step has the same length for a gradient of rounding errors only.
     limit = 1e-3 if "Adam" in name else 1e-4
-    close(answers(learner, shuffled), answers(learner, episode), atol=limit)
+    close(predict(learner, shuffled), predict(learner, episode), atol=limit)
 
 
 @rows
-def test_query_labels_are_not_seen(name):
+def test_predictions_do_not_depend_on_query_labels(name):
     learner, _ = trained(name)
     episode, query_y = batch(name)
-    expected = answers(learner, episode)
+    expected = predict(learner, episode)
     close(learner.predict(tf.data.Dataset.from_tensors(episode), verbose=0), expected)
-    wrong = (query_y + 1) % WAYS
-    # Reptile adapts on the queries too while meta-training, as published.
+    wrong_labels = (query_y + 1) % WAYS
+    # During meta-training, Reptile adapts on the queries too, as published.
     training = not getattr(learner, "joint", False)
-    leaks.check(learner, episode, query_y, wrong, expected, training)
+    leaks.check(learner, episode, query_y, wrong_labels, expected, training)
 
 
 @rows
@@ -350,12 +350,12 @@ def test_keras_file_round_trip(name, tmp_path):
     episode, query_y = batch(name)
     learner.save(tmp_path / "learner.keras")
     loaded = keras.models.load_model(tmp_path / "learner.keras")
-    np.testing.assert_array_equal(answers(loaded, episode), answers(learner, episode))
+    np.testing.assert_array_equal(predict(loaded, episode), predict(learner, episode))
     for key, value in learner.get_config().items():
         assert isinstance(value, dict) or loaded.get_config()[key] == value
     expected = learner.evaluate(episode, query_y, verbose=0, return_dict=True)
-    found = loaded.evaluate(episode, query_y, verbose=0, return_dict=True)
-    assert found == pytest.approx(expected, rel=1e-5)
+    metrics = loaded.evaluate(episode, query_y, verbose=0, return_dict=True)
+    assert metrics == pytest.approx(expected, rel=1e-5)
 
 
 @rows
@@ -367,28 +367,28 @@ def test_saved_model_round_trip(name, tmp_path):
         with pytest.warns(UserWarning, match="transductive"):
             path = km.export(learner, tmp_path / "served")
     served = tf.saved_model.load(str(path)).signatures["serving_default"]
-    for tasks_, support, queries in ((1, 6, 1), (3, 5, 7)):
-        episode, _ = batch(name, tasks_)
+    for task_count, support, queries in ((1, 6, 1), (3, 5, 7)):
+        episode, _ = batch(name, task_count)
         request = {
             "support_x": episode["support_x"][:, :support],
             "support_y": episode["support_y"][:, :support],
             "query_x": episode["query_x"][:, :queries],
         }
-        if learner.classification:  # any labels without a gap
-            request["support_y"] = np.tile(np.arange(support) % WAYS, [tasks_, 1])
+        if learner.classification:  # labels without a gap
+            request["support_y"] = np.tile(np.arange(support) % WAYS, [task_count, 1])
             request["support_y"] = request["support_y"].astype("int32")
-        found = served(**{k: tf.constant(v) for k, v in request.items()})
-        expected = answers(learner, request)
+        outputs = served(**{k: tf.constant(v) for k, v in request.items()})
+        expected = predict(learner, request)
         if learner.classification:
-            close(found["probabilities"], tf.nn.softmax(expected))
-        elif "scale" in found:
-            close(np.stack([found["mean"], found["scale"]], -1), expected)
+            close(outputs["probabilities"], tf.nn.softmax(expected))
+        elif "scale" in outputs:
+            close(np.stack([outputs["mean"], outputs["scale"]], -1), expected)
         else:
-            close(found["mean"], expected)
+            close(outputs["mean"], expected)
 
 
 @rows
-def test_bad_input(name):
+def test_invalid_inputs_raise_value_errors(name):
     learner, _ = trained(name)
     episode, query_y = batch(name)
     x, y = episode["support_x"], episode["support_y"]
@@ -397,53 +397,57 @@ def test_bad_input(name):
     def evaluate(query_y):
         learner.evaluate(tf.data.Dataset.from_tensors((episode, query_y)), verbose=0)
 
-    def refused(sentence, call, *args):
-        with pytest.raises(ValueError, match=sentence) as caught:
-            call(*args)
-        assert "\n" not in str(caught.value).strip()
+    def assert_raises(message, function, *args):
+        with pytest.raises(ValueError, match=message) as info:
+            function(*args)
+        assert "\n" not in str(info.value).strip()
 
-    refused("support_x of shape", learner.adapt, x[0], y[0])
-    refused("support_x of shape", learner.adapt, x[..., :0], y)
-    refused("support_y of shape", learner.adapt, x, y[0])
-    refused("equal T and S", learner.adapt, x, y[:, 1:])
-    refused("equal T and S", learner.adapt, x[1:], y)
-    refused("at least one task and one support", learner.adapt, x[:0], y[:0])
+    assert_raises("support_x of shape", learner.adapt, x[0], y[0])
+    assert_raises("support_x of shape", learner.adapt, x[..., :0], y)
+    assert_raises("support_y of shape", learner.adapt, x, y[0])
+    assert_raises("equal T and S", learner.adapt, x, y[:, 1:])
+    assert_raises("equal T and S", learner.adapt, x[1:], y)
+    assert_raises("at least one task and one support", learner.adapt, x[:0], y[:0])
     if learner.least_support:
-        refused("at least one task and one support", learner.adapt, x[:, :0], y[:, :0])
+        assert_raises(
+            "at least one task and one support", learner.adapt, x[:, :0], y[:, :0]
+        )
     else:
-        nothing = learner.adapt(x[:, :0], y[:, :0])
-        assert np.isfinite(infer(learner, nothing, x)).all()
-    refused("NaN", learner.adapt, np.where(x == x[0, 0, 0], np.nan, x), y)
-    refused("uint8", learner.adapt, x.astype("uint8"), y)
-    refused("query_x of shape", learner.infer, state, x[0])
-    refused("same number of tasks", learner.infer, state, x[1:])
-    refused("NaN", learner.infer, state, x * np.nan)
-    refused("query_x and query_y of equal T and Q", evaluate, query_y[:, 1:])
+        prior = learner.adapt(x[:, :0], y[:, :0])
+        assert np.isfinite(infer(learner, prior, x)).all()
+    assert_raises("NaN", learner.adapt, np.where(x == x[0, 0, 0], np.nan, x), y)
+    assert_raises("uint8", learner.adapt, x.astype("uint8"), y)
+    assert_raises("query_x of shape", learner.infer, state, x[0])
+    assert_raises("same number of tasks", learner.infer, state, x[1:])
+    assert_raises("NaN", learner.infer, state, x * np.nan)
+    assert_raises("query_x and query_y of equal T and Q", evaluate, query_y[:, 1:])
     if learner.classification:
-        refused(r"query_y to hold labels in \[0, 3\)", evaluate, query_y + 3)
-        refused("integer labels", learner.adapt, x, y.astype("float32"))
-        refused(r"labels in \[0, 3\)", learner.adapt, x, y + 1)
-        refused(r"labels in \[0, 3\)", learner.adapt, x, y - 1)
+        assert_raises(r"query_y to hold labels in \[0, 3\)", evaluate, query_y + 3)
+        assert_raises("integer labels", learner.adapt, x, y.astype("float32"))
+        assert_raises(r"labels in \[0, 3\)", learner.adapt, x, y + 1)
+        assert_raises(r"labels in \[0, 3\)", learner.adapt, x, y - 1)
         if learner.gapless:
-            refused("gap", learner.adapt, x, np.where(y == 1, 2, y))
+            assert_raises("gap", learner.adapt, x, np.where(y == 1, 2, y))
     else:
-        refused("NaN", learner.adapt, x, y * np.nan)
-        refused("finite values in query_y", evaluate, query_y * np.nan)
+        assert_raises("NaN", learner.adapt, x, y * np.nan)
+        assert_raises("finite values in query_y", evaluate, query_y * np.nan)
 
 
 @rows
-def test_fewer_classes_than_outputs(name):
+def test_absent_classes_have_zero_probability(name):
     learner, _ = trained(name)
     if not learner.classification:
         return
     episode, _ = batch(name)
     y = np.minimum(episode["support_y"], 1)
-    logits = answers(learner, {**episode, "support_y": y})
-    chances = tf.nn.softmax(logits).numpy()
+    logits = predict(learner, {**episode, "support_y": y})
+    probabilities = tf.nn.softmax(logits).numpy()
     assert np.isfinite(logits).all()
-    if not learner.gapless:  # then nobody knows which classes a task has
+    if not learner.gapless:  # then the classes of a task are unknown
         return
-    assert (chances[..., 2] == 0).all() and (chances[..., :2].sum(-1) > 0.999).all()
+    assert (probabilities[..., 2] == 0).all() and (
+        probabilities[..., :2].sum(-1) > 0.999
+    ).all()
 
 
 @rows
@@ -457,15 +461,15 @@ def test_other_numbers_of_classes(name):
         with pytest.raises(ValueError, match=f"train another one for {WAYS + 2}"):
             learner.with_classes(WAYS + 2)
         return
-    more = learner.with_classes(WAYS + 2)
-    assert more.output_size == WAYS + 2
+    extended = learner.with_classes(WAYS + 2)
+    assert extended.output_size == WAYS + 2
     if name not in ("MAML", "MetaSGD", "SigmaMAML", "ProtoNet", "CNP"):
-        return  # as those do it; ANIL has a test of its own
+        return  # the others share this code; test_anil.py tests ANIL
     episode, _ = batch(name)
-    close(answers(more, episode)[..., :WAYS], answers(learner, episode))
+    close(predict(extended, episode)[..., :WAYS], predict(learner, episode))
     labels = np.arange(WAYS * SHOTS) % (WAYS + 2)
     episode["support_y"] = np.tile(labels, [TASKS, 1])
-    logits = answers(more, episode)
+    logits = predict(extended, episode)
     assert logits.shape[-1] == WAYS + 2 and (logits > -1e6).all()
 
 
@@ -476,10 +480,10 @@ def test_finetune_starts_from_the_adapted_model(name, tmp_path):
     x, y = episode["support_x"][0], episode["support_y"][0]
     model = km.finetune(learner, x, y)
     if ROWS[name].query_independent:
-        expected = answers(learner, episode)[0]
+        expected = predict(learner, episode)[0]
         close(model.predict(episode["query_x"][0], verbose=0), expected)
     model.fit(x, y, epochs=5, verbose=0)
-    # Under a prior the loss of the data alone may rise, but not to that of a guess.
+    # Under a prior the loss of the data may rise, but not to that of a constant output.
     loss = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     if learner.classification:
         assert loss < np.log(WAYS)

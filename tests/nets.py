@@ -1,4 +1,4 @@
-"""Networks, and the values of their variables, for tests of what binds them."""
+"""Networks and values of their variables, for tests of `keras_meta.network`."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ layers = keras.layers
 
 
 def tensors(variables, seed=0):
-    """Random positive values in place of variables', as tensors."""
+    """Returns random positive values for some variables, as tensors."""
     random = np.random.RandomState(seed)
     return [tf.constant(random.uniform(0.5, 2, v.shape), v.dtype) for v in variables]
 
@@ -21,8 +21,8 @@ def snapshot(model):
     return [variable.numpy() for variable in model.variables]
 
 
-def same(found, expected, **tolerance):
-    for a, b in zip(found, expected, strict=True):
+def same(values, expected, **tolerance):
+    for a, b in zip(values, expected, strict=True):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
@@ -30,16 +30,16 @@ def ids(variables):
     return [id(variable) for variable in variables]
 
 
-def chain(*some, shape=(4,)):
-    """A functional model of layers one after the other."""
+def chain(*sequence, shape=(4,)):
+    """Returns a functional model of consecutive layers."""
     x = inputs = keras.Input(shape)
-    for layer in some:
+    for layer in sequence:
         x = layer(x)
     return keras.Model(inputs, x)
 
 
 def rich(dtype=None):
-    """Nested models, a shared layer, two kinds of normalization, random layers."""
+    """Returns a network with a nested model, shared, normalizing and random layers."""
     keras.utils.set_random_seed(0)
     inner = keras.Sequential(
         [

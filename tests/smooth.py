@@ -1,17 +1,17 @@
-"""Smooth networks and episodes in float64, where differences are an oracle."""
+"""Smooth networks and episodes in float64, for comparison with differences."""
 
 import contextlib
 
 import keras
 import numpy as np
 
-# Keras' losses compute in float32 unless told otherwise.
+# Without `dtype`, losses of Keras compute in float32.
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
 
 
 @contextlib.contextmanager
 def float64():
-    """Keras models made inside compute in float64."""
+    """Keras models constructed inside this context compute in float64."""
     for dtype in ("float64", "float32"):
         keras.config.set_floatx(dtype)
         keras.config.set_dtype_policy(dtype)
@@ -21,7 +21,7 @@ def float64():
 
 @float64()
 def network(momentum=0.0, frozen=False, normalized=True):
-    """Convolution, normalization, tanh and average pooling."""
+    """Returns a network: convolution, normalization, tanh, average pooling, dense."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input([6, 6, 1])
     x = keras.layers.Conv2D(3, 3, name="conv")(inputs)
@@ -35,7 +35,7 @@ def network(momentum=0.0, frozen=False, normalized=True):
 
 
 def episode(tasks=2):
-    """`(episode, query_y)` of random images in three classes."""
+    """Returns `(episode, query_y)` of random images in three classes."""
     random = np.random.RandomState(0)
     labels = np.tile(np.arange(3), [tasks, 2]).astype("int32")
     x = random.normal(size=[2, tasks, 6, 6, 6, 1])
@@ -43,10 +43,10 @@ def episode(tasks=2):
 
 
 def slopes(value, variables, directions=3, width=1e-5):
-    """Central differences of `value()` along random directions of the variables.
+    """Yields central differences of `value()` in random directions of the variables.
 
     Yields:
-        `(direction, slope)`: a list of arrays and a float, off by O(width^2).
+        `(direction, slope)`: a list of arrays and a float with an error of O(width^2).
     """
     random = np.random.RandomState(2)
     start = [v.numpy() for v in variables]
@@ -54,15 +54,16 @@ def slopes(value, variables, directions=3, width=1e-5):
         direction = [random.normal(size=v.shape) for v in variables]
         sides = []
         for sign in (1, -1):
-            for v, at, d in zip(variables, start, direction, strict=True):
-                v.assign(at + sign * width * d)
+            for v, origin, d in zip(variables, start, direction, strict=True):
+                v.assign(origin + sign * width * d)
             sides.append(value())
-        for v, at in zip(variables, start, strict=True):
-            v.assign(at)
+        for v, origin in zip(variables, start, strict=True):
+            v.assign(origin)
         yield direction, (sides[0] - sides[1]) / (2 * width)
 
 
 def along(gradients, direction):
+    """Returns the derivative along a direction."""
     return sum(
         float(np.sum(np.asarray(g) * d))
         for g, d in zip(gradients, direction, strict=True)

@@ -1,4 +1,4 @@
-"""What the page of `keras-meta app` computes: that of `learn` on the saved task."""
+"""`keras-meta app` computes the predictions of `learn` on the saved task."""
 
 import base64
 import csv
@@ -36,7 +36,7 @@ def classifier():
 
 @pytest.fixture(scope="module", autouse=True)
 def zoo(tmp_path_factory):
-    """A zoo of five entries with random weights."""
+    """Creates a zoo of five entries with random weights."""
     keras.utils.set_random_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cards, "MODELS", tmp_path_factory.mktemp("models"))
@@ -59,7 +59,7 @@ def zoo(tmp_path_factory):
 
 
 def mark(seed, height=20, width=20, channels=1):
-    """An image of dark strokes on white."""
+    """Returns an image of dark strokes on white."""
     random = np.random.default_rng(seed)
     image = np.full([height, width, channels], 255, np.uint8)
     row, column = random.integers(2, 6, 2)
@@ -70,39 +70,39 @@ def mark(seed, height=20, width=20, channels=1):
 
 @pytest.fixture
 def task():
-    """Three classes of 1 to 3 examples of several sizes, and eleven queries."""
+    """Returns a task: three classes of 1 to 3 examples of several sizes, 11 queries."""
     task = images.Task()
-    # Not in the order of their folders: upper case sorts first.
+    # These names are not in the order of their folders: upper case sorts first.
     for number, name in enumerate(["cow", "ant", "Ému [b] $x$"]):
         marks = [mark(10 * number + i, 20 + 4 * i) for i in range(number + 1)]
         task = task.with_class(name).with_examples(name, marks)
-    # As many as need two digits in the names of their files.
+    # Eleven queries need two digits in their file names.
     queries = [mark(50 + i, 24, 20, 1 + 2 * (i % 2)) for i in range(11)]
     return task.with_queries(queries)
 
 
-def learn(capsys, path, *words):
-    """The JSON of `keras-meta learn`."""
-    assert cli.main(["learn", str(path), "--json", *words]) == 0
+def learn(capsys, path, *arguments):
+    """Runs `keras-meta learn`; returns its JSON."""
+    assert cli.main(["learn", str(path), "--json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("entry", [None, MIXED])
-def test_classes_are_predicted_as_learn_predicts(
+def test_class_predictions_equal_those_of_learn(
     entry, task, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     prediction = images.predict(task, entry)
     folder = saving.save_images(task, tmp_path / "tasks")
-    words = ["--model", entry] if entry else []
-    found = learn(capsys, folder, *words)
-    assert prediction.entry == found["model"]
-    assert prediction.names == found["classes"] == sorted(task.examples)
-    rows = [[row[f"p_{n}"] for n in prediction.names] for row in found["predictions"]]
+    arguments = ["--model", entry] if entry else []
+    results = learn(capsys, folder, *arguments)
+    assert prediction.entry == results["model"]
+    assert prediction.names == results["classes"] == sorted(task.examples)
+    rows = [[row[f"p_{n}"] for n in prediction.names] for row in results["predictions"]]
     np.testing.assert_array_equal(prediction.probabilities, np.float32(rows))
     assert ("transductive" in " ".join(prediction.notes)) == (entry == MIXED)
-    row = found["predictions"][10]
+    row = results["predictions"][10]
     assert prediction.captions()[10] == f"{row['class']} {row['confidence']:.1%}"
     assert prediction.confidences(10)["ant"] == pytest.approx(row["p_ant"], abs=1e-7)
 
@@ -111,23 +111,25 @@ def test_inner_steps(task):
     assert images.predict(task, LINEAR).steps == 3
     assert models.steps_shown(4) == [0, 1, 2, 3, 4, 5, 10]
     steps = [0, 10]
-    found = images.by_step(task, LINEAR, steps, 4)
-    # By hand: gradient steps on the mean loss, from the entry's own weights.
+    probabilities = images.by_step(task, LINEAR, steps, 4)
+    # Reference: gradient steps on the mean loss from the entry's initial weights.
     learner = models.image_learner(LINEAR)
     support, labels, query = images.prepared(learner, LINEAR, task)
-    x, q = (PREPARE(z).numpy().reshape(len(z), -1) for z in (support, query))
+    x, query_x = (
+        PREPARE(batch).numpy().reshape(len(batch), -1) for batch in (support, query)
+    )
     weights, bias = (v.numpy()[..., :3] for v in learner.network.weights)
     expected = []
     for count in range(11):
         if count in steps:
-            expected.append(softmax(q[4] @ weights + bias))
-        slope = (softmax(x @ weights + bias) - np.eye(3)[labels]) / len(x)
-        weights, bias = weights - RATE * x.T @ slope, bias - RATE * slope.sum(0)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    # The slider: another number, and the shared learner stays as it was.
-    chosen = images.predict(task, LINEAR, 10)
-    assert chosen.steps == 10
-    np.testing.assert_allclose(chosen.probabilities[4], expected[-1], atol=1e-5)
+            expected.append(softmax(query_x[4] @ weights + bias))
+        error = (softmax(x @ weights + bias) - np.eye(3)[labels]) / len(x)
+        weights, bias = weights - RATE * x.T @ error, bias - RATE * error.sum(0)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    # Another number of steps does not change the shared learner.
+    prediction = images.predict(task, LINEAR, 10)
+    assert prediction.steps == 10
+    np.testing.assert_allclose(prediction.probabilities[4], expected[-1], atol=1e-5)
     assert images.predict(task, LINEAR).steps == 3
 
 
@@ -136,7 +138,7 @@ def softmax(logits):
     return exp / exp.sum(-1, keepdims=True)
 
 
-def test_shares_are_of_sigma_entries():
+def test_only_sigma_entries_have_shares():
     learner = models.image_learner(SHRUNK)
     assert models.has_shares(learner)
     (share,) = set(learner.shares(6).values())
@@ -145,17 +147,17 @@ def test_shares_are_of_sigma_entries():
     assert models.inner_steps(models.curve_learner(WAVES)) is None
 
 
-def test_figure_of_names_that_matplotlib_reads_otherwise(tmp_path):
+def test_legends_escape_names_that_matplotlib_interprets(tmp_path):
     rows = np.array([[0.5, 0.5], [0.2, 0.8]])
     figure = images.by_step_figure([r"$\frac", "_hidden"], [0, 1], rows)
     figure.savefig(tmp_path / "figure.png")
     (legend,) = figure.legends
-    shown = [text.get_text() for text in legend.get_texts()]
-    assert shown == [" _hidden", r" \$\frac"]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == [" _hidden", r" \$\frac"]
 
 
-def test_mistakes_change_nothing(task):
-    for name, sentence in (
+def test_invalid_classes_and_examples_are_rejected(task):
+    for name, message in (
         ("", "a name of 1 to 40 characters, got 0"),
         ("x" * 41, "a name of 1 to 40 characters, got 41"),
         ("a/b", "a name that a folder can have"),
@@ -164,29 +166,29 @@ def test_mistakes_change_nothing(task):
         (".a", "a name without a dot at its ends"),
         ("ANT", "a new name, the class ANT is there already"),
     ):
-        with pytest.raises(ValueError, match=f"expected {sentence}"):
+        with pytest.raises(ValueError, match=f"expected {message}"):
             task.with_class(name)
     with pytest.raises(ValueError, match="expected a class to be chosen"):
         task.with_examples(None, [mark(0)])
-    most = images.Task()
+    largest = images.Task()
     for number in range(20):
-        most = most.with_class(f"c{number}")
+        largest = largest.with_class(f"c{number}")
     with pytest.raises(ValueError, match="at most 20 classes, got c20 in addition"):
-        most.with_class("c20")
-    assert len(most.examples) == 20 and most.classes[:3] == ["c0", "c1", "c10"]
+        largest.with_class("c20")
+    assert len(largest.examples) == 20 and largest.classes[:3] == ["c0", "c1", "c10"]
 
 
-def test_incomplete_tasks(task, tmp_path):
-    for wrong, sentence in (
+def test_incomplete_tasks_are_rejected(task, tmp_path):
+    for invalid, message in (
         (images.Task(queries=task.queries), "at least two classes, got 0"),
         (task.without_class("ant").without_class("cow"), "two classes, got 1"),
         (task.with_class("empty"), "an example of each class, got none of empty"),
         (task.without_queries(), "an image to classify, got none"),
     ):
-        with pytest.raises(ValueError, match=sentence):
-            images.predict(wrong)
-        with pytest.raises(ValueError, match=sentence):
-            saving.save_images(wrong, tmp_path)
+        with pytest.raises(ValueError, match=message):
+            images.predict(invalid)
+        with pytest.raises(ValueError, match=message):
+            saving.save_images(invalid, tmp_path)
     assert not list(tmp_path.iterdir())
     for number in range(3):
         task = task.with_class(f"more {number}").with_examples(
@@ -198,25 +200,25 @@ def test_incomplete_tasks(task, tmp_path):
         images.predict(task)
 
 
-def test_read_keeps_what_is_good(tmp_path):
+def test_read_returns_the_readable_images(tmp_path):
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.txt")]
     PIL.Image.fromarray(mark(1)[..., 0]).save(paths[0])
     paths[1].write_bytes(b"\x89PNG\r\n\x1a\n")
     paths[2].write_text("no image")
-    found, sentences = images.read(paths)
-    np.testing.assert_array_equal(found, [mark(1)])
-    assert sentences[1] == "expected an image file, c.txt is none."
-    assert "b.png" in sentences[0] and str(tmp_path) not in " ".join(sentences)
+    arrays, messages = images.read(paths)
+    np.testing.assert_array_equal(arrays, [mark(1)])
+    assert messages[1] == "expected an image file, c.txt is none."
+    assert "b.png" in messages[0] and str(tmp_path) not in " ".join(messages)
 
 
-def test_a_failed_save_leaves_nothing(task, tmp_path, monkeypatch):
+def test_a_failed_save_leaves_no_folder(task, tmp_path, monkeypatch):
     first = saving.save_images(task, tmp_path / "tasks")
     assert first.name == "task-1"
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(PIL.Image.Image, "save", full)
+    monkeypatch.setattr(PIL.Image.Image, "save", raise_disk_full)
     with pytest.raises(OSError):
         saving.save_images(task, tmp_path / "tasks")
     monkeypatch.undo()
@@ -225,20 +227,22 @@ def test_a_failed_save_leaves_nothing(task, tmp_path, monkeypatch):
 
 
 def test_export_of_classes(task, tmp_path):
-    dark = images.Task(
+    inverted = images.Task(
         {n: tuple(255 - i for i in x) for n, x in task.examples.items()},
         tuple(255 - i for i in task.queries),
     )
-    for each, name in ((task, "ink"), (dark, "chalk")):
-        folder = saving.export_images(each, SHRUNK, None, tmp_path / name)
+    for sketch, name in ((task, "ink"), (inverted, "chalk")):
+        folder = saving.export_images(sketch, SHRUNK, None, tmp_path / name)
         facts = json.loads((folder / "task.json").read_text(encoding="utf-8"))
         assert facts["classes"] == sorted(task.examples)
         assert facts["preprocess"]["invert"] == (name == "ink")
         model = keras.models.load_model(folder / "model.keras")
         prepare = km.ImagePreprocess(**facts["preprocess"])
-        found = np.concatenate([model(prepare(image[None])) for image in each.queries])
-        expected = images.predict(each, SHRUNK).probabilities
-        np.testing.assert_allclose(softmax(found), expected, atol=1e-5)
+        logits = np.concatenate(
+            [model(prepare(image[None])) for image in sketch.queries]
+        )
+        expected = images.predict(sketch, SHRUNK).probabilities
+        np.testing.assert_allclose(softmax(logits), expected, atol=1e-5)
     assert (folder / "1" / "saved_model.pb").exists()
 
 
@@ -247,46 +251,46 @@ def test_export_of_classes(task, tmp_path):
 
 def points(count=4):
     curve = curves.Curve()
-    for place in np.linspace(120, 700, count):
-        curve = curve.clicked(place, 300 + 100 * np.sin(place))
+    for column in np.linspace(120, 700, count):
+        curve = curve.clicked(column, 300 + 100 * np.sin(column))
     return curve.with_queries("1.25; -3, 4e0")
 
 
-def test_a_click_is_where_the_axes_have_it(monkeypatch):
-    drawn = []
+def test_clicks_are_converted_to_axes_coordinates(monkeypatch):
+    figures = []
     fit = plots.fit
     monkeypatch.setattr(
-        plots, "fit", lambda *a, **k: drawn.append(fit(*a, **k)) or drawn[-1]
+        plots, "fit", lambda *a, **k: figures.append(fit(*a, **k)) or figures[-1]
     )
     start = curves.Curve(queries=(2010.0,), base=(1990.0, 2030.0, -1e6, 1e6))
     picture = curves.picture(start)
-    (axes,) = drawn[0].axes
+    (axes,) = figures[0].axes
     for point in ((2000.0, 5e5), (1990.1, -9.9e5), (2029.9, 9.9e5)):
         column, up = axes.transData.transform(point)
         curve = start.clicked(column, picture.shape[0] - up)
         np.testing.assert_allclose(curve.points, [point], rtol=1e-6)
-    for place in ((5, 200), (400, picture.shape[0] - 3), (picture.shape[1], 200)):
+    for pixel in ((5, 200), (400, picture.shape[0] - 3), (picture.shape[1], 200)):
         with pytest.raises(ValueError, match="a click between the axes"):
-            start.clicked(*place)
-    # What is clicked moves no axes; an x to predict beyond them does.
+            start.clicked(*pixel)
+    # Clicked points do not change the axes; a query x beyond them does.
     assert curve.view() == start.view()
     assert curve.with_queries("2100").view()[:2] == (1990, 2100)
 
 
 @pytest.mark.parametrize("entry", [WAVES, LINES])
-def test_curves_are_predicted_as_learn_predicts(entry, tmp_path, monkeypatch, capsys):
+def test_curve_predictions_equal_those_of_learn(entry, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     curve = points()
     fit = curves.predict(curve, entry)
     folder = saving.save_points(curve, tmp_path / "tasks")
-    found = learn(capsys, folder / "points.csv", "--model", entry)["predictions"]
-    assert [row["x"] for row in found] == [1.25, -3, 4]
-    np.testing.assert_allclose(fit.mean, [row["mean"] for row in found], rtol=1e-6)
+    results = learn(capsys, folder / "points.csv", "--model", entry)["predictions"]
+    assert [row["x"] for row in results] == [1.25, -3, 4]
+    np.testing.assert_allclose(fit.mean, [row["mean"] for row in results], rtol=1e-6)
     if entry == WAVES:
-        np.testing.assert_allclose(fit.scale, [row["scale"] for row in found], 1e-6)
-    # What was saved comes back whole.
-    again = curves.read(folder / "points.csv")
-    assert again.points == curve.points and again.queries == curve.queries
+        np.testing.assert_allclose(fit.scale, [row["scale"] for row in results], 1e-6)
+    # Saved points are loaded unchanged.
+    loaded = curves.read(folder / "points.csv")
+    assert loaded.points == curve.points and loaded.queries == curve.queries
     assert curves.picture(curve, fit).shape == curves.picture(curves.Curve()).shape
     rows = list(csv.reader(io.StringIO(fit.table(curve.queries)), delimiter="|"))
     assert [row[1].strip() for row in rows[2:]] == ["1.25", "-3", "4"]
@@ -330,15 +334,15 @@ def test_export_of_a_curve(entry, tmp_path):
     np.testing.assert_allclose(units["spread"] * scale, fit.scale, rtol=1e-4)
 
 
-def test_mistakes_of_a_curve(tmp_path):
+def test_invalid_curves_are_rejected(tmp_path):
     empty = curves.Curve()
-    for call in (
+    for function in (
         lambda: curves.predict(empty),
         lambda: saving.save_points(empty, tmp_path),
         lambda: saving.export_curve(empty, WAVES, None, tmp_path),
     ):
         with pytest.raises(ValueError, match="expected a point"):
-            call()
+            function()
     for text in ("1 two", "nan", "1e99"):
         with pytest.raises(ValueError, match=f"such as 1.5, got '{text.split()[-1]}'"):
             empty.with_queries(text)
@@ -347,9 +351,9 @@ def test_mistakes_of_a_curve(tmp_path):
     (tmp_path / "bad.csv").write_text("a,b\n")
     with pytest.raises(ValueError, match="expected bad.csv to begin with the line x,y"):
         curves.read(tmp_path / "bad.csv")
-    far = curves.Curve(points=((1.0, 2e30), (2e30, 1.0)))
+    large = curves.Curve(points=((1.0, 2e30), (2e30, 1.0)))
     with pytest.raises(ValueError, match="like those of marks: a few: learning these"):
-        curves.predict(far, LINES)
+        curves.predict(large, LINES)
 
 
 # The command
@@ -365,19 +369,19 @@ def test_without_gradio(monkeypatch, capsys):
     )
 
 
-def test_a_drawing():
+def test_drawings_are_decoded():
     file = io.BytesIO()
     PIL.Image.fromarray(mark(3)[..., 0]).convert("RGBA").save(file, "PNG")
-    value = images.DRAWING + base64.b64encode(file.getvalue()).decode()
-    np.testing.assert_array_equal(images.drawn(value), mark(3))
+    url = images.DRAWING + base64.b64encode(file.getvalue()).decode()
+    np.testing.assert_array_equal(images.drawn(url), mark(3))
     with pytest.raises(ValueError, match="expected a drawing, the pad is empty"):
         images.drawn("")
-    for wrong in (value[:60], value[:-40], "javascript:", images.DRAWING + "AAAA"):
+    for invalid in (url[:60], url[:-40], "javascript:", images.DRAWING + "AAAA"):
         with pytest.raises(ValueError, match="expected a drawing, got something else"):
-            images.drawn(wrong)
+            images.drawn(invalid)
 
 
-FRESH = """
+PROGRAM = """
 import numpy as np
 from keras_meta.zoo.app import images
 
@@ -394,9 +398,10 @@ print(images.predict(task).probabilities.argmax(1).tolist())
 
 
 @pytest.mark.thorough
-def test_the_first_prediction_of_a_process_may_be_by_the_default_entry():
-    # The choice of the entry judges the images with TensorFlow, whose threads must be
-    # set before that.
-    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "[1, 0]"
+def test_a_new_process_predicts_with_the_default_entry():
+    # The choice of the entry analyses the images with TensorFlow. TensorFlow's threads
+    # must be set before.
+    command = [sys.executable, "-c", PROGRAM]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.splitlines()[-1] == "[1, 0]"

@@ -1,4 +1,4 @@
-"""The page of `keras-meta app` in a browser without a network, as visitors use it."""
+"""Tests of the page of `keras-meta app` in a browser without a network."""
 
 import contextlib
 import json
@@ -32,9 +32,9 @@ FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-r
 --disable-background-networking --disable-component-update --disable-sync""".split()
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 DESKTOP, PHONE = (1200, 900), (390, 844)
-# The first prediction waits for TensorFlow and a model, on a busy machine for long.
+# The first prediction waits for TensorFlow and a model: long on a busy machine.
 SECONDS = 300
-# Moves of a pen from the middle of the pad, in its pixels.
+# Pen moves in pixels, from the middle of the pad.
 VEE = [(-90, -90), (90, 170), (80, -160)]
 LIKE_VEE = [(-80, -95), (80, 165), (75, -150)]
 BAR = [(-100, 0), (200, 5)]
@@ -43,7 +43,7 @@ ENTRY = "sigma_maml.omniglot_5w1s-inductive"
 
 @contextlib.contextmanager
 def serving(tasks):
-    """A process that serves the page at a free port."""
+    """Runs a process that serves the page at a free port."""
     command = [sys.executable, "-m", "keras_meta", "app", "--no-browser"]
     command += ["--out", str(tasks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -53,21 +53,21 @@ def serving(tasks):
             process.terminate()
 
 
-def address(process):
+def read_address(process):
     return process.stdout.readline().split()[0]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The page's address, and the folder of saved tasks."""
+    """Returns the URL of the page and the folder of saved tasks."""
     tasks = tmp_path_factory.mktemp("server") / "tasks"
     with serving(tasks) as process:
-        yield address(process), tasks
+        yield read_address(process), tasks
 
 
 @pytest.fixture
 def visit(server, tmp_path):
-    """Opens the page: `visit(size) -> Visitor`."""
+    """Returns a function that opens the page: `visit(size) -> Visitor`."""
     with contextlib.ExitStack() as stack:
 
         def visit(size=DESKTOP):
@@ -91,7 +91,7 @@ def visit(server, tmp_path):
 
 
 class Visitor:
-    """A browser, and what a person does with the page."""
+    """A browser with the actions of a user on the page."""
 
     def __init__(self, driver, url, size):
         self.driver, self.url, self.size = driver, url, size
@@ -121,7 +121,7 @@ class Visitor:
         raise TimeoutError(f"{self.text()}\n{reason}")
 
     def text(self, name=None):
-        """The text of a part of the page, or of all."""
+        """Returns the text of a part of the page, or of the whole page."""
         if name is None:
             return self.driver.find_element(By.TAG_NAME, "body").text
         return self.driver.find_element(By.ID, name).text
@@ -130,10 +130,10 @@ class Visitor:
         self.until(lambda: text in self.text(name))
 
     def find(self, selector):
-        found = self.driver.find_element(By.CSS_SELECTOR, selector)
+        element = self.driver.find_element(By.CSS_SELECTOR, selector)
         script = "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})"
-        self.driver.execute_script(script, found)
-        return found
+        self.driver.execute_script(script, element)
+        return element
 
     def press(self, name):
         self.until(lambda: self.find(f"#{name}").click() or True)
@@ -164,31 +164,31 @@ class Visitor:
         inputs = self.driver.find_elements(
             By.XPATH, f"//*[@id='{name}']/preceding::input[@type='file'][1]"
         )
-        # Else the driver adds to the files of an earlier call.
+        # Otherwise the driver adds to the files of an earlier call.
         self.driver.execute_script("arguments[0].value = ''", inputs[0])
         inputs[0].send_keys("\n".join(map(str, paths)))
 
     def unfold(self, name):
         """Opens an accordion."""
 
-        def opened():
+        def click_if_closed():
             button = self.find(f"#{name} button.label-wrap")
             if "open" not in button.get_attribute("class").split():
                 button.click()
             return "open" in button.get_attribute("class").split()
 
-        self.until(opened)
+        self.until(click_if_closed)
 
     def choose(self, name, value):
-        """Chooses in a drop-down list."""
+        """Selects a value in a drop-down list."""
         box = self.find(f"#{name} input")
         box.click()
         box.send_keys(Keys.CONTROL + "a")
         box.send_keys(value + Keys.ENTER)
 
     def see(self, path):
-        """Takes a screenshot of the whole page, which fits its width."""
-        wide, height = self.driver.execute_script(
+        """Takes a screenshot of the whole page and checks that its width fits."""
+        width, height = self.driver.execute_script(
             "const page = document.documentElement;"
             "return [page.scrollWidth, page.scrollHeight]"
         )
@@ -196,10 +196,10 @@ class Visitor:
         time.sleep(0.5)
         self.driver.save_screenshot(str(path))
         self.resize(*self.size)
-        assert wide <= self.size[0]
+        assert width <= self.size[0]
 
     def hosts(self):
-        """The hosts that the page has sent requests to."""
+        """Returns the hosts that the page has sent requests to."""
         hosts = set()
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
@@ -211,7 +211,7 @@ class Visitor:
         return hosts
 
     def errors(self):
-        """What the browser's console reports as errors."""
+        """Returns the errors in the browser's console."""
         log = self.driver.get_log("browser")
         return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
@@ -223,13 +223,13 @@ def write_drawing(path, points):
     return path
 
 
-def learned(path, *words):
-    """What `keras-meta learn` predicts, from its JSON."""
+def learn(path, *options):
+    """Runs `keras-meta learn`; returns its JSON."""
     command = [sys.executable, "-m", "keras_meta", "learn", str(path), "--json"]
     out = ["--out", str(path.parent / "picture.png")]
-    done = subprocess.run([*command, *out, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    process = subprocess.run([*command, *out, *options], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -241,7 +241,7 @@ def test_classes(visit, server, size, tmp_path):
     visitor.draw(LIKE_VEE)
     visitor.press("draw-query")
     visitor.wait_for("vee", "prediction")
-    visitor.wait_for("validation tasks from Omniglot of 2 ways, 1 shot", "notes")
+    visitor.wait_for("validation tasks of 2 ways, 1 shot from Omniglot", "notes")
     visitor.see(tmp_path / "predicted.png")
 
     visitor.press("save")
@@ -249,7 +249,7 @@ def test_classes(visit, server, size, tmp_path):
     visitor.see(tmp_path / "saved.png")
     folder = pathlib.Path(visitor.text("saved").split()[2].rstrip("."))
     assert folder.parent == server[1]
-    (row,) = learned(folder)["predictions"]
+    (row,) = learn(folder)["predictions"]
     assert row["class"] == "vee"
     assert f"vee {row['confidence']:.1%}" in visitor.text("queries")
     visitor.press("download")
@@ -282,7 +282,7 @@ def test_five_drawings(visit, tmp_path):
         visitor.add_class(name)
         visitor.wait_for(f"{name} (0)", "classes")
         visitor.wait_for("Add to vee", "draw-example")
-    # Whoever classifies too early keeps the image.
+    # A query before the examples are complete is kept.
     visitor.draw(LIKE_VEE)
     visitor.press("draw-query")
     visitor.wait_for("press “Predict again”", "notes")
@@ -293,14 +293,14 @@ def test_five_drawings(visit, tmp_path):
         "slash": [(-80, 90), (170, -180)],
         "roof": [(-90, 90), (90, -170), (80, 160)],
     }
-    # The next class without an example is chosen by itself, in the order of naming.
+    # The page selects the next class without an example, in the order of creation.
     names = [*moves]
-    for name, following in zip(names, [*names[1:], "roof"], strict=True):
+    for name, next_name in zip(names, [*names[1:], "roof"], strict=True):
         visitor.wait_for(f"Add to {name}", "draw-example")
         visitor.draw(moves[name])
         visitor.press("draw-example")
         visitor.wait_for(f"{name} (1)", "classes")
-        visitor.wait_for(f"Add to {following}", "draw-example")
+        visitor.wait_for(f"Add to {next_name}", "draw-example")
     visitor.find("#classes input[value='bar']").click()
     visitor.wait_for("Add to bar", "draw-example")
     visitor.press("predict")
@@ -310,19 +310,19 @@ def test_five_drawings(visit, tmp_path):
     assert not visitor.errors()
 
 
-def test_uploads_and_mistakes(visit, tmp_path):
+def test_uploads_and_error_messages(visit, tmp_path):
     visitor = visit()
-    good = [
+    drawings = [
         write_drawing(tmp_path / f"{i}.png", [(10, 10), (50 + i, 90), (90, 10)])
         for i in range(2)
     ]
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
     (tmp_path / "text.txt").write_text("no image")
-    visitor.upload("example-files", *good)
+    visitor.upload("example-files", *drawings)
     visitor.wait_for("expected a class to be chosen, add one first.")
     visitor.add_class("vee")
     visitor.wait_for("vee (0)", "classes")
-    visitor.upload("example-files", good[0], tmp_path / "broken.png", good[1])
+    visitor.upload("example-files", drawings[0], tmp_path / "broken.png", drawings[1])
     visitor.wait_for("vee (2)", "classes")
     visitor.wait_for(
         "expected an image file, could not read broken.png: Truncated File Read"
@@ -338,10 +338,10 @@ def test_uploads_and_mistakes(visit, tmp_path):
         assert visitor.text("classes").count("(") == 1
         box.send_keys(Keys.CONTROL + "a", Keys.DELETE)
 
-    # A class without examples: the query stays.
+    # A class without examples: the page keeps the query.
     visitor.add_class("empty")
     visitor.wait_for("empty (0)", "classes")
-    visitor.upload("query-files", good[0])
+    visitor.upload("query-files", drawings[0])
     visitor.wait_for("expected an example of each class, got none of empty.")
     assert len(visitor.find("#queries").find_elements(By.TAG_NAME, "img")) == 1
     visitor.draw(BAR)
@@ -362,7 +362,7 @@ def test_uploads_and_mistakes(visit, tmp_path):
     assert not visitor.errors()
 
 
-def test_visitors_stay_apart(visit):
+def test_visitors_have_separate_tasks(visit):
     first, second = visit(), visit(PHONE)
     first.draw_example("kappa", VEE)
     second.draw_example("delta", BAR)
@@ -375,32 +375,32 @@ def test_visitors_stay_apart(visit):
     first.wait_for("kappa", "prediction")
     second.wait_for("vee", "prediction")
     assert "delta" not in first.text() and "kappa" not in second.text()
-    first.open()  # anew
+    first.open()  # reloads the page
     assert "kappa (1)" not in first.text("classes")
     first.draw_example("third", VEE)
     assert "vee (1)" in second.text("classes")
 
 
-def test_a_curve(visit, server, tmp_path):
+def test_curve(visit, server, tmp_path):
     visitor = visit(PHONE)
     visitor.until(lambda: visitor.find("[role=tab]:nth-of-type(2)").click() or True)
-    script = "return arguments[0].naturalWidth"  # 0 until it is there
+    script = "return arguments[0].naturalWidth"  # 0 until the image is loaded
     visitor.until(
         lambda: visitor.driver.execute_script(script, visitor.find("#curve img"))
     )
-    bands = []
-    for place in ((-100, 20), (0, -60), (90, 40)):
+    tables = []
+    for offset in ((-100, 20), (0, -60), (90, 40)):
         picture = visitor.find("#curve img")
         before = picture.get_attribute("src")
         actions = webdriver.ActionChains(visitor.driver)
-        actions.move_to_element_with_offset(picture, *place).click().perform()
+        actions.move_to_element_with_offset(picture, *offset).click().perform()
 
-        def changed(before=before):
+        def has_changed(before=before):
             return visitor.find("#curve img").get_attribute("src") != before
 
-        visitor.until(changed)
-        bands.append(visitor.text("curve-table"))
-    assert len(set(bands)) == 3
+        visitor.until(has_changed)
+        tables.append(visitor.text("curve-table"))
+    assert len(set(tables)) == 3
     box = visitor.find("#curve-queries textarea, #curve-queries input")
     box.send_keys(Keys.CONTROL + "a")
     box.send_keys("1, 2.5" + Keys.ENTER)
@@ -410,10 +410,10 @@ def test_a_curve(visit, server, tmp_path):
     visitor.wait_for("keras-meta learn", "curve-saved")
     visitor.see(tmp_path / "curve-saved.png")
     path = pathlib.Path(visitor.text("curve-saved").split()[2].rstrip("."))
-    rows = learned(path)["predictions"]
+    rows = learn(path)["predictions"]
     assert [row["x"] for row in rows] == [1, 2.5]
-    shown = visitor.text("curve-table").splitlines()[1:]
-    for line, row in zip(shown, rows, strict=True):
+    lines = visitor.text("curve-table").splitlines()[1:]
+    for line, row in zip(lines, rows, strict=True):
         _, mean, width = map(float, line.split())
         np.testing.assert_allclose(mean, row["mean"], atol=0.06 * 2 * row["scale"])
         np.testing.assert_allclose(width, 2 * row["scale"], rtol=0.06)
@@ -433,17 +433,17 @@ def test_a_curve(visit, server, tmp_path):
     assert not visitor.errors()
 
 
-def test_a_port_that_is_taken(server):
+def test_a_port_in_use_is_rejected(server):
     port = server[0].rstrip("/").rpartition(":")[2]
     command = [sys.executable, "-m", "keras_meta", "app", "--port", port]
-    done = subprocess.run([*command, "--no-browser"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == (
+    process = subprocess.run([*command, "--no-browser"], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr == (
         f"keras-meta: error: expected a free port, {port} cannot be used: name "
         "another.\n"
     )
 
 
-def test_two_servers_that_start_together_have_two_ports(tmp_path):
-    with serving(tmp_path / "one") as one, serving(tmp_path / "two") as two:
-        assert address(one) != address(two)
+def test_two_servers_that_start_together_use_different_ports(tmp_path):
+    with serving(tmp_path / "one") as first, serving(tmp_path / "two") as second:
+        assert read_address(first) != read_address(second)

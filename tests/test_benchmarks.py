@@ -1,4 +1,4 @@
-"""The benchmarks: peers compute what keras-meta computes; times, stages, publishing."""
+"""Tests of the benchmarks: equal losses of peers, times, stages, publishing."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ CASES = [
 @pytest.mark.parametrize(
     "name, settings", CASES, ids=["-".join([n, s.get("encoder", "")]) for n, s in CASES]
 )
-def test_a_peer_has_the_loss_and_the_gradient(name, settings, channels_last, tmp_path):
+def test_peers_match_loss_and_gradient(name, settings, channels_last, tmp_path):
     pytest.importorskip("torch", reason="expected torch, the peer of the benchmarks")
     import peers_torch
     from peers_torch import layout
@@ -38,12 +38,12 @@ def test_a_peer_has_the_loss_and_the_gradient(name, settings, channels_last, tmp
     problem = problems.build(name, **settings)
     path = tmp_path / "case.npz"
     sides.write(name, path, settings)
-    weights, episode, query_y, others = sides.read(path)
-    form = {"channels_last": channels_last} if "paths" in others else {}
-    if channels_last and not form:
+    weights, episode, query_y, options = sides.read(path)
+    layout_options = {"channels_last": channels_last} if "paths" in options else {}
+    if channels_last and not layout_options:
         pytest.skip("the peer has one layout")
     step, parameters = peers_torch.CASES[name](
-        weights, episode, query_y, rate=1e-3, **others, **form
+        weights, episode, query_y, rate=1e-3, **options, **layout_options
     )
     variables = []
 
@@ -54,7 +54,7 @@ def test_a_peer_has_the_loss_and_the_gradient(name, settings, channels_last, tmp
         return loss, gradients
 
     loss, gradients = meta_gradient()
-    # Float32 through the batch statistics of a few images.
+    # Tolerance: float32 rounding in batch statistics of a few images.
     assert step() == pytest.approx(float(loss), rel=1e-4)
     by_variable = dict(zip(map(id, variables), gradients, strict=True))
     trained = problem.learner.trainable_variables
@@ -77,30 +77,30 @@ def side(library, form="", threads="1 thread"):
 
 
 def test_a_comparison_is_relative_to_the_fastest_side_of_keras_meta():
-    listed = [
+    compared_sides = [
         side("keras-meta", threads="1"),
         side("keras-meta", threads="2"),
         side("PyTorch", "channels first"),
         side("PyTorch", "channels last"),
     ]
     seconds = [0.5, 0.25, 1.0, 0.375]
-    rows = harness.compared(listed, seconds, {"images a second": 100})
+    rows = harness.compared(compared_sides, seconds, {"images a second": 100})
     assert [row["relative time"] for row in rows] == [2.0, 1.0, 4.0, 1.5]
     assert [row["images a second"] for row in rows] == [200.0, 400.0, 100.0, 266.7]
     assert [row["ms a step"] for row in rows] == [500.0, 250.0, 1000.0, 375.0]
-    assert harness.verdict(listed, seconds, "PyTorch") == (
+    assert harness.verdict(compared_sides, seconds, "PyTorch") == (
         "PyTorch, channels last (1 thread) takes 1.50 times the time of keras-meta (2)"
     )
 
 
-def test_sides_with_other_losses_are_refused():
-    listed = [side("keras-meta"), side("PyTorch"), side("peak")]
-    harness.check_losses(listed, [[1.0, 0.5], [1.01, 0.505], [None, None]])
+def test_sides_with_different_losses_are_rejected():
+    compared_sides = [side("keras-meta"), side("PyTorch"), side("peak")]
+    harness.check_losses(compared_sides, [[1.0, 0.5], [1.01, 0.505], [None, None]])
     with pytest.raises(AssertionError, match="PyTorch"):
-        harness.check_losses(listed, [[1.0, 0.5], [1.0, 0.52], [None, None]])
+        harness.check_losses(compared_sides, [[1.0, 0.5], [1.0, 0.52], [None, None]])
 
 
-def test_interleaved_times_leave_the_warm_up_out(monkeypatch):
+def test_interleaved_times_exclude_the_warm_up(monkeypatch):
     now, called = [0.0], []
 
     def call(name, *durations):
@@ -120,11 +120,11 @@ def test_interleaved_times_leave_the_warm_up_out(monkeypatch):
 
 
 def test_a_measurement_in_another_process():
-    # By hand: five support images, 9 passes each; 75 queries, 3 passes each.
+    # Expected: five support images of 9 passes each, 75 queries of 3 passes each.
     assert harness.in_process(flops.maml, image=2, steps=1) == 540
 
 
-def test_a_moment_belongs_to_the_innermost_stage(monkeypatch):
+def test_time_counts_for_the_innermost_stage(monkeypatch):
     now = [10.0]
     clock = {"time": lambda: now[0], "perf_counter": lambda: now[0]}
     monkeypatch.setattr(stages, "time", types.SimpleNamespace(**clock))
@@ -160,23 +160,23 @@ def test_tables_are_stored_and_published(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite, "HEADER", tmp_path / "benchmarks.json")
     monkeypatch.setattr(suite, "PLACES", {"adaptation": tmp_path / "other.csv"})
     table = harness.Table("title", [{"a": 1, "b": "x, y"}], ("A note.",))
-    measured = []
+    calls = []
 
     def measure():
-        measured.append(1)
+        calls.append(1)
         return table
 
     path = tmp_path / "table.json"
-    first, again = (suite.stored(path, measure) for _ in range(2))
-    assert len(measured) == 1 and first == again
+    first, second = (suite.stored(path, measure) for _ in range(2))
+    assert len(calls) == 1 and first == second
     assert (first.title, first.rows) == (table.title, table.rows)
-    text = suite.header(
+    header = suite.header(
         {"processor": "P", "cores": 2, "system": "Linux"},
         {"Python": "3.11", "torch": "2"},
         commit="0123456789abcdef",
         date="2026-01-02",
     )
-    suite.publish({"memory": first, "adaptation": table}, text)
+    suite.publish({"memory": first, "adaptation": table}, header)
     for name in ("memory", "other"):
         with (tmp_path / f"{name}.csv").open(newline="") as file:
             assert list(csv.DictReader(file)) == [{"a": "1", "b": "x, y"}]
@@ -184,7 +184,7 @@ def test_tables_are_stored_and_published(tmp_path, monkeypatch, capsys):
     assert document["notes"] == {"memory": ["A note."], "adaptation": ["A note."]}
     assert (
         document["header"]
-        == text
+        == header
         == (
             "All tables are the output of one run of `python tools/benchmark.py "
             "--what=all`, finished on 2026-01-02 at commit 0123456789. Machine: P, 2 "
@@ -193,7 +193,7 @@ def test_tables_are_stored_and_published(tmp_path, monkeypatch, capsys):
     )
 
 
-def test_all_needs_every_peer(monkeypatch, tmp_path):
+def test_all_benchmarks_require_every_peer(monkeypatch, tmp_path):
     monkeypatch.setattr(suite.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="torch and jax to be installed"):
         suite.run(benchmark.BENCHMARKS, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Binding a network: its variables by role, and a Keras model that stays as it was."""
+"""Tests of `Network`: variables by role, and the Keras model stays unchanged."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ Network = network.Network
 
 
 def names(variables):
-    """Names in their layers, without Keras' numbers of those that have no name."""
+    """Returns `layer/variable` names without the numbers of unnamed layers."""
     return [re.sub(r"_\d+/", "/", "/".join(v.path.split("/")[-2:])) for v in variables]
 
 
@@ -25,38 +25,38 @@ def names(variables):
 
 
 def roles():
-    """A model with everything that has a role, and the roles of its variables."""
+    """Returns a model, its `Network`, and its normalization and dropout layers."""
     model = rich()
     norms = [model.get_layer("shared"), model.get_layer("inner").layers[0]]
     norms.append(model.get_layer("last"))
-    drop = model.get_layer("inner").layers[1]
-    return model, Network(model), norms, drop
+    dropout = model.get_layer("inner").layers[1]
+    return model, Network(model), norms, dropout
 
 
 def check_roles(bound, trainable, norms, seeds):
-    """What is trainable and measured by hand, and what follows from it."""
+    """Compares all roles with given names of trainable variables, norms and seeds."""
     assert names(bound.trainable) == trainable
     assert ids(bound.norms) == ids(norms)
     moving = [v for norm in norms for v in (norm.moving_mean, norm.moving_variance)]
     assert ids(bound.statistics) == ids(moving)
     assert ids(bound.seeds) == ids(seeds)
-    made = bound.adaptable
-    assert set(ids(bound.trainable)) <= set(ids(made))
+    adaptable = bound.adaptable
+    assert set(ids(bound.trainable)) <= set(ids(adaptable))
     # Every variable of the model has one role.
-    assert sorted(ids([*made, *moving, *bound.buffers])) == sorted(
+    assert sorted(ids([*adaptable, *moving, *bound.buffers])) == sorted(
         ids(bound.model.variables)
     )
     assert set(ids(seeds)) <= set(ids(bound.buffers))
-    for role in (made, bound.trainable, bound.buffers):  # in the model's order
-        places = [ids(bound.model.variables).index(id(v)) for v in role]
-        assert places == sorted(places)
+    for role in (adaptable, bound.trainable, bound.buffers):  # in the model's order
+        positions = [ids(bound.model.variables).index(id(v)) for v in role]
+        assert positions == sorted(positions)
 
 
 def test_roles_follow_the_flags_of_layers():
-    model, bound, norms, drop = roles()
+    model, bound, norms, dropout = roles()
     shared, deep, last = norms
-    seed = drop.seed_generator.state
-    every = [
+    seed = dropout.seed_generator.state
+    all_names = [
         f"{layer}/{kind}"
         for layer, kinds in (
             ("first", ("kernel", "bias")),
@@ -71,14 +71,14 @@ def test_roles_follow_the_flags_of_layers():
     ]
 
     def without(*gone):
-        return [name for name in every if name.split("/")[0] not in gone]
+        return [name for name in all_names if name.split("/")[0] not in gone]
 
-    assert names(bound.adaptable) == every
+    assert names(bound.adaptable) == all_names
     start = bound.flags()
     hash(start)
-    check_roles(bound, every, norms, [seed])
+    check_roles(bound, all_names, norms, [seed])
     inner = model.get_layer("inner")
-    for frozen, gone, kept in (
+    for frozen, frozen_names, measured in (
         ([shared], ["shared"], [deep, last]),  # a leaf
         ([model.get_layer("first")], ["first"], norms),
         ([inner], ["deep"], [shared, last]),  # a nested model
@@ -86,22 +86,22 @@ def test_roles_follow_the_flags_of_layers():
     ):
         for layer in frozen:
             layer.trainable = False
-        check_roles(bound, without(*gone), kept, [seed])
-        assert names(bound.adaptable) == every and bound.flags() != start
-        # A network that is bound now has the same roles.
-        check_roles(Network(model), without(*gone), kept, [seed])
+        check_roles(bound, without(*frozen_names), measured, [seed])
+        assert names(bound.adaptable) == all_names and bound.flags() != start
+        # A `Network` constructed after the freezing has the same roles.
+        check_roles(Network(model), without(*frozen_names), measured, [seed])
         for layer in frozen:
             layer.trainable = True
-        check_roles(bound, every, norms, [seed])
+        check_roles(bound, all_names, norms, [seed])
         assert bound.flags() == start
-    model.trainable = False  # all of it
+    model.trainable = False  # all layers
     check_roles(bound, [], [], [seed])
-    assert names(bound.adaptable) == every
+    assert names(bound.adaptable) == all_names
     model.trainable = True
-    check_roles(bound, every, norms, [seed])
+    check_roles(bound, all_names, norms, [seed])
 
 
-def test_a_network_from_the_config_of_a_frozen_one():
+def test_roles_of_a_model_from_the_config_of_a_frozen_one():
     model, _, norms, _ = roles()
     norms[0].trainable = False
     model.get_layer("first").trainable = False
@@ -119,14 +119,14 @@ def test_a_network_from_the_config_of_a_frozen_one():
 
 
 class Noise(layers.Layer):
-    """Adds noise from a generator kept in some way."""
+    """Adds noise from a generator that `keep` stores."""
 
     def __init__(self, keep, **kwargs):
         super().__init__(**kwargs)
         generator = keras.random.SeedGenerator(3, name="draws")
         self.kept = keep(generator)
         self.generator_of = lambda: generator
-        # No seed, whatever it is called.
+        # Not a seed, despite its name.
         self.add_weight(shape=[2], trainable=False, name="seed_generator_state")
 
     def call(self, x, training=False):
@@ -140,7 +140,7 @@ class Noise(layers.Layer):
     [lambda g: g, lambda g: [g], lambda g: {"a": g}],
     ids=["attribute", "list", "dict"],
 )
-def test_seeds_are_found_by_what_they_are(keep):
+def test_seeds_are_identified_by_type(keep):
     noise = Noise(keep)
     bound = Network(chain(layers.Dense(3), noise, layers.Dense(2)))
     assert ids(bound.seeds) == [id(noise.generator_of().state)]
@@ -162,9 +162,9 @@ def test_seeds_of_layers_in_wrappers_cells_and_models():
         for v in model.non_trainable_variables
         if v.path.endswith("seed_generator_state")
     ]
-    assert len(expected) == 5  # each cell has one, whether it drops or not
+    assert len(expected) == 5  # each cell has one, with and without dropout
     assert set(ids(bound.seeds)) == set(ids(expected))
-    assert len(bound.seeds) == 5  # the shared layer's once
+    assert len(bound.seeds) == 5  # the shared layer counts once
     assert Network(networks.conv4(filters=2)).seeds == []
 
 
@@ -177,28 +177,28 @@ def test_metrics_and_optimizers_have_no_role():
     assert [len(getattr(bound, role)) for role in ("adaptable", "buffers")] == before
 
 
-# What binding leaves of the model.
+# The bound model stays unchanged.
 
 
-def image(model):
-    """All that a user can see of a model."""
+def public_state(model):
+    """Returns the public state of a model."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         model.summary(expand_nested=True, show_trainable=True)
-    found = {"summary": text.getvalue(), "config": model.get_config()}
-    every = list(model._flatten_layers())
-    found["layers"] = ids(every)
-    found["variables"] = ids(model.variables)
+    state = {"summary": text.getvalue(), "config": model.get_config()}
+    all_layers = list(model._flatten_layers())
+    state["layers"] = ids(all_layers)
+    state["variables"] = ids(model.variables)
     for name in ("input", "output"):
-        found[name] = []
-        for layer in every:
-            with contextlib.suppress(AttributeError):  # of a layer never called
-                found[name].append(id(getattr(layer, name)))
-    return found
+        state[name] = []
+        for layer in all_layers:
+            with contextlib.suppress(AttributeError):  # a layer that is never called
+                state[name].append(id(getattr(layer, name)))
+    return state
 
 
-def fitted(model, x, y):
-    """Losses, answers and variables after some steps of plain Keras."""
+def fit(model, x, y):
+    """Returns losses, predictions and variables after some steps of plain Keras."""
     keras.utils.set_random_seed(1)
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
     losses = model.fit(x, y, epochs=3, batch_size=4, shuffle=False, verbose=0)
@@ -220,27 +220,27 @@ def sequential():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("make", [rich, sequential])
-def test_a_bound_model_is_as_it_was(make, tmp_path):
+def test_a_bound_model_stays_unchanged(make, tmp_path):
     x, y = np.random.RandomState(0).normal(size=[2, 8, 4]).astype("float32")
     y = y[:, :3]
-    expected = fitted(make(), x, y)
+    expected = fit(make(), x, y)
     model = make()
-    before, values = image(model), snapshot(model)
-    bound = [Network(model), Network(model)]  # twice: a model may serve two learners
-    for one in bound:
-        given = pairs(one.trainable, tensors(one.trainable))
-        one.apply(given, x, training=True)
-        one.measure(given, x)
-        one.split(model.layers[-1].variables)
-    after = image(model)
+    before, values = public_state(model), snapshot(model)
+    bound = [Network(model), Network(model)]  # twice: two learners may share a model
+    for binding in bound:
+        assignments = pairs(binding.trainable, tensors(binding.trainable))
+        binding.apply(assignments, x, training=True)
+        binding.measure(assignments, x)
+        binding.split(model.layers[-1].variables)
+    after = public_state(model)
     for key, value in before.items():
         assert after[key] == value, key
     same(snapshot(model), values, rtol=0)
-    for a, b in zip(fitted(model, x, y), expected, strict=True):
+    for a, b in zip(fit(model, x, y), expected, strict=True):
         np.testing.assert_array_equal(a, b)
-    # Both see what plain Keras has learned.
-    for one in bound:
-        outputs = one.apply([], x, training=False).values
+    # Both use the weights that plain Keras has trained.
+    for binding in bound:
+        outputs = binding.apply([], x, training=False).values
         np.testing.assert_allclose(outputs, expected[1], rtol=1e-5, atol=1e-6)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -254,28 +254,28 @@ DTYPES = {"float64": 1e-10, "mixed_bfloat16": 0.05, "mixed_float16": 0.01}
 
 @pytest.mark.parametrize("dtype", [None, *DTYPES])
 @pytest.mark.parametrize("training", [False, True])
-def test_it_answers_as_keras_does(training, dtype):
+def test_outputs_and_updates_match_keras(training, dtype):
     model = rich(dtype)
     bound = Network(model)
     x = np.random.RandomState(0).normal(size=[8, 4])
     x = tf.constant(x, "float64" if dtype == "float64" else "float32")
     before = snapshot(model)
     outputs, _, updated = bound.apply([], x, training)
-    found = updated(model.variables)
+    new_values = updated(model.variables)
     expected = model(x, training=training)
     limit = DTYPES.get(dtype, 1e-5)
     assert outputs.dtype == expected.dtype
     outputs, expected = (tf.cast(v, "float64").numpy() for v in (outputs, expected))
     np.testing.assert_allclose(outputs, expected, rtol=limit, atol=limit)
-    same(found, model.variables, rtol=limit, atol=limit)
-    if training:  # Keras has assigned its statistics and seed
+    same(new_values, model.variables, rtol=limit, atol=limit)
+    if training:  # Keras has assigned statistics and seed
         assert any((a != b).any() for a, b in zip(before, snapshot(model), strict=True))
-    each = bound.each(x[:6][None])
-    assert each.shape == (1, 6, 3)
-    assert each.dtype == ("float64" if dtype == "float64" else "float32")
+    vectorized = bound.each(x[:6][None])
+    assert vectorized.shape == (1, 6, 3)
+    assert vectorized.dtype == ("float64" if dtype == "float64" else "float32")
 
 
-def test_a_model_shared_between_two_places():
+def test_a_shared_model():
     keras.utils.set_random_seed(0)
     norm = layers.BatchNormalization(momentum=0.5)
     inner = keras.Sequential([keras.Input([4]), layers.Dense(4), norm])
@@ -285,26 +285,26 @@ def test_a_model_shared_between_two_places():
     bound = Network(model)
     x = tf.constant(np.random.RandomState(0).normal(size=[8, 4]), tf.float32)
     outputs, _, updated = bound.apply([], x, training=True)
-    found = updated(bound.statistics)
+    statistics = updated(bound.statistics)
     assert ids(bound.statistics) == ids([norm.moving_mean, norm.moving_variance])
     np.testing.assert_allclose(outputs, model(x, training=True), rtol=1e-4, atol=1e-5)
-    same(found, [norm.moving_mean, norm.moving_variance], rtol=1e-5)
+    same(statistics, [norm.moving_mean, norm.moving_variance], rtol=1e-5)
     ahead, _ = bound.split(model.layers[-1].variables)
     assert ahead is not None and len(ahead.variables) == len(inner.variables)
 
 
 class Subclassed(keras.Model):
-    def __init__(self, *some):
+    def __init__(self, *sequence):
         super().__init__(name="subclassed")
-        self.some = list(some)
+        self.sequence = list(sequence)
 
     def call(self, x, training=False):
-        for layer in self.some:
+        for layer in self.sequence:
             x = layer(x)
         return x
 
 
-def test_a_subclassed_model_is_bound_if_it_normalizes_nothing():
+def test_a_subclassed_model_is_bound_unless_it_normalizes():
     model = Subclassed(layers.Dense(4, activation="tanh"), layers.Dense(2))
     x = np.random.RandomState(0).normal(size=[5, 3]).astype("float32")
     with pytest.raises(ValueError, match="built keras.Model"):
@@ -313,10 +313,10 @@ def test_a_subclassed_model_is_bound_if_it_normalizes_nothing():
     model.input_shape, model.output_shape = (None, 3), (None, 2)
     bound = Network(model)
     w, b, v, c = weights = tensors(bound.trainable)
-    found = bound.apply(pairs(bound.trainable, weights), x, training=True).values
-    np.testing.assert_allclose(found, tf.tanh(x @ w + b) @ v + c, rtol=1e-5)
+    outputs = bound.apply(pairs(bound.trainable, weights), x, training=True).values
+    np.testing.assert_allclose(outputs, tf.tanh(x @ w + b) @ v + c, rtol=1e-5)
     assert bound.measure([], x) == []
-    assert bound.split(model.some[-1].variables) == (None, model)
+    assert bound.split(model.sequence[-1].variables) == (None, model)
     normalized = Subclassed(layers.BatchNormalization(name="norm"), layers.Dense(2))
     normalized(x)
     normalized.input_shape, normalized.output_shape = (None, 3), (None, 2)

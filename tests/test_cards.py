@@ -1,4 +1,4 @@
-"""Cards as records: one sentence for each file that is none of this schema."""
+"""Tests of cards: files of another schema are rejected in one sentence."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from keras_meta.zoo import cards, cli, published
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """The file of a card, in a zoo of its own."""
+    """Returns the path of a card in a temporary zoo."""
     monkeypatch.setattr(cards, "MODELS", tmp_path)
     fields = {field.name: "x" for field in dataclasses.fields(cards.Card)}
     card = cards.Card(**{**fields, "name": "one", "figures": [], "external": None})
@@ -28,7 +28,7 @@ def fields_of(path, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"schema": 3}, "schema 2 in .*, got schema 3: update keras-meta"),
         ({"schema": 0}, "schema 2 in .*, got schema 0: publish the entry again"),
@@ -41,24 +41,24 @@ def fields_of(path, **changes):
     ],
     ids=str,
 )
-def test_a_card_of_another_schema(path, changes, sentence, capsys):
+def test_a_card_of_another_schema_is_rejected(path, changes, message, capsys):
     path.write_text(fields_of(path, **changes))
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         cards.Card.read(path)
-    for words in (["list"], ["info", "one"]):
-        assert cli.main(words) == 2
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1 and str(path) in err
+    for arguments in (["list"], ["info", "one"]):
+        assert cli.main(arguments) == 2
+        stderr = capsys.readouterr().err
+        assert stderr.count("\n") == 1 and str(path) in stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe{}", None])
-def test_a_damaged_card(path, content):
+def test_a_damaged_card_is_rejected(path, content):
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(ValueError, match="one JSON object, in .* missing or damaged"):
         cards.Card.read(path)
 
 
-def test_a_published_figure_hangs_on_fields():
+def test_a_published_figure_depends_on_fields_of_the_card():
     card = zoo.card("maml.omniglot_5w1s")
     renamed = dataclasses.replace(card, name="anything")
     assert published.figure(renamed, 1) == published.figure(card, 1) == (98.7, 0.4)
@@ -71,15 +71,15 @@ def test_a_published_figure_hangs_on_fields():
         assert published.figure(photos, 1) == figure
     low = {"shots": 1, "normalization": card.normalization, "mean": 0.9869}
     high = {**low, "mean": 0.9871}
-    found = published.below(dataclasses.replace(renamed, figures=[low, high]))
-    assert found == [(low, (98.7, 0.4))]
+    below = published.below(dataclasses.replace(renamed, figures=[low, high]))
+    assert below == [(low, (98.7, 0.4))]
 
 
-def test_what_entries_began_from():
-    # As their commands had it when they were trained.
-    began = {card.name: card.initial_weights for card in cards.stored()}
-    assert began["maml.omniglot_5w1s"] == cards.RANDOM
-    assert began["maml.omniglot_20w1s"] == "anil.omniglot_20w1s"
-    assert began["mann.omniglot_5w-on_protonet"] == "protonet.omniglot_20w1s"
-    for name, origin in began.items():
-        assert origin == cards.RANDOM or origin in began, name
+def test_initial_weights_of_entries():
+    # The initial weights in the training commands of the entries.
+    origins = {card.name: card.initial_weights for card in cards.stored()}
+    assert origins["maml.omniglot_5w1s"] == cards.RANDOM
+    assert origins["maml.omniglot_20w1s"] == "anil.omniglot_20w1s"
+    assert origins["mann.omniglot_5w-on_protonet"] == "protonet.omniglot_20w1s"
+    for name, origin in origins.items():
+        assert origin == cards.RANDOM or origin in origins, name

@@ -1,4 +1,4 @@
-"""Check finds what is wrong, and nothing else."""
+"""Tests of `check`: it reports wrong derivatives and no others."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from tests import smooth
 
 
 class Stopped(keras.layers.Layer):
-    """Normalizes with moments whose gradient is stopped half way, as Keras' are."""
+    """Normalizes with moments that stop a part of the gradient, as in Keras."""
 
     def call(self, x):
         mean, variance = tf.nn.moments(x, [0], keepdims=True)
@@ -20,7 +20,7 @@ class Stopped(keras.layers.Layer):
 
 
 class Dilated(keras.layers.Layer):
-    """An operation whose gradient has none."""
+    """Applies an operation without a second derivative."""
 
     def call(self, x):
         filters = tf.zeros([2, 2, x.shape[-1]], x.dtype)
@@ -28,7 +28,7 @@ class Dilated(keras.layers.Layer):
 
 
 class Shifted(keras.layers.Layer):
-    """A first derivative that is off by a tenth."""
+    """Has a first derivative with an error of a tenth."""
 
     def call(self, x):
         @tf.custom_gradient
@@ -39,7 +39,7 @@ class Shifted(keras.layers.Layer):
 
 
 class Python(keras.layers.Layer):
-    """An operation that XLA cannot compile."""
+    """Applies an operation that XLA cannot compile."""
 
     def call(self, x):
         return tf.ensure_shape(tf.numpy_function(np.copy, [x], x.dtype), x.shape)
@@ -53,10 +53,10 @@ def network(*layers, shape=(6, 6, 2)):
     return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
 
 
-def wrong(learner, **kwargs):
-    found = check.check(learner, cost=False, **kwargs)
-    assert len(found) >= 3
-    return {each.what: each.sentence for each in found if each.state == "wrong"}
+def errors_of(learner, **kwargs):
+    findings = check.check(learner, cost=False, **kwargs)
+    assert len(findings) >= 3
+    return {f.what: f.sentence for f in findings if f.state == "wrong"}
 
 
 @pytest.mark.thorough
@@ -75,55 +75,55 @@ def wrong(learner, **kwargs):
         lambda: km.ProtoNet(network(keras.layers.BatchNormalization())),
     ],
 )
-def test_what_is_right(learner):
+def test_correct_learners_have_no_errors(learner):
     keras.utils.set_random_seed(0)
-    assert wrong(learner()) == {}
+    assert errors_of(learner()) == {}
 
 
 @pytest.mark.thorough
-def test_a_wrong_second_derivative_is_named():
-    found = wrong(km.MAML(network(Stopped(name="stopped"))))
-    assert "Stopped: its second derivative is off by" in found["stopped"]
-    # Where no second derivative is taken, none is wrong.
-    assert wrong(km.FOMAML(network(Stopped(name="stopped")))) == {}
+def test_a_wrong_second_derivative_is_reported():
+    errors = errors_of(km.MAML(network(Stopped(name="stopped"))))
+    assert "Stopped: its second derivative is off by" in errors["stopped"]
+    # FOMAML uses no second derivative, so none is wrong.
+    assert errors_of(km.FOMAML(network(Stopped(name="stopped")))) == {}
 
 
-def test_a_layer_without_a_second_derivative_is_named():
-    with pytest.raises(LookupError):  # as training would
+def test_a_layer_without_a_second_derivative_is_reported():
+    with pytest.raises(LookupError):  # as in training
         learner = km.MAML(network(keras.layers.Conv2D(2, 3), Dilated(name="dilated")))
         learner.meta_gradient(*probes.random_episode(learner))
-    found = wrong(
+    errors = errors_of(
         km.FOMAML(network(keras.layers.Conv2D(2, 3), Dilated(name="dilated")))
     )
-    assert found == {}
-    found = check.check(
+    assert errors == {}
+    findings = check.check(
         km.MAML(network(keras.layers.Conv2D(2, 3), Dilated(name="dilated"))), cost=False
     )
-    sentences = [each.sentence for each in found if each.state == "wrong"]
+    sentences = [f.sentence for f in findings if f.state == "wrong"]
     assert sentences[0].startswith("Dilated: its second derivative does not exist")
-    assert "meta-gradient" in [each.what for each in found if each.state == "wrong"]
+    assert "meta-gradient" in [f.what for f in findings if f.state == "wrong"]
 
 
 @pytest.mark.thorough
-def test_a_wrong_first_derivative_is_named():
-    found = wrong(km.FOMAML(network(Shifted(name="shifted"))))
-    assert found.keys() == {"shifted"}
-    assert "first derivative is off by" in found["shifted"]
+def test_a_wrong_first_derivative_is_reported():
+    errors = errors_of(km.FOMAML(network(Shifted(name="shifted"))))
+    assert errors.keys() == {"shifted"}
+    assert "first derivative is off by" in errors["shifted"]
 
 
 @pytest.mark.thorough
 def test_compiled_layers_are_compared():
-    assert wrong(km.MAML(smooth.network()), jit=True) == {}
+    assert errors_of(km.MAML(smooth.network()), jit=True) == {}
     learner = km.FOMAML(network(Python(name="python")))
-    found = [
+    findings = [
         f for f in check.check(learner, jit=True, cost=False) if "XLA" in f.sentence
     ]
-    assert [f.what for f in found] == ["python"]
+    assert [f.what for f in findings] == ["python"]
 
 
 @pytest.mark.thorough
-def test_the_command(tmp_path, monkeypatch, capsys):
-    smooth_network = keras.Sequential(
+def test_the_check_command(tmp_path, monkeypatch, capsys):
+    dense_network = keras.Sequential(
         [
             keras.Input([4]),
             keras.layers.Dense(8, "tanh"),
@@ -131,29 +131,29 @@ def test_the_command(tmp_path, monkeypatch, capsys):
             keras.layers.Dense(3, name="head"),
         ]
     )
-    smooth_network.save(tmp_path / "network.keras")
+    dense_network.save(tmp_path / "network.keras")
     assert cli.main(["check", str(tmp_path / "network.keras"), "--learner=ANIL"]) == 0
-    said = capsys.readouterr().out
-    assert "Dense: its second derivative is right" in said
-    assert "for each inner step" in said
-    for words, sentence in (
+    stdout = capsys.readouterr().out
+    assert "Dense: its second derivative is right" in stdout
+    assert "for each inner step" in stdout
+    for arguments, message in (
         (["network.keras", "--learner=CNP"], "expected one of ANIL, FOMAML"),
         (["none.keras"], "expected a file, got none"),
     ):
-        words[0] = str(tmp_path / words[0])
-        assert cli.main(["check", *words]) == 2
-        assert sentence in capsys.readouterr().err
+        arguments[0] = str(tmp_path / arguments[0])
+        assert cli.main(["check", *arguments]) == 2
+        assert message in capsys.readouterr().err
     monkeypatch.setattr(Python, "__module__", "elsewhere")  # as in another process
-    own = keras.Sequential([keras.Input([4]), Python(name="python")])
-    own.save(tmp_path / "own.keras")
+    custom_network = keras.Sequential([keras.Input([4]), Python(name="python")])
+    custom_network.save(tmp_path / "own.keras")
     assert cli.main(["check", str(tmp_path / "own.keras")]) == 2
     assert "expected a file with layers of Keras only" in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected a Learner"):
-        check.check(smooth_network)
+        check.check(dense_network)
 
 
 @pytest.mark.slow
-def test_what_it_costs_grows_with_the_steps():
+def test_cost_grows_with_the_number_of_inner_steps():
     finding = cost_check.measure(km.MAML(km.networks.conv4((28, 28, 1), filters=16)))
     numbers = [
         float(n) for n in finding.sentence.split() if n.replace(".", "").isdigit()

@@ -1,4 +1,4 @@
-"""Which entry `keras-meta learn` takes by itself, and the grids that it compares."""
+"""Tests of the default entry of `keras-meta learn` and of the grids it compares."""
 
 import dataclasses
 import itertools
@@ -13,26 +13,26 @@ from keras_meta.zoo import cards, choice, grids, intervals
 
 
 def entry(name, ways, shots, figures=None, normalization="inductive", **fields):
-    """A card that says what the choice of a model reads.
+    """Returns a card with the fields that the choice of a model reads.
 
-    Other figures mislead: what is the worst on the grid is the best in tests.
+    Its other figures are misleading: the worst on the grid is the best in tests.
 
     Args:
-        figures: `{(ways, shots): mean}` of its grid.
+        figures: `{(ways, shots): mean}` of the grid.
     """
     blank = {field.name: None for field in dataclasses.fields(cards.Card)}
     grid = [
         {"ways": n, "shots": k, "mean": mean, "interval": 0.00123}
         for (n, k), mean in (figures or {}).items()
     ]
-    wrong = 1 - grid[0]["mean"] if grid else 1.0
+    misleading = 1 - grid[0]["mean"] if grid else 1.0
     return cards.Card(
         **blank
         | {"name": name, "ways": ways, "shots": shots, "normalization": normalization}
         | {"inputs": "images" if ways else "curves", "procedural": False, "grid": grid}
         | {"family": "ink", "photographs": False}
-        | {"validation": {"metric": "accuracy", "mean": wrong}}
-        | {"figures": [{"metric": "accuracy", "mean": wrong}]}
+        | {"validation": {"metric": "accuracy", "mean": misleading}}
+        | {"figures": [{"metric": "accuracy", "mean": misleading}]}
         | fields
     )
 
@@ -41,7 +41,7 @@ def row(ways, *means):
     return {(ways, k): mean for k, mean in zip(grids.SHOTS, means, strict=True)}
 
 
-FOUND = [
+ENTRIES = [
     entry("curves", None, 10),
     entry("procedural", 20, 1, dict.fromkeys(itertools.product(grids.WAYS, [1]), 0.99)),
     entry("few", 5, 1, row(2, *[0.97] * 5) | row(5, 0.95, 0.9, 0.9, 0.9, 0.9)),
@@ -51,76 +51,79 @@ FOUND = [
     entry("strings", 15, 10, row(5, *[1.0] * 5), inputs="images with string labels"),
     entry("unscored", 10, 1),
 ]
-FOUND[1] = dataclasses.replace(FOUND[1], procedural=True)
+ENTRIES[1] = dataclasses.replace(ENTRIES[1], procedural=True)
 
 
 @pytest.mark.parametrize(
     ("ways", "shots", "name", "cell"),
     [
         (2, 1, "few", "2 ways, 1 shot (97.0% ± 0.1%)"),
-        # The next ways of the grid.
+        # The next larger number of ways in the grid.
         (3, 1, "few", "5 ways, 1 shot (95.0% ± 0.1%)"),
         (5, 2, "many", "5 ways, 2 shots (94.0% ± 0.1%)"),
-        # The nearest shots by ratio: on either side of the root of 2 x 5, of 5 x 10.
+        # The nearest shots by ratio, around sqrt(2 x 5) and sqrt(5 x 10).
         (5, 3.16, "many", "5 ways, 2 shots (94.0% ± 0.1%)"),
         (5, 3.17, "many", "5 ways, 5 shots (97.0% ± 0.1%)"),
         (5, 7.07, "many", "5 ways, 5 shots (97.0% ± 0.1%)"),
         (5, 7.08, "more", "5 ways, 10 shots (95.7% ± 0.1%)"),
         (5, 400, "more", "5 ways, 15 shots (98.0% ± 0.1%)"),
         (6, 400, "many", "10 ways, 15 shots (80.0% ± 0.1%)"),
-        # One of procedural images, if no other knows as many ways.
+        # Entries of procedural images, only if no other has enough ways.
         (11, 5, "procedural", "20 ways, 1 shot (99.0% ± 0.1%)"),
     ],
 )
-def test_the_best_on_validation_tasks_is_taken(ways, shots, name, cell, monkeypatch):
-    monkeypatch.setattr(zoo, "list_models", lambda: FOUND)
+def test_the_best_on_validation_tasks_is_chosen(ways, shots, name, cell, monkeypatch):
+    monkeypatch.setattr(zoo, "list_models", lambda: ENTRIES)
     card, reason = choice.for_images(ways, shots)
     assert card.name == name
-    got = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
-    data = "validation tasks from ink"
-    assert reason == f"{name}: best on {data} of {cell}, the nearest to {got}"
+    task = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
+    protocol, accuracy = cell.removesuffix(")").split(" (")
+    assert reason == (
+        f"{name}: best on validation tasks of {protocol} from ink ({accuracy}), which "
+        f"are the most similar to {task}"
+    )
 
 
-def test_photographs_have_entries_of_their_own(monkeypatch):
+def test_entries_for_photographs(monkeypatch):
     photos = [
         entry("photos", 5, 1, row(2, *[0.6] * 5) | row(5, *[0.5] * 5)),
         entry("larger", 10, 1, row(5, *[0.4] * 5) | row(10, *[0.3] * 5)),
     ]
     photos = [dataclasses.replace(card, photographs=True) for card in photos]
-    monkeypatch.setattr(zoo, "list_models", lambda: FOUND + photos)
+    monkeypatch.setattr(zoo, "list_models", lambda: ENTRIES + photos)
     assert choice.for_images(5, 1, photographs=True)[0].name == "photos"
     assert choice.for_images(6, 1, photographs=True)[0].name == "larger"
     assert choice.for_images(5, 1)[0].name == "few"
-    # Without a model of photographs with as many ways: a prototypical network of
-    # photographs, which accepts more, then one of drawings.
+    # If no model of photographs has enough ways, the choice is a prototypical network
+    # of photographs, which accepts more ways, or else of drawings.
     assert choice.for_images(11, 5, photographs=True)[0].name == "procedural"
-    more = [dataclasses.replace(card, learner="ProtoNet") for card in photos]
-    monkeypatch.setattr(zoo, "list_models", lambda: FOUND + more)
+    prototypical = [dataclasses.replace(card, learner="ProtoNet") for card in photos]
+    monkeypatch.setattr(zoo, "list_models", lambda: ENTRIES + prototypical)
     card, reason = choice.for_images(30, 5, photographs=True)
     assert card.name == "larger"
     assert reason == "larger: no model has a validation figure for 30 ways"
-    monkeypatch.setattr(zoo, "list_models", lambda: FOUND)
+    monkeypatch.setattr(zoo, "list_models", lambda: ENTRIES)
     assert choice.for_images(5, 1, photographs=True)[0].name == "few"
 
 
-def test_no_entry_was_validated_on_so_many_ways(monkeypatch):
-    monkeypatch.setattr(zoo, "list_models", lambda: FOUND)
+def test_more_ways_than_in_any_grid_are_rejected(monkeypatch):
+    monkeypatch.setattr(zoo, "list_models", lambda: ENTRIES)
     with pytest.raises(ValueError, match="at most 20 classes, got 21: no entry was"):
         choice.for_images(21, 1)
 
 
-def test_entries_without_a_grid_or_that_err_as_little(monkeypatch):
-    found = [entry("1", 5, 1), entry("10", 5, 10), entry("20w10s", 20, 10)]
-    monkeypatch.setattr(zoo, "list_models", lambda: found)
+def test_entries_without_a_grid_or_with_equal_figures(monkeypatch):
+    entries = [entry("1", 5, 1), entry("10", 5, 10), entry("20w10s", 20, 10)]
+    monkeypatch.setattr(zoo, "list_models", lambda: entries)
     card, reason = choice.for_images(4, 7)
     assert (card.name, reason) == (
         "10",
         "10: no model has a validation figure for 4 ways",
     )
     assert choice.for_images(6, 1)[0].name == "20w10s"
-    found += [entry("one", 20, 1, row(20, *[1.0] * 5)), entry("few", 20, 5)]
+    entries += [entry("one", 20, 1, row(20, *[1.0] * 5)), entry("few", 20, 5)]
     assert choice.for_images(4, 7)[0].name == "one"
-    found += [entry("five", 20, 5, row(20, *[1.0] * 5))]
+    entries += [entry("five", 20, 5, row(20, *[1.0] * 5))]
     assert choice.for_images(4, 7)[0].name == "five"
     assert choice.for_images(4, 1)[0].name == "one"
 
@@ -130,23 +133,23 @@ def test_choice_of_a_model_for_curves(monkeypatch):
         figure = {"metric": metric, "mean": mean}
         return entry(name, None, 9, any_units=any_units, validation=figure)
 
-    found = [
+    entries = [
         entry("images", 5, 1),
         curves("one range", -9.0, any_units=False),
         curves("worse", 0.3),
         curves("best", -0.2),
         entry("unvalidated", None, 9, any_units=True, validation=None),
     ]
-    monkeypatch.setattr(zoo, "list_models", lambda: found)
+    monkeypatch.setattr(zoo, "list_models", lambda: entries)
     assert choice.for_curves().name == "best"
-    del found[2:]
+    del entries[2:]
     assert choice.for_curves().name == "one range"
-    del found[1:]
+    del entries[1:]
     with pytest.raises(ValueError, match="the zoo has none"):
         choice.for_curves()
 
 
-# The zoo's own
+# The entries of the zoo
 
 
 CARDS = choice.candidates()
@@ -164,9 +167,9 @@ def test_the_grid_of_a_card(card):
         assert 0.5 < figure["mean"] <= 1 and figure["interval"] < 0.03
 
 
-def test_no_other_default_is_better_on_its_validation_tasks():
+def test_the_default_is_the_best_on_validation_tasks():
     for ways, shots in itertools.product(grids.WAYS, grids.SHOTS):
-        found = {
+        means = {
             card.name: figure["mean"]
             for card in CARDS
             for figure in card.grid
@@ -174,26 +177,26 @@ def test_no_other_default_is_better_on_its_validation_tasks():
             and not card.procedural
         }
         card, _ = choice.for_images(ways, shots)
-        assert found[card.name] == max(found.values())
+        assert means[card.name] == max(means.values())
 
 
-def test_the_first_of_each_class():
+def test_first_selects_the_first_examples_of_each_class():
     y = np.array([2, 0, 0, 1, 2, 2, 1, 0, 1], "int32")
     x = np.arange(9.0)[:, None]
     episode = {"support_x": x, "support_y": y, "query_x": x + 100}
-    for shots, places in (
+    for shots, indices in (
         (1, [0, 1, 3]),
         (2, [0, 1, 2, 3, 4, 6]),
         (3, range(9)),
     ):
-        found = grids.first(episode, 3, shots)
-        np.testing.assert_array_equal(found["support_x"], x[list(places)])
-        np.testing.assert_array_equal(found["support_y"], y[list(places)])
-        np.testing.assert_array_equal(found["query_x"], x + 100)
+        reduced = grids.first(episode, 3, shots)
+        np.testing.assert_array_equal(reduced["support_x"], x[list(indices)])
+        np.testing.assert_array_equal(reduced["support_y"], y[list(indices)])
+        np.testing.assert_array_equal(reduced["query_x"], x + 100)
 
 
-class Counts:
-    """Knows nothing; keeps the tasks that it is given."""
+class Recorder:
+    """Predicts a constant and stores its tasks."""
 
     classification, label_shape, normalization = True, (), "inductive"
 
@@ -213,77 +216,77 @@ def test_tasks_of_more_shots_have_the_same_queries():
     pool = km.ClassPool.from_arrays(numbers, np.repeat(range(6), 12))
     assert grids.cells(5, pool) == list(itertools.product([2, 5], [1, 2, 5]))
     assert grids.cells(20, pool.select([0, 1, 2])) == [(2, 1), (2, 2), (2, 5)]
-    learner, found = Counts(), {}
+    learner, episodes = Recorder(), {}
     for shots in (1, 2, 5):
         scored = grids.score(learner, "none", pool, 3, shots, tasks=4)
         assert (scored["ways"], scored["shots"], scored["queries"]) == (3, shots, 5)
         assert (scored["episodes"], scored["seed"]) == (4, 0)
         assert scored["mean"] == pytest.approx(1 / 3)  # the first class, always
-        found[shots] = learner.tasks.pop()
+        episodes[shots] = learner.tasks.pop()
     for few, more in ((1, 2), (2, 5)):
-        (x, y, asked), (more_x, more_y, more_asked) = found[few], found[more]
-        assert x.shape == (4, 3 * few, 1) and asked.shape == (4, 15, 1)
-        np.testing.assert_array_equal(asked, more_asked)
+        (x, y, queries), (more_x, more_y, more_queries) = episodes[few], episodes[more]
+        assert x.shape == (4, 3 * few, 1) and queries.shape == (4, 15, 1)
+        np.testing.assert_array_equal(queries, more_queries)
         for task in range(4):
             pairs = set(zip(x[task, :, 0], y[task], strict=True))
             more_pairs = set(zip(more_x[task, :, 0], more_y[task], strict=True))
             assert pairs < more_pairs
-            assert not {x for x, _ in more_pairs} & set(asked[task].ravel())
-    # Classes as of no test or training task of this seed, though the pool were theirs.
-    other = pool.episodes(3, 5, 5, 0).batch(4)
-    assert (next(iter(other))[0]["query_x"].numpy() != asked).any()
+            assert not {x for x, _ in more_pairs} & set(queries[task].ravel())
+    # Their classes differ from those of episodes of the pool with the same seed.
+    other_stream = pool.episodes(3, 5, 5, 0).batch(4)
+    assert (next(iter(other_stream))[0]["query_x"].numpy() != queries).any()
 
 
-def more_is_no_worse(ways, load, tasks):
-    """The default on tasks of more shots errs no more than that on those of fewer.
+def check_more_shots_are_no_worse(ways, load, tasks):
+    """Checks that the accuracy of the default entry does not decrease with the shots.
 
     Args:
         load: `name -> (learner, pool)`; one pool for all defaults.
 
     Returns:
-        The names of the defaults.
+        The names of the default entries.
     """
     names = [choice.for_images(ways, shots)[0].name for shots in grids.SHOTS]
     loaded = {name: load(name) for name in set(names)}
-    found = [
+    scores = [
         grids.score(loaded[name][0], name, loaded[name][1], ways, shots, tasks)
         for name, shots in zip(names, grids.SHOTS, strict=True)
     ]
-    for fewer, more in itertools.pairwise(found):
-        change = intervals.difference(more["tasks"], fewer["tasks"])
-        mean, interval = intervals.summary(change)
+    for fewer, more in itertools.pairwise(scores):
+        difference = intervals.difference(more["tasks"], fewer["tasks"])
+        mean, interval = intervals.summary(difference)
         assert mean + interval >= 0, (fewer["model"], more["model"], more["shots"])
     return names
 
 
 @pytest.mark.thorough
 def test_more_examples_are_no_worse_on_drawn_glyphs(monkeypatch):
-    found = [card for card in CARDS if card.procedural]
-    monkeypatch.setattr(zoo, "list_models", lambda: found)
+    candidates = [card for card in CARDS if card.procedural]
+    monkeypatch.setattr(zoo, "list_models", lambda: candidates)
     learners = {}
-    monkeypatch.setattr(cards, "list_models", lambda: found)
+    monkeypatch.setattr(cards, "list_models", lambda: candidates)
 
     def load(name):
         learner = learners.setdefault(name, zoo.load(name))
-        # Characters that no entry has seen, as its validation classes.
+        # No entry was trained on these characters, as on validation classes.
         return learner, km.tasks.glyphs(range(1300, 1330), prepare=learner.preprocess)
 
-    more_is_no_worse(5, load, tasks=40)
+    check_more_shots_are_no_worse(5, load, tasks=40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ways", grids.WAYS)
 def test_more_examples_are_no_worse_on_validation_classes(ways):
-    names = more_is_no_worse(ways, grids.load, tasks=200)
-    # Else their tasks would be of different classes, and could not be paired.
+    names = check_more_shots_are_no_worse(ways, grids.load, tasks=200)
+    # Otherwise the tasks have different classes and cannot be paired.
     assert len({zoo.card(name).source for name in names}) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
-def test_the_grid_is_that_of_the_weights(card):
+def test_the_grid_matches_the_weights(card):
     learner, pool = grids.load(card.name)
-    kept = [each for each in card.grid if (each["ways"], each["shots"]) == (5, 2)]
-    found = grids.score(learner, card.name, pool, 5, 2, kept[0]["episodes"])
-    # One query of all may fall on the other side where a processor adds otherwise.
-    assert found["mean"] == pytest.approx(kept[0]["mean"], abs=1e-4)
+    stored = [cell for cell in card.grid if (cell["ways"], cell["shots"]) == (5, 2)]
+    scored = grids.score(learner, card.name, pool, 5, 2, stored[0]["episodes"])
+    # Another order of sums in another processor may change one prediction.
+    assert scored["mean"] == pytest.approx(stored[0]["mean"], abs=1e-4)

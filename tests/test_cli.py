@@ -1,4 +1,4 @@
-"""The `keras-meta` command: its tables, its pictures, its exit codes and sentences."""
+"""Tests of the `keras-meta` command: tables, plots, exit codes and error messages."""
 
 import argparse
 import decimal
@@ -61,10 +61,10 @@ def write_entry(name, learner, **facts):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two entries that are linear from zero, so that one step is done by hand."""
+    """Writes two linear models with zero weights, whose step has a closed form."""
     folder = tmp_path_factory.mktemp("models")
     with pytest.MonkeyPatch.context() as patch:
-        # A card writes itself into MODELS: never into the project's own.
+        # `Card.write` writes to MODELS, which must not be the project's folder.
         patch.setattr(cards, "MODELS", folder)
         write_entries()
     return folder
@@ -105,7 +105,7 @@ def write_entries():
 
 @pytest.fixture(autouse=True)
 def here(models, tmp_path, monkeypatch):
-    """Every test has these entries alone, and a folder of its own to work in."""
+    """Runs each test with only these entries, in a temporary working directory."""
     monkeypatch.setattr(cards, "MODELS", models)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -125,42 +125,42 @@ def write_image(path, image):
 
 
 def write_task(folder, drawings, shots=(1, 3, 2), names=("ant", "[b] $x$", "cow")):
-    """`folder/support/<name>/<i>.png` and `folder/query/<label>-<i>.png`."""
+    """Writes `folder/support/<name>/<i>.png` and `folder/query/<label>-<i>.png`."""
     folder = pathlib.Path(folder)
-    for label, (name, each) in enumerate(zip(names, drawings, strict=True)):
+    for label, (name, images) in enumerate(zip(names, drawings, strict=True)):
         for i in range(shots[label]):
-            write_image(folder / "support" / name / f"{i}.png", each[i])
+            write_image(folder / "support" / name / f"{i}.png", images[i])
         for i in range(4, 8):
-            write_image(folder / "query" / f"{label}-{i}.png", each[i])
+            write_image(folder / "query" / f"{label}-{i}.png", images[i])
     return folder
 
 
 def by_hand(drawings, shots=(1, 3, 2)):
-    """Probabilities `[12, 3]` of the queries after one gradient step from zero."""
+    """Computes query probabilities `[12, 3]` after one step from zero weights."""
     ink = 1 - drawings.reshape(3, 8, -1) / 255
     support = np.concatenate([ink[c, : shots[c]] for c in range(3)])
     labels = np.repeat(range(3), shots)
-    slope = (1 / 3 - np.eye(3)[labels]) / len(labels)
-    weights, bias = -RATE * support.T @ slope, -RATE * slope.sum(axis=0)
+    gradients = (1 / 3 - np.eye(3)[labels]) / len(labels)
+    weights, bias = -RATE * support.T @ gradients, -RATE * gradients.sum(axis=0)
     exp = np.exp(ink[:, 4:].reshape(12, -1) @ weights + bias)
     return exp / exp.sum(axis=1, keepdims=True)
 
 
 def rows(output):
-    """The rows of a table of predictions: file, class and confidence in percent."""
-    found = re.findall(r"^(\S+\.png) +(.+?) +([\d.]+)%", output, re.MULTILINE)
-    return [(file, name, float(share)) for file, name, share in found]
+    """Parses a table of predictions: file, class and confidence in percent."""
+    matches = re.findall(r"^(\S+\.png) +(.+?) +([\d.]+)%", output, re.MULTILINE)
+    return [(file, name, float(share)) for file, name, share in matches]
 
 
 def assert_fails(capsys, sentence, *argv):
-    """Exit code 2, one sentence on stderr, nothing on stdout, no file written."""
-    before = sorted(pathlib.Path().rglob("*"))
+    """Asserts exit code 2, one sentence on stderr, no output and no new file."""
+    files_before = sorted(pathlib.Path().rglob("*"))
     capsys.readouterr()
     assert cli.main(list(argv)) == 2
     out, err = capsys.readouterr()
     assert re.fullmatch(rf"keras-meta: error: [^\n]*{sentence}[^\n]*\n", err), err
     assert out == ""
-    assert sorted(pathlib.Path().rglob("*")) == before
+    assert sorted(pathlib.Path().rglob("*")) == files_before
 
 
 # Without TensorFlow
@@ -171,7 +171,7 @@ def assert_fails(capsys, sentence, *argv):
     [["list"], ["info", "maml.sinusoid"], ["--help"], ["learn", "--help"]],
     ids=" ".join,
 )
-def test_answers_without_tensorflow(argv):
+def test_commands_run_without_tensorflow(argv):
     program = (
         "import sys\n"
         "from keras_meta.zoo import cli\n"
@@ -182,11 +182,11 @@ def test_answers_without_tensorflow(argv):
         "slow = {'tensorflow', 'keras', 'matplotlib', 'PIL'} & set(sys.modules)\n"
         "assert (code, slow) == (0, set()), (code, slow)\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert process.returncode == 0, process.stderr
+    assert process.stdout
 
 
 def test_list(capsys):
@@ -227,7 +227,7 @@ def test_list_fits_80_columns(capsys, monkeypatch):
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) == 2 + len(recipes.RECIPES)  # no row is folded
+    assert len(lines) == 2 + len(recipes.RECIPES)  # no row is wrapped
 
 
 def test_info(capsys):
@@ -251,78 +251,79 @@ def test_learn_images(glyphs, capsys):
     expected = by_hand(glyphs)
     names = np.array(["[b] $x$", "ant", "cow"])  # classes are sorted by name
     order = [1, 0, 2]
-    found = rows(out)
-    assert [file for file, _, _ in found] == [
+    table = rows(out)
+    assert [file for file, _, _ in table] == [
         f"{label}-{i}.png" for label in range(3) for i in range(4, 8)
     ]
-    assert [name for _, name, _ in found] == [
-        names[order[guess]] for guess in expected.argmax(axis=1)
+    assert [name for _, name, _ in table] == [
+        names[order[predicted]] for predicted in expected.argmax(axis=1)
     ]
-    # Shown to 0.1%.
+    # The table has a resolution of 0.1%.
     np.testing.assert_allclose(
-        [share for _, _, share in found], 100 * expected.max(axis=1), atol=0.051
+        [share for _, _, share in table], 100 * expected.max(axis=1), atol=0.051
     )
     reason = f"{IMAGES}: no model has a validation figure for 3 ways"
     assert out.startswith(f"{reason}\n{IMAGES} learned 3 classes from 6 images\n")
     assert "Note" not in out
     with PIL.Image.open("predictions.png") as picture:
         assert picture.format == "PNG" and picture.size[0] > 500
-    assert not list(pathlib.Path().glob(".*")), "a draft is left"
+    assert not list(pathlib.Path().glob(".*")), "a temporary file remains"
 
-    # The same folders in one, the picture of an earlier call among the queries.
+    # One folder contains both; its query folder contains the plot of an earlier call.
     write_image(pathlib.Path("task/query/predictions.png"), glyphs[0, 0])
     assert cli.main(["learn", "task", "--out", "other.pdf", "--model", IMAGES]) == 0
     out = capsys.readouterr().out
-    assert rows(out) == found and out.startswith(f"{IMAGES} learned")
+    assert rows(out) == table and out.startswith(f"{IMAGES} learned")
     assert pathlib.Path("other.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_learn_many_images_at_a_time(glyphs, capsys, monkeypatch):
+def test_learn_in_batches_of_queries(glyphs, capsys, monkeypatch):
     write_task("task", glyphs)
     cli.main(["learn", "task"])
-    whole = rows(capsys.readouterr().out)
+    table = rows(capsys.readouterr().out)
     monkeypatch.setattr(predictions, "QUERIES_AT_ONCE", 5)
     monkeypatch.setattr(learn_images, "DRAWN_QUERIES", 4)
     cli.main(["learn", "task"])
     out = capsys.readouterr().out
-    assert rows(out) == whole
+    assert rows(out) == table
     assert "predictions.png (the first 4)" in out
 
 
 def test_light_ink_is_inverted(glyphs, capsys):
     write_task("dark", glyphs)
     cli.main(["learn", "dark"])
-    dark = rows(capsys.readouterr().out)
+    dark_table = rows(capsys.readouterr().out)
     write_task("light", 255 - glyphs)
     cli.main(["learn", "light"])
     out = capsys.readouterr().out
-    assert rows(out) == dark
+    assert rows(out) == dark_table
     assert "most examples are light ink on a dark ground; all images were inver" in out
     assert "unlike" not in out
 
-    # Examples decide for all: a query of the other tone is told, and changes no other.
+    # The support examples determine the tone. A note reports a query of the other
+    # tone; the other predictions do not change.
     write_image(pathlib.Path("light/query/1-5.png"), glyphs[1, 5])
     cli.main(["learn", "light"])
     out = capsys.readouterr().out
-    found = rows(out)
-    assert [row for row in found if row[0] != "1-5.png"] == [
-        row for row in dark if row[0] != "1-5.png"
+    mixed_table = rows(out)
+    assert [row for row in mixed_table if row[0] != "1-5.png"] == [
+        row for row in dark_table if row[0] != "1-5.png"
     ]
-    assert found != dark
+    assert mixed_table != dark_table
     assert "1 of 18 images seem to be dark ink on a light ground, unlike" in out
 
 
 def blobs(count):
-    """Coloured blobs, `[count, 64, 64, 3]`."""
+    """Draws coloured blobs, `[count, 64, 64, 3]`."""
     random = np.random.default_rng(0)
-    few = random.integers(0, 256, [count, 6, 6, 3]).astype(np.uint8)
+    pixels = random.integers(0, 256, [count, 6, 6, 3]).astype(np.uint8)
     return [
         np.asarray(PIL.Image.fromarray(image).resize((64, 64), PIL.Image.BICUBIC))
-        for image in few
+        for image in pixels
     ]
 
 
-def test_photographs_are_noticed(glyphs, capsys):
+def test_a_note_reports_photographs(glyphs, capsys):
     images = blobs(24)
     write_task("photographs", [images[:8], images[8:16], images[16:]])
     assert cli.main(["learn", "photographs"]) == 0
@@ -332,7 +333,7 @@ def test_photographs_are_noticed(glyphs, capsys):
     assert note in out
 
 
-def test_kinds_of_pictures(glyphs):
+def test_detection_of_ink_tones_and_photographs(glyphs):
     def kinds(images):
         return {
             "photograph"
@@ -357,15 +358,15 @@ def test_kinds_of_pictures(glyphs):
         for scan in scans
     ]
     assert kinds(blue_on_yellow) == {"dark ink"}
-    coloured = blobs(30)
-    assert kinds(coloured) == {"photograph"}
-    assert kinds(image[..., :1] for image in coloured) == {"photograph"}
+    coloured_blobs = blobs(30)
+    assert kinds(coloured_blobs) == {"photograph"}
+    assert kinds(image[..., :1] for image in coloured_blobs) == {"photograph"}
 
 
-def test_wrong_folders(glyphs, capsys):
+def test_learn_reports_invalid_folders(glyphs, capsys):
     task = write_task("task", glyphs)
     (task / "empty").mkdir()
-    fails = {
+    arguments = {
         "got nothing at none": ["none"],
         "expected --support DIR": ["task/query"],
         "got none at none": ["task/query", "--support", "none"],
@@ -380,7 +381,7 @@ def test_wrong_folders(glyphs, capsys):
         f"model of classes of images, {CURVES} is": ["task", "--model", CURVES],
     }
     pathlib.Path("file.txt").touch()
-    for sentence, argv in fails.items():
+    for sentence, argv in arguments.items():
         assert_fails(capsys, sentence, "learn", *argv)
 
     (task / "support" / "dog").mkdir()
@@ -391,10 +392,10 @@ def test_wrong_folders(glyphs, capsys):
     assert_fails(capsys, f"at most 5 .* {IMAGES}", "learn", "task", "--model", IMAGES)
 
 
-def test_broken_image(glyphs, capsys):
+def test_learn_reports_a_damaged_image(glyphs, capsys):
     task = write_task("task", glyphs)
-    whole = (task / "query" / "1-5.png").read_bytes()
-    for content in (b"", b"no image", whole[: len(whole) // 2]):
+    png = (task / "query" / "1-5.png").read_bytes()
+    for content in (b"", b"no image", png[: len(png) // 2]):
         (task / "query" / "1-5.png").write_bytes(content)
         assert_fails(capsys, "an image file, .*task/query/1-5.png", "learn", "task")
 
@@ -404,15 +405,15 @@ def test_broken_image(glyphs, capsys):
 
 def test_learn_points(capsys):
     x, y = np.array([-1.0, 0.5, 3.0]), np.array([2.0, 0.25, -4.0])
-    known = "".join(f"{a}, {b}\n" for a, b in zip(x, y, strict=True))
+    support_rows = "".join(f"{a}, {b}\n" for a, b in zip(x, y, strict=True))
     pathlib.Path("points.csv").write_text(
-        f"\ufeffX,Y\n4,\n{known}\n-2.5,\n", encoding="utf-8"
+        f"\ufeffX,Y\n4,\n{support_rows}\n-2.5,\n", encoding="utf-8"
     )
     assert cli.main(["learn", "points.csv", "--out", "curve.png"]) == 0
     out = capsys.readouterr().out
-    slope, level = 2 * RATE * np.mean(x * y), 2 * RATE * np.mean(y)
-    found = re.findall(r"^ *(-?[\d.]+) +(-?[\d.]+) *$", out, re.MULTILINE)
-    assert found == [(f"{a:g}", f"{slope * a + level:.4g}") for a in (4, -2.5)]
+    slope, intercept = 2 * RATE * np.mean(x * y), 2 * RATE * np.mean(y)
+    predicted = re.findall(r"^ *(-?[\d.]+) +(-?[\d.]+) *$", out, re.MULTILINE)
+    assert predicted == [(f"{a:g}", f"{slope * a + intercept:.4g}") for a in (4, -2.5)]
     assert "learned a curve from 3 points" in out and "It was trained on lines" in out
     with PIL.Image.open("curve.png") as picture:
         assert picture.format == "PNG"
@@ -435,63 +436,65 @@ def test_learn_points(capsys):
         (b"\x89PNG\r\n\x00\xff", "a text file of x,y rows"),
     ],
 )
-def test_wrong_points(text, sentence, capsys):
+def test_learn_reports_invalid_points(text, sentence, capsys):
     content = text if isinstance(text, bytes) else text.encode()
     pathlib.Path("p.csv").write_bytes(content)
     assert_fails(capsys, sentence, "learn", "p.csv")
 
 
-def process():
+def neural_process():
     keras.utils.set_random_seed(0)
     networks = km.networks.mlp((2,), 8, (8,)), km.networks.mlp((9,), 2, (8,))
     return km.CNP(*networks, point_units=km.StandardUnits(known=1.5))
 
 
-def test_learn_points_with_a_process(monkeypatch, tmp_path, capsys):
+def test_learn_points_with_a_neural_process(monkeypatch, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cards, "MODELS", tmp_path / "models")
         (tmp_path / "models").mkdir()
         facts = {"data": "waves: a few", "test_classes": None, "ways": None}
         facts |= {"inputs": "curves", "figures": [], "family": "waves", "shots": 9}
-        # No name says that a model takes points of any units.
-        write_entry("waves", process(), **facts)
+        # An entry's name does not state that the model accepts points of any units.
+        write_entry("waves", neural_process(), **facts)
         monkeypatch.chdir(tmp_path)
         x = [1_700_000_000.25, 1_700_000_010.5, 1_700_000_005.125, 1_700_000_020]
-        rows = [f"{x[0]},101320.001", f"{x[1]},101320.002", f"{x[2]},", f"{x[3]},"]
-        (tmp_path / "p.csv").write_text("\n".join(["x,y", *rows]))
+        csv_rows = [f"{x[0]},101320.001", f"{x[1]},101320.002", f"{x[2]},", f"{x[3]},"]
+        (tmp_path / "p.csv").write_text("\n".join(["x,y", *csv_rows]))
         assert cli.main(["learn", "p.csv"]) == 0
         out = capsys.readouterr().out
-        known = np.stack([x[:2], [101320.001, 101320.002]], axis=1)
-        mean, scale = curves.predict(zoo.load("waves"), known, np.array(x[2:]))
+        support = np.stack([x[:2], [101320.001, 101320.002]], axis=1)
+        mean, scale = curves.predict(zoo.load("waves"), support, np.array(x[2:]))
         assert cli.main(["export", "waves", "served"]) == 0
         capsys.readouterr()
-        words = ["request", "waves", "--local", "served", "--support", "p.csv"]
-        assert cli.main(words) == 0
-        served = capsys.readouterr().out
+        argv = ["request", "waves", "--local", "served", "--support", "p.csv"]
+        assert cli.main(argv) == 0
+        request_output = capsys.readouterr().out
     assert "waves learned a curve from 2 points" in out
     assert "two standard deviations" in out and "scaled to [-1.5, 1.5]" in out
     assert "1 of 2 x lie outside the known points" in out
-    # Known x cover [-1.5, 1.5] of [-2, 2]: the rest is a sixth of 10.25 on each side.
+    # The known x span [-1.5, 1.5] of [-2, 2]; a sixth of 10.25 remains on each side.
     low, high = x[0] - 10.25 / 6, x[1] + 10.25 / 6
     assert f"constant below x = {low:.10g} and above {high:.10g}." in out
-    shown = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
-    assert [row[0] for row in shown] == ["1700000005.125", "1700000020"]
-    for row, value, width in zip(shown, mean, 2 * scale, strict=True):
+    table = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[0] for row in table] == ["1700000005.125", "1700000020"]
+    for row, value, width in zip(table, mean, 2 * scale, strict=True):
         assert abs(float(row[1]) - value) < 0.05 * width
         assert float(row[2]) == float(f"{width:.1e}")
-    # Through JSON and the exported graph, the same table.
-    assert served.splitlines()[:4] == out.splitlines()[1:5]
-    assert served.endswith("For waves, x and y were scaled by the known points.\n")
+    # The request prints the same table, computed by the exported graph.
+    assert request_output.splitlines()[:4] == out.splitlines()[1:5]
+    assert request_output.endswith(
+        "For waves, x and y were scaled by the known points.\n"
+    )
     assert (tmp_path / "predictions.png").stat().st_size > 0
 
 
-def decimals(text):
-    """Of a number without an exponent, how many digits follow the point."""
+def decimal_places(text):
+    """Counts the decimal places of a number without an exponent."""
     return -min(decimal.Decimal(text).as_tuple().exponent, 0)
 
 
-def test_a_prediction_has_the_digits_that_its_width_leaves():
-    shown = {
+def test_predictions_are_rounded_to_the_precision_of_their_width():
+    expected = {
         (101320.12347, 0.0028): ("101320.1235", "0.0028"),
         (-0.04, 1.26): ("0.0", "1.3"),
         (9.996, 0.0996): ("10.00", "0.10"),
@@ -503,50 +506,51 @@ def test_a_prediction_has_the_digits_that_its_width_leaves():
         (1.7e9, 30.4): ("1700000000", "30"),
         (np.nan, 1.0): ("nan", "1"),
     }
-    for (mean, width), texts in shown.items():
+    for (mean, width), texts in expected.items():
         assert predictions.with_width(mean, width) == texts
     random = np.random.default_rng(0)
-    for mean, size in random.uniform([-3e3, -3], [3e3, 6], (300, 2)).tolist():
-        width = 10**size
+    for mean, exponent in random.uniform([-3e3, -3], [3e3, 6], (300, 2)).tolist():
+        width = 10**exponent
         text, width_text = predictions.with_width(mean, width)
-        # Exact arithmetic: the width to two digits, the mean to half a unit of these.
-        exact = decimal.Context(prec=2, rounding=decimal.ROUND_HALF_EVEN)
-        rounded = exact.create_decimal_from_float(width)
+        # Exact arithmetic: the width has two digits; the error of the mean is at most
+        # half of their unit.
+        context = decimal.Context(prec=2, rounding=decimal.ROUND_HALF_EVEN)
+        rounded = context.create_decimal_from_float(width)
         assert decimal.Decimal(width_text) == rounded
-        assert decimals(text) == decimals(width_text)
+        assert decimal_places(text) == decimal_places(width_text)
         unit = decimal.Decimal((0, (1,), rounded.as_tuple().exponent))
         error = abs(decimal.Decimal(text) - decimal.Decimal(mean))
         assert error <= unit / 2
         assert decimal.Decimal(text) % unit == 0
 
 
-def test_x_are_shown_with_all_their_digits(capsys):
+def test_x_are_printed_with_all_digits(capsys):
     x = [1.0, -2.5, 0.1, 2459000.5, 2459000.5000001, 1e30, 1_700_000_000.0]
     output = console.Output(argparse.Namespace())
     predictions.show_points(output, "model", np.array(x), np.zeros(7), None)
-    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert list(map(float, shown)) == x and shown[0] == "1"
-    assert shown[-1] == "1700000000"
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert list(map(float, printed)) == x and printed[0] == "1"
+    assert printed[-1] == "1700000000"
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
         (["--episods=2"], "--episods=2 (did you mean --episodes?)"),
         (["--xyz", "3"], "--xyz 3"),
         (["more"], "more"),
     ],
 )
-def test_unknown_options_show_the_usage_of_their_command(words, sentence, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["evaluate", "maml.sinusoid", *words])
-    assert stopped.value.code == 2
+def test_unknown_options_print_the_usage_of_the_command(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["evaluate", "maml.sinusoid", *arguments])
+    assert exit_info.value.code == 2
     usage, error = capsys.readouterr().err.split("keras-meta evaluate: error: ")
     assert error == f"unrecognized arguments: {sentence}\n"
     assert usage.startswith("usage: keras-meta evaluate [-h]")
 
 
-def test_wrong_options_for_points(capsys):
+def test_invalid_options_for_points(capsys):
     pathlib.Path("p.csv").write_text("x,y\n1,2\n3,\n")
     assert_fails(capsys, "no --support", "learn", "p.csv", "--support", ".")
     assert_fails(capsys, "a model of curves", "learn", "p.csv", "--model", IMAGES)
@@ -563,9 +567,9 @@ def test_evaluate(capsys):
     assert f"{IMAGES}: {scores.sentence(scores.evaluate(IMAGES, **options))}\n" in out
     assert "over 4 tasks, seed 7; 3-way 2-shot, 3 queries of each class; ind" in out
     assert_fails(capsys, "at most 5 classes", "evaluate", IMAGES, "--ways=6")
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["evaluate", IMAGES, "--shots=0"])
-    assert end.value.code == 2
+    assert exit_info.value.code == 2
     assert "expected an integer >= 1, got 0" in capsys.readouterr().err
 
 
@@ -590,7 +594,7 @@ def test_export(capsys):
 
 @pytest.mark.thorough
 def test_demo(capsys, monkeypatch):
-    assert cli.main(["demo", "--out", "made/here", "--seed", "3"]) == 0
+    assert cli.main(["demo", "--out", "runs/demo", "--seed", "3"]) == 0
     out = capsys.readouterr().out
     counts = [
         [0 if cell == "·" else int(cell) for cell in row.split()]
@@ -598,25 +602,26 @@ def test_demo(capsys, monkeypatch):
     ]
     assert [sum(row) for row in counts] == [demo.QUERIES] * 5
     assert f"Accuracy: {np.trace(counts) / 75:.1%}" in out
-    # Fine-tuning begins where adapting ended, and more drawings help.
-    found = re.search(r"loss (\S+) -> (\S+), accuracy (\S+)% -> (\S+)%", out).groups()
-    loss, tuned_loss, accuracy, tuned_accuracy = map(float, found)
+    # Fine-tuning starts from the adapted weights; more drawings improve loss and
+    # accuracy.
+    values = re.search(r"loss (\S+) -> (\S+), accuracy (\S+)% -> (\S+)%", out).groups()
+    loss, tuned_loss, accuracy, tuned_accuracy = map(float, values)
     assert f"{accuracy}%" == f"{np.trace(counts) / 75:.1%}"
     assert tuned_loss < loss and tuned_accuracy >= accuracy
     assert "the same predictions (largest difference" in out
-    made = pathlib.Path("made/here")
-    with PIL.Image.open(made / "demo.png") as picture:
+    directory = pathlib.Path("runs/demo")
+    with PIL.Image.open(directory / "demo.png") as picture:
         assert picture.size[0] > 1000
-    assert (made / "served" / IMAGES / "1" / "saved_model.pb").is_file()
+    assert (directory / "served" / IMAGES / "1" / "saved_model.pb").is_file()
 
     monkeypatch.setattr(demo, "_served", lambda *_: np.zeros([75, 5]))
-    assert cli.main(["demo", "--out", "made/here", "--seed", "3"]) == 1
+    assert cli.main(["demo", "--out", "runs/demo", "--seed", "3"]) == 1
     assert "OTHER predictions (largest difference" in capsys.readouterr().out
-    assert (made / "served" / IMAGES / "2").is_dir()
+    assert (directory / "served" / IMAGES / "2").is_dir()
     assert not demo._omniglot_is_prepared()
 
 
-def test_start_noise_is_dropped_and_errors_are_not(capfd):
+def test_startup_messages_are_suppressed_and_errors_are_not(capfd):
     with console.start_noise_dropped():
         os.write(
             2, b"E0000 00:00:1 util.cc:131] oneDNN supports DT_INT32 only on ...\n"

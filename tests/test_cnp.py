@@ -1,4 +1,4 @@
-"""Conditional neural processes against loops and finite differences."""
+"""Tests of conditional neural processes against NumPy loops and finite differences."""
 
 import keras
 import numpy as np
@@ -18,9 +18,9 @@ def mlp(inputs, outputs, seed):
 
 @smooth.float64()
 def regression(aggregate="mean", **options):
-    """d_x = 2, d_y = 3."""
+    """Creates a CNP for regression with d_x = 2 and d_y = 3."""
     cnp = km.CNP(mlp(5, 8, 1), mlp(10, 6, 2), outputs=3, aggregate=aggregate, **options)
-    for variable in cnp.trainable_variables:  # no zeros
+    for variable in cnp.trainable_variables:  # so that none stays zero
         noise = np.random.RandomState(3).normal(size=variable.shape)
         variable.assign(variable + 0.1 * noise)
     return cnp
@@ -33,7 +33,7 @@ def classification():
 
 
 def points(support=SUPPORT):
-    """`(episode, query_y)` of random points."""
+    """Draws `(episode, query_y)` of random points."""
     random = np.random.RandomState(4)
     episode = {
         "support_x": random.normal(size=[TASKS, support, 2]),
@@ -52,18 +52,16 @@ def run(network, *parts):
 
 
 def dense(x, layer):
-    """An einsum layer of attention, `[D] -> [heads, D']`, or back."""
+    """Computes an einsum layer of attention, `[D] -> [heads, D']` or the reverse."""
     kernel, bias = (v.numpy() for v in layer.weights)
     return np.tensordot(x, kernel, x.ndim) + bias
 
 
-def attended(cnp, x, xs, ys):
-    """Multi-head attention of one query over the examples and the learned nothing."""
-    nothing = cnp.nothing.numpy()[:, 0, 0]
-    keys = [nothing[0]] + [run(cnp.embedding, s) for s in xs]
-    values = [nothing[1]] + [
-        run(cnp.encoder, s, t) for s, t in zip(xs, ys, strict=True)
-    ]
+def attend(cnp, x, xs, ys):
+    """Computes attention of a query over the examples and the learned empty example."""
+    empty = cnp.nothing.numpy()[:, 0, 0]
+    keys = [empty[0]] + [run(cnp.embedding, s) for s in xs]
+    values = [empty[1]] + [run(cnp.encoder, s, t) for s, t in zip(xs, ys, strict=True)]
     attention = cnp.attention
     query = dense(run(cnp.embedding, x), attention._query_dense)  # [heads, D']
     keys = [dense(k, attention._key_dense) for k in keys]
@@ -76,15 +74,15 @@ def attended(cnp, x, xs, ys):
     return dense(np.array(heads), attention._output_dense)
 
 
-def loop(cnp, episode):
-    """Mean and scale `[T, Q, 3]`, query by query."""
+def numpy_regression(cnp, episode):
+    """Computes mean and scale `[T, Q, 3]`, query by query."""
     means, scales = [], []
     for xs, ys, queries in zip(
         episode["support_x"], episode["support_y"], episode["query_x"], strict=True
     ):
         for x in queries:
             if cnp.aggregate == "attention":
-                r = attended(cnp, x, xs, ys)
+                r = attend(cnp, x, xs, ys)
             else:
                 encoded = [run(cnp.encoder, s, t) for s, t in zip(xs, ys, strict=True)]
                 r = np.mean(encoded, axis=0) if encoded else np.zeros(8)
@@ -95,8 +93,8 @@ def loop(cnp, episode):
     return np.reshape(means, shape), np.reshape(scales, shape)
 
 
-def class_loop(cnp, episode, query_x):
-    """Scores `[T, Q, 3]`, pair by pair of a query and a class."""
+def numpy_class_scores(cnp, episode, query_x):
+    """Computes scores `[T, Q, 3]`, one pair of a query and a class at a time."""
     scores = []
     for xs, ys, queries in zip(
         episode["support_x"], episode["support_y"], query_x, strict=True
@@ -111,75 +109,77 @@ def class_loop(cnp, episode, query_x):
 
 @pytest.mark.parametrize("aggregate", ["mean", "attention"])
 @pytest.mark.parametrize("support", [0, 1, SUPPORT])
-def test_regression_is_its_equations(aggregate, support):
+def test_regression_matches_the_equations(aggregate, support):
     cnp = regression(aggregate, min_scale=0.05)
     episode, _ = points(support)
     state = cnp.adapt(episode["support_x"], episode["support_y"])
-    found = cnp.infer(state, episode["query_x"])
-    for value, expected in zip(found, loop(cnp, episode), strict=True):
+    outputs = cnp.infer(state, episode["query_x"])
+    for value, expected in zip(outputs, numpy_regression(cnp, episode), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-10)
     distribution = cnp.distribution(state, episode["query_x"])
-    np.testing.assert_allclose(distribution.stddev(), found[1])
-    np.testing.assert_allclose(distribution.mean(), found[0])
+    np.testing.assert_allclose(distribution.stddev(), outputs[1])
+    np.testing.assert_allclose(distribution.mean(), outputs[0])
 
 
-def test_classification_is_its_equations():
+def test_classification_matches_the_equations():
     cnp = classification()
     episode, _ = smooth.episode()
-    found = cnp(episode)
-    expected = class_loop(cnp, episode, episode["query_x"])
-    np.testing.assert_allclose(found[..., :3], expected, rtol=1e-10)
-    np.testing.assert_array_equal(tf.nn.softmax(found)[..., 3], 0)
+    logits = cnp(episode)
+    expected = numpy_class_scores(cnp, episode, episode["query_x"])
+    np.testing.assert_allclose(logits[..., :3], expected, rtol=1e-10)
+    np.testing.assert_array_equal(tf.nn.softmax(logits)[..., 3], 0)
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "attention"])
-def test_the_gradient_of_regression_is_that_of_differences(aggregate):
+def test_regression_gradients_match_finite_differences(aggregate):
     cnp = regression(aggregate)
     episode, query_y = points()
-    asked, targets = episode["query_x"], query_y
-    if aggregate == "mean":  # the support examples are asked too
-        asked = np.concatenate([asked, episode["support_x"]], 1)
+    query_x, targets = episode["query_x"], query_y
+    if aggregate == "mean":  # the loss includes the support examples
+        query_x = np.concatenate([query_x, episode["support_x"]], 1)
         targets = np.concatenate([targets, episode["support_y"]], 1)
 
-    def value():
-        mean, scale = loop(cnp, {**episode, "query_x": asked})
+    def compute_loss():
+        mean, scale = numpy_regression(cnp, {**episode, "query_x": query_x})
         squares = ((targets - mean) / scale) ** 2
         return np.mean(np.log(scale) + squares / 2 + np.log(2 * np.pi) / 2)
 
     loss, gradients, variables, outputs = cnp.meta_gradient(episode, query_y)
-    assert loss.numpy() == pytest.approx(value(), rel=1e-10)
+    assert loss.numpy() == pytest.approx(compute_loss(), rel=1e-10)
     assert outputs.shape == (TASKS, QUERIES, 3, 2)
-    for direction, slope in smooth.slopes(value, variables, directions=2):
+    for direction, slope in smooth.slopes(compute_loss, variables, directions=2):
         assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
 
 
-def test_the_gradient_of_classification_is_that_of_differences():
+def test_classification_gradients_match_finite_differences():
     cnp = classification()
     episode, query_y = smooth.episode()
-    both = np.concatenate([episode["query_x"], episode["support_x"]], 1)
+    all_x = np.concatenate([episode["query_x"], episode["support_x"]], 1)
     labels = np.concatenate([query_y, episode["support_y"]], 1)
 
-    def value():
-        scores = class_loop(cnp, episode, both)
-        chances = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-        return -np.take_along_axis(chances, labels[..., None], -1).mean()
+    def compute_loss():
+        scores = numpy_class_scores(cnp, episode, all_x)
+        log_probabilities = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+        return -np.take_along_axis(log_probabilities, labels[..., None], -1).mean()
 
     loss, gradients, variables, _ = cnp.meta_gradient(episode, query_y)
-    assert loss.numpy() == pytest.approx(value(), rel=1e-10)
-    for direction, slope in smooth.slopes(value, variables, directions=2):
+    assert loss.numpy() == pytest.approx(compute_loss(), rel=1e-10)
+    for direction, slope in smooth.slopes(compute_loss, variables, directions=2):
         assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
 
 
-def test_names_of_classes_are_interchangeable():
+def test_logits_follow_a_permutation_of_the_labels():
     cnp = classification()
     episode, _ = smooth.episode()
-    renamed = np.array([2, 0, 1])[episode["support_y"]]
-    found = cnp({**episode, "support_y": renamed}).numpy()
-    np.testing.assert_allclose(found[..., [2, 0, 1]], cnp(episode)[..., :3], rtol=1e-12)
+    permuted = np.array([2, 0, 1])[episode["support_y"]]
+    logits = cnp({**episode, "support_y": permuted}).numpy()
+    np.testing.assert_allclose(
+        logits[..., [2, 0, 1]], cnp(episode)[..., :3], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "create, message",
     [
         (lambda: km.CNP(mlp(2, 8, 0), mlp(9, 3, 0)), r"decoder from \[B, 9\]"),
         (lambda: km.CNP(mlp(3, 8, 0), mlp(9, 2, 0)), "an encoder of"),
@@ -203,6 +203,6 @@ def test_names_of_classes_are_interchangeable():
         (lambda: classification().distribution({}, []), "CNP for regression"),
     ],
 )
-def test_what_is_refused(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
+def test_invalid_arguments_raise(create, message):
+    with pytest.raises(ValueError, match=message):
+        create()

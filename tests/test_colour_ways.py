@@ -1,4 +1,4 @@
-"""Normalized colours: Python, pools, files, evaluation and exports prepare alike."""
+"""Tests of normalized colours: Python, pools, files, evaluation and exports agree."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ SETTINGS = {"mean": [0.5, 0.4, 0.3], "deviation": [0.2, 0.3, 0.4]}
 def learner():
     keras.utils.set_random_seed(0)
     network = km.networks.conv4((8, 8, 3), None, filters=4, pooling="none")
-    for layer in network.layers:  # so that features of an untrained network differ
+    for layer in network.layers:  # so that the features differ without training
         if layer.name.startswith("norm"):
             layer.gamma.assign(5 * layer.gamma)
     learner = km.ProtoNet(
@@ -27,7 +27,7 @@ def learner():
 
 @pytest.fixture(scope="module")
 def task():
-    """uint8 images `[1, 4, 20, 30, 3]` of two classes, their labels and queries."""
+    """Draws support images `[1, 4, 20, 30, 3]` of two classes, labels and queries."""
     draw = np.random.RandomState(0).randint
     support = draw(0, 256, [1, 4, 20, 30, 3]).astype("uint8")
     support[:, 2:] //= 2
@@ -43,10 +43,10 @@ def probabilities(learner, task):
 
 def test_files_and_exports_normalize_as_python_does(learner, task, tmp_path):
     expected = probabilities(learner, task)
-    plain = type(learner).from_config(learner.get_config())
-    plain.set_weights(learner.get_weights())
-    plain.preprocess = km.ImagePreprocess(8, 8, 3, False)
-    assert abs(probabilities(plain, task) - expected).max() > 0.01
+    unnormalized = type(learner).from_config(learner.get_config())
+    unnormalized.set_weights(learner.get_weights())
+    unnormalized.preprocess = km.ImagePreprocess(8, 8, 3, False)
+    assert abs(probabilities(unnormalized, task) - expected).max() > 0.01
 
     learner.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -55,20 +55,21 @@ def test_files_and_exports_normalize_as_python_does(learner, task, tmp_path):
     signatures = tf.saved_model.load(tmp_path / "served" / "1").signatures
     keys = "support_x", "support_y", "query_x"
     inputs = dict(zip(keys, map(tf.constant, task), strict=True))
-    found = signatures["serving_images"](**inputs)["probabilities"]
-    # Resampling in a graph: float32 rounding, which a softmax of distances enlarges.
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    output = signatures["serving_images"](**inputs)["probabilities"]
+    # Resampling in a graph has float32 rounding errors, which a softmax of distances
+    # amplifies.
+    np.testing.assert_allclose(output, expected, atol=1e-4)
 
 
 def test_pools_and_evaluation_normalize_as_python_does(learner):
     x = np.random.RandomState(1).randint(0, 256, [12, 8, 8, 3]).astype("uint8")
     pool = km.ClassPool.from_arrays(x, np.repeat(range(3), 4), learner.preprocess)
-    expected = {v.tobytes() for v in learner.preprocess(x).numpy()}
+    expected = {image.tobytes() for image in learner.preprocess(x).numpy()}
     episodes = pool.episodes(3, 1, 2).take(3)
     for data in (
         episodes,
         episodes.map(scores.inverted_by_support(learner.preprocess)),
     ):
         for episode, _ in data.as_numpy_iterator():
-            drawn = [*episode["support_x"], *episode["query_x"]]
-            assert all(image.tobytes() in expected for image in drawn)
+            images = [*episode["support_x"], *episode["query_x"]]
+            assert all(image.tobytes() in expected for image in images)

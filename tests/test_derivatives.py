@@ -1,4 +1,4 @@
-"""Derivatives of exact normalization against differences in float64."""
+"""Tests of derivatives of exact normalization against differences in float64."""
 
 import keras
 import numpy as np
@@ -11,14 +11,14 @@ from tests import smooth
 layers = keras.layers
 
 
-def slopes(model, point, weights, direction, mask=None):
-    """The gradient of a weighted sum of cubes of the outputs, and its own slope.
+def derivatives(model, point, weights, direction, mask=None):
+    """Computes a weighted sum of cubed outputs and its first and second derivatives.
 
     Args:
-        point: the inputs and the trainable variables' values, arrays.
-        weights: of the sum.
-        direction: as `point`; a second derivative is symmetric, so the slope of the
-            gradient along it is the gradient's change.
+        point: arrays, the inputs and the values of the trainable variables.
+        weights: the weights of the sum.
+        direction: arrays like `point`. A second derivative is symmetric, so its product
+            with the direction is the change of the gradient along the direction.
     """
     variables = [*model.trainable_variables]
     point = [tf.constant(value) for value in point]
@@ -33,12 +33,12 @@ def slopes(model, point, weights, direction, mask=None):
     return value, first, outer.gradient(first, point, output_gradients=direction)
 
 
-def moved(point, direction, by):
-    return [p + by * d for p, d in zip(point, direction, strict=True)]
+def displaced(point, direction, step):
+    return [p + step * d for p, d in zip(point, direction, strict=True)]
 
 
-def errors(model, shape, mask=None):
-    """Relative errors of the first and second derivative, against differences."""
+def relative_errors(model, shape, mask=None):
+    """Computes relative errors of both derivatives against central differences."""
     random = np.random.RandomState(2)
     shapes = [shape, *(v.shape for v in model.trainable_variables)]
     point = [random.uniform(0.5, 2, s) for s in shapes]
@@ -46,16 +46,20 @@ def errors(model, shape, mask=None):
     weights = random.normal(size=shape)
     width = 1e-5
     ahead, behind = (
-        slopes(model, moved(point, direction, sign * width), weights, direction, mask)
+        derivatives(
+            model, displaced(point, direction, sign * width), weights, direction, mask
+        )
         for sign in (1, -1)
     )
-    _, first, second = slopes(model, point, weights, direction, mask)
-    change = (ahead[0] - behind[0]) / (2 * width)
-    along = sum(np.sum(g * d) for g, d in zip(first, direction, strict=True))
-    changes = [(a - b) / (2 * width) for a, b in zip(ahead[1], behind[1], strict=True)]
-    largest = max(np.abs(c).max() for c in changes)
-    wrong = max(np.abs(s - c).max() for s, c in zip(second, changes, strict=True))
-    return abs(along - change) / abs(change), wrong / largest
+    _, first, second = derivatives(model, point, weights, direction, mask)
+    difference = (ahead[0] - behind[0]) / (2 * width)
+    directional = sum(np.sum(g * d) for g, d in zip(first, direction, strict=True))
+    differences = [
+        (a - b) / (2 * width) for a, b in zip(ahead[1], behind[1], strict=True)
+    ]
+    largest = max(np.abs(c).max() for c in differences)
+    error = max(np.abs(s - c).max() for s, c in zip(second, differences, strict=True))
+    return abs(directional - difference) / abs(difference), error / largest
 
 
 KINDS = {
@@ -73,8 +77,8 @@ KINDS = {
 
 
 @smooth.float64()
-def made(kind):
-    """A float64 model of a normalization, the shape of its input, and a mask."""
+def build_model(kind):
+    """Returns a float64 model of a normalization, its input shape and a mask."""
     layer, arguments, shape = KINDS[kind]
     model = keras.Sequential([keras.Input(shape[1:]), layer(**arguments)])
     mask = np.array([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0]], bool)
@@ -83,30 +87,30 @@ def made(kind):
 
 @pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 @pytest.mark.parametrize("kind", KINDS)
-def test_derivatives_are_those_of_differences(kind):
-    model, shape, mask = made(kind)
-    first, second = errors(batch_norm.exact(model), shape, mask)
-    # Central differences are off by width^2 times the next derivative.
+def test_derivatives_match_finite_differences(kind):
+    model, shape, mask = build_model(kind)
+    first, second = relative_errors(batch_norm.exact(model), shape, mask)
+    # The error of central differences is width^2 times the next derivative.
     assert first < 1e-7 and second < 1e-7
 
 
 @pytest.mark.parametrize("kind", ["batch", "images", "groups", "layer"])
-def test_kerass_own_second_derivatives_are_wrong(kind):
-    """The reason for exact layers: where this fails, Keras or TensorFlow is mended."""
-    model, shape, _ = made(kind)
-    first, second = errors(model, shape)
+def test_second_derivatives_of_keras_layers_are_wrong(kind):
+    """Shows the need for exact layers; fails once Keras or TensorFlow is corrected."""
+    model, shape, _ = build_model(kind)
+    first, second = relative_errors(model, shape)
     assert first < 1e-7
     assert second > 1e-3
 
 
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("shape", [[7, 3], [5, 2, 3], [4, 3, 2, 3]])
-def test_fused_batch_normalization_is_the_exact_one(shape, scale):
-    """One op in float32 against float64, which takes moments apart."""
+def test_fused_batch_normalization_matches_exact_derivatives(shape, scale):
+    """Compares a fused float32 op with float64, which computes moments separately."""
     rng = np.random.RandomState(0)
     x, upstream, direction = rng.normal(1.0, 0.1, [3, *shape])
 
-    def found(dtype):
+    def compute(dtype):
         layer = layers.BatchNormalization(
             momentum=0.5, scale=scale, center=scale, dtype=dtype
         )
@@ -118,7 +122,7 @@ def test_fused_batch_normalization_is_the_exact_one(shape, scale):
         weights = [tf.constant(v.numpy()) for v in variables]
 
         @tf.function
-        def slopes(point):
+        def compute_derivatives(point):
             with tf.GradientTape() as outer:
                 outer.watch(point)
                 with tf.GradientTape() as tape:
@@ -128,16 +132,16 @@ def test_fused_batch_normalization_is_the_exact_one(shape, scale):
                         y = model(point, training=True)
                     total = tf.reduce_sum(tf.constant(upstream, dtype) * y)
                 first = tape.gradient(total, [point, *weights])
-                along = tf.reduce_sum(first[0] * tf.constant(direction, dtype))
-            after = map(scope.get_current_value, network.non_trainable_variables)
-            return [y, *after, *first, outer.gradient(along, point)]
+                directional = tf.reduce_sum(first[0] * tf.constant(direction, dtype))
+            statistics = map(scope.get_current_value, network.non_trainable_variables)
+            return [y, *statistics, *first, outer.gradient(directional, point)]
 
         point = tf.constant(x, dtype)
-        graph = slopes.get_concrete_function(point).graph
-        kinds = {operation.type for operation in graph.get_operations()}
-        return "FusedBatchNormV3" in kinds, slopes(point)
+        graph = compute_derivatives.get_concrete_function(point).graph
+        op_types = {operation.type for operation in graph.get_operations()}
+        return "FusedBatchNormV3" in op_types, compute_derivatives(point)
 
-    (fused, found_values), (other, expected) = found("float32"), found("float64")
-    assert fused and not other
-    for one, exact in zip(found_values, expected, strict=True):
-        np.testing.assert_allclose(one, exact, rtol=1e-4, atol=1e-4)
+    (fused, outputs), (fused_float64, expected) = compute("float32"), compute("float64")
+    assert fused and not fused_float64
+    for output, expected_output in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(output, expected_output, rtol=1e-4, atol=1e-4)

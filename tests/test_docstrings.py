@@ -1,4 +1,4 @@
-"""Docstrings of public classes name every argument of the constructor."""
+"""Tests that docstrings of public classes list every constructor argument."""
 
 import importlib
 import inspect
@@ -12,27 +12,27 @@ import pytest
 import keras_meta as km
 from keras_meta import task_model, task_network
 
-NOT_READ = ("keras_meta.__main__", "keras_meta.conftest", "keras_meta.zoo")
+SKIPPED = ("keras_meta.__main__", "keras_meta.conftest", "keras_meta.zoo")
 
 
-def classes():
-    """All public classes of the library, by their full names."""
-    found = {}
+def public_classes():
+    """Returns all public classes of the library by full name."""
+    classes = {}
     for info in pkgutil.walk_packages(km.__path__, "keras_meta."):
-        if info.name.startswith(NOT_READ):
+        if info.name.startswith(SKIPPED):
             continue
         for name, kind in inspect.getmembers(importlib.import_module(info.name)):
             if inspect.isclass(kind) and kind.__module__ == info.name:
                 if not name.startswith("_"):
-                    found[f"{info.name}.{name}"] = kind
-    return found
+                    classes[f"{info.name}.{name}"] = kind
+    return classes
 
 
-CLASSES = classes()
+CLASSES = public_classes()
 
 
-def arguments(kind):
-    """The names of a constructor's arguments, with those that it passes on."""
+def constructor_arguments(kind):
+    """Returns the names of arguments, including those that a constructor forwards."""
     if kind.__init__ is object.__init__:
         parameters = []
     elif issubclass(kind, km.Learner):
@@ -44,17 +44,17 @@ def arguments(kind):
 
 
 def documented(text):
-    """The names of the entries of a docstring's Args."""
+    """Returns the names in a docstring's section Args."""
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.DOTALL | re.MULTILINE)
     entries = re.findall(r"^ {4}(\**\w+):", section[1], re.MULTILINE) if section else []
     return [name for name in entries if not name.startswith("*")]
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_class(name):
+def test_docstring_lists_the_constructor_arguments(name):
     kind = CLASSES[name]
     assert "__doc__" in vars(kind) and kind.__doc__, "no docstring of its own"
-    expected = arguments(kind)
+    expected = constructor_arguments(kind)
     assert sorted(documented(inspect.cleandoc(kind.__doc__))) == sorted(expected)
 
 
@@ -75,14 +75,14 @@ LEARNERS = [
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
-def test_signature_lists_what_the_constructor_accepts(kind):
+def test_signature_lists_the_accepted_arguments(kind):
     required = REQUIRED.get(kind, lambda: {"network": km.networks.mlp((2,), 5, (4,))})
     parameters = inspect.signature(kind).parameters.values()
     named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
     assert {p.name for p in named if p.default is p.empty} <= set(required())
     defaults = {p.name: p.default for p in named if p.default is not p.empty}
     learner = kind(**{**defaults, **required(), "name": "other", "dtype": "float32"})
-    # All settings of the configuration are arguments.
+    # Every setting of the configuration is an argument.
     config = set(learner.get_config()) - {"layer_flags", "name", "dtype"}
     assert config <= {p.name for p in parameters}
     with pytest.raises((TypeError, ValueError)):
@@ -90,17 +90,17 @@ def test_signature_lists_what_the_constructor_accepts(kind):
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
-def test_hints_list_what_the_constructor_accepts(kind):
+def test_hints_list_the_accepted_arguments(kind):
     parameters = dict(inspect.signature(kind.__init__).parameters)
-    (passed_on,) = typing.get_args(parameters.pop("kwargs").annotation)
-    known = {*parameters, *passed_on.__annotations__} - {"self"}
-    if kind is km.SigmaIMAML:  # its own `__init__` exists for type checkers alone
-        known |= {"conjugate_steps", "damping"}
+    (forwarded,) = typing.get_args(parameters.pop("kwargs").annotation)
+    hinted = {*parameters, *forwarded.__annotations__} - {"self"}
+    if kind is km.SigmaIMAML:  # its `__init__` exists for type checkers only
+        hinted |= {"conjugate_steps", "damping"}
     accepted = {*inspect.signature(kind).parameters, "name", "dtype"} - {"kwargs"}
-    assert known == accepted
+    assert hinted == accepted
 
 
-def test_signature_of_an_instance_is_that_of_its_call():
+def test_instances_have_no_signature_attribute():
     learner = km.MAML(km.networks.mlp(), loss="mse")
     assert not hasattr(learner, "__signature__")
 
@@ -109,7 +109,7 @@ def test_signature_of_an_instance_is_that_of_its_call():
 @pytest.mark.parametrize(
     "kind", [km.Learner, task_model.TaskModel, task_network.TaskNetwork]
 )
-def test_signatures_are_those_of_keras(kind, name):
+def test_signatures_match_keras(kind, name):
     own, expected = (
         inspect.signature(getattr(base, name)).parameters
         for base in (kind, keras.Model)

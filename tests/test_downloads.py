@@ -1,4 +1,4 @@
-"""Data sets that are not prepared: one sentence, and no leftovers."""
+"""Tests of data sets that are not prepared: one error sentence, no leftover files."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from keras_meta.zoo.recipes import sources
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder of TFDS data that does not exist, and downloads that fail."""
+    """Sets TFDS_DATA_DIR to a missing folder and makes downloads fail."""
     root = tmp_path / "data"
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
 
@@ -26,14 +26,14 @@ def root(tmp_path, monkeypatch):
     return root
 
 
-def fail():
-    with pytest.raises(ValueError) as caught:
+def download_error():
+    with pytest.raises(ValueError) as error_info:
         sources.tfds("omniglot")(None, None)
-    return str(caught.value)
+    return str(error_info.value)
 
 
-def test_a_failed_download_is_one_sentence_and_leaves_no_folders(root, capfd):
-    assert fail() == (
+def test_a_failed_download_raises_one_sentence_and_leaves_no_folders(root, capfd):
+    assert download_error() == (
         f"expected the TFDS data set omniglot in {root} (set TFDS_DATA_DIR to the "
         "folder that contains it) or a network to download it, got: no route to host"
     )
@@ -41,15 +41,15 @@ def test_a_failed_download_is_one_sentence_and_leaves_no_folders(root, capfd):
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_files_from_before_and_complete_archives_remain(root):
-    kept = root / "omniglot" / "notes", root / "downloads" / "omniglot" / "first.zip"
-    for path in kept:
+def test_existing_files_and_complete_archives_remain(root):
+    stored = root / "omniglot" / "notes", root / "downloads" / "omniglot" / "first.zip"
+    for path in stored:
         path.parent.mkdir(parents=True)
         path.write_text("kept")
     (root / "empty").mkdir()
-    fail()
+    download_error()
     files = [path for path in root.rglob("*") if path.is_file()]
-    assert sorted(files) == sorted(kept) and (root / "empty").is_dir()
+    assert sorted(files) == sorted(stored) and (root / "empty").is_dir()
     assert not (root / "downloads" / "extracted").exists()
 
 
@@ -58,4 +58,4 @@ def test_a_prepared_data_set_is_read_without_a_download(root):
     assert not downloads.is_prepared("omniglot")
     (root / "omniglot" / "3.0.0" / "dataset_info.json").touch()
     assert downloads.is_prepared("omniglot")
-    assert fail() == "a long sentence"  # of the library
+    assert download_error() == "a long sentence"  # the library's own message

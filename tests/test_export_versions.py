@@ -1,4 +1,4 @@
-"""Versions of exports: numbers, failures that change nothing, names in the page."""
+"""Tests of export versions: numbers, failures that change nothing, quoted names."""
 
 import ast
 import errno
@@ -17,15 +17,15 @@ import keras_meta as km
 
 
 def learner(shift=0.0):
-    made = km.ProtoNet(km.networks.mlp((3,), 2, (2,)))
-    for variable in made.variables:
+    model = km.ProtoNet(km.networks.mlp((3,), 2, (2,)))
+    for variable in model.variables:
         if variable.dtype == "float32":
             variable.assign(tf.zeros_like(variable) + shift)
-    return made
+    return model
 
 
-def held(base):
-    """Everything below a folder, `{path: bytes}`; directories too."""
+def contents(base):
+    """Returns `{path: bytes}` of all files below a folder; None stands for folders."""
     return {
         path.relative_to(base): path.read_bytes() if path.is_file() else None
         for path in base.rglob("*")
@@ -34,10 +34,10 @@ def held(base):
 
 @pytest.mark.parametrize("version", [2.0, True, "2", 0, -1, np.float32(2), np.True_])
 def test_a_version_is_an_integer(tmp_path, version):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError) as info:
         km.export(learner(), tmp_path / "m", version=version)
     got = version if type(version) is int else repr(version)
-    assert str(caught.value) == f"expected version to be an integer >= 1, got {got}."
+    assert str(info.value) == f"expected version to be an integer >= 1, got {got}."
     assert not (tmp_path / "m").exists()
 
 
@@ -47,15 +47,15 @@ def test_numpy_integers_are_versions(tmp_path):
     assert 'tf.saved_model.load("3")' in page
 
 
-def test_what_stands_beside_is_of_the_newest_version(tmp_path):
+def test_model_keras_belongs_to_the_newest_version(tmp_path):
     base = tmp_path / "m"
 
-    def beside():
+    def stored_weight():
         return keras.models.load_model(base / "model.keras").variables[0].numpy()[0, 0]
 
     km.export(learner(1), base, version=2)
     km.export(learner(2), base, version=1)
-    assert beside() == 1
+    assert stored_weight() == 1
     assert sorted(p.name for p in base.iterdir()) == [
         "1",
         "2",
@@ -63,39 +63,39 @@ def test_what_stands_beside_is_of_the_newest_version(tmp_path):
         "model.keras",
     ]
     km.export(learner(3), base)
-    assert beside() == 3
+    assert stored_weight() == 3
 
 
-def full(*args, **kwargs):
+def raise_disk_full(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def full_tensorflow(*args, **kwargs):
+def raise_tensorflow_disk_full(*args, **kwargs):
     raise tf.errors.ResourceExhaustedError(
         None, None, "{{function_node x}} /a/b; No space left on device [Op:SaveV2]"
     )
 
 
-def after(count, function, fail=full):
-    """A function that works so many times and fails once."""
+def fail_after(count, function, fail=raise_disk_full):
+    """Wraps a function so that it fails once, after `count` calls."""
     calls = []
 
-    def called(*args, **kwargs):
+    def wrapped(*args, **kwargs):
         calls.append(args)
         return fail() if len(calls) == count + 1 else function(*args, **kwargs)
 
-    return called
+    return wrapped
 
 
 FAILURES = {
-    "graph": lambda: (tf.saved_model, "save", full),
-    "graph of TensorFlow": lambda: (tf.saved_model, "save", full_tensorflow),
-    "weights": lambda: (keras.Model, "save", full),
-    "page": lambda: (pathlib.Path, "write_text", full),
-    "backup": lambda: (km.versions.shutil, "copy2", full),
-    "version": lambda: (os, "rename", after(2, os.rename)),
-    "first beside": lambda: (os, "replace", after(0, os.replace)),
-    "second beside": lambda: (os, "replace", after(1, os.replace)),
+    "graph": lambda: (tf.saved_model, "save", raise_disk_full),
+    "graph of TensorFlow": lambda: (tf.saved_model, "save", raise_tensorflow_disk_full),
+    "weights": lambda: (keras.Model, "save", raise_disk_full),
+    "page": lambda: (pathlib.Path, "write_text", raise_disk_full),
+    "backup": lambda: (km.versions.shutil, "copy2", raise_disk_full),
+    "version": lambda: (os, "rename", fail_after(2, os.rename)),
+    "first replace": lambda: (os, "replace", fail_after(0, os.replace)),
+    "second replace": lambda: (os, "replace", fail_after(1, os.replace)),
 }
 
 
@@ -105,27 +105,27 @@ def test_a_full_disk_changes_nothing(tmp_path, monkeypatch, name):
     owner, attribute, replacement = FAILURES[name]()
     base = tmp_path / "m"
     km.export(learner(1), base)
-    before = held(base)
+    before = contents(base)
     with monkeypatch.context() as patch:
         patch.setattr(owner, attribute, replacement)
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError) as info:
             km.export(learner(2), base)
-    assert str(caught.value) == (
+    assert str(info.value) == (
         f"cannot write {base / '2'}: No space left on device; what was in {base} is as "
         "before."
     )
-    assert held(base) == before
+    assert contents(base) == before
     assert km.export(learner(2), base).name == "2"
 
 
-@pytest.mark.parametrize("name", ["graph", "first beside", "second beside"])
+@pytest.mark.parametrize("name", ["graph", "first replace", "second replace"])
 def test_a_first_version_that_fails_leaves_nothing(tmp_path, monkeypatch, name):
     owner, attribute, replacement = FAILURES[name]()
     with monkeypatch.context() as patch:
         patch.setattr(owner, attribute, replacement)
         with pytest.raises(OSError, match="No space left"):
             km.export(learner(), tmp_path / "m")
-    assert held(tmp_path) == {}
+    assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", ["plain", "my model", "it's", 'a "b" $HOME', "ü"])
@@ -144,7 +144,7 @@ def test_names_are_quoted_in_the_page(tmp_path, name):
     quoted = url.removeprefix("http://localhost:8501/v1/models/")
     assert quoted.endswith(":predict")
     assert urllib.parse.unquote(quoted.removesuffix(":predict")) == name
-    # The programs are Python, and have the name itself.
+    # The Python programs contain the unquoted name.
     programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     strings = [
         node.value
@@ -155,7 +155,7 @@ def test_names_are_quoted_in_the_page(tmp_path, name):
     assert name in strings
 
 
-def test_the_query_command_has_the_name_in_quotes(tmp_path):
+def test_the_request_command_quotes_the_name(tmp_path):
     prepare = km.ImagePreprocess(8, 8, 1, invert=False)
     inputs = keras.Input((8, 8, 1))
     network = keras.Model(inputs, keras.layers.Flatten()(inputs))

@@ -1,4 +1,4 @@
-"""What a newcomer tried: answers that repeat, and sentences in place of tracebacks."""
+"""Tests of a newcomer's first steps: reproducible outputs, errors of one sentence."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def chain(*layers):
     return keras.Sequential([keras.Input([4]), *layers])
 
 
-def test_dropout_draws_alike_after_loading(tmp_path):
+def test_dropout_is_reproducible_after_loading(tmp_path):
     layers = keras.layers
     network = chain(layers.Dense(16), layers.Dropout(0.3), layers.Dense(3))
     learner = km.MAML(network, inner_rate=0.5)
@@ -29,41 +29,41 @@ def test_dropout_draws_alike_after_loading(tmp_path):
     episode, query_y = task()
     learner.save(tmp_path / "learner.keras")
     loaded = keras.models.load_model(tmp_path / "learner.keras")
-    expected, found = (
-        each.infer(
-            each.adapt(episode["support_x"], episode["support_y"]), episode["query_x"]
+    expected, outputs = (
+        model.infer(
+            model.adapt(episode["support_x"], episode["support_y"]), episode["query_x"]
         ).numpy()
-        for each in (learner, loaded)
+        for model in (learner, loaded)
     )
-    np.testing.assert_array_equal(found, expected)
-    # It draws, and while meta-training anew for each task.
-    without = km.MAML(chain(*network.layers[::2]), inner_rate=0.5)
-    state = without.adapt(episode["support_x"], episode["support_y"])
-    assert np.abs(without.infer(state, episode["query_x"]) - expected).max() > 1e-3
-    same = {key: np.repeat(value[:1], 2, axis=0) for key, value in episode.items()}
-    *_, outputs = learner.meta_gradient(same, query_y)
-    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+    np.testing.assert_array_equal(outputs, expected)
+    # Dropout is active; in meta-training it differs by task.
+    undropped = km.MAML(chain(*network.layers[::2]), inner_rate=0.5)
+    state = undropped.adapt(episode["support_x"], episode["support_y"])
+    assert np.abs(undropped.infer(state, episode["query_x"]) - expected).max() > 1e-3
+    repeated = {key: np.repeat(value[:1], 2, axis=0) for key, value in episode.items()}
+    *_, task_outputs = learner.meta_gradient(repeated, query_y)
+    assert np.abs(task_outputs[0] - task_outputs[1]).max() > 1e-3
 
 
-def by_ops():
+def softmax_by_ops():
     x = keras.Input([4])
     return keras.Model(x, keras.ops.softmax(keras.layers.Dense(3)(x)))
 
 
 @pytest.mark.parametrize(
-    "make",
+    "create",
     [
-        by_ops,
+        softmax_by_ops,
         lambda: chain(keras.layers.Dense(3, activation=tf.nn.softmax)),
         lambda: chain(
             keras.layers.Dense(3, activation="softmax"), keras.layers.Reshape([3])
         ),
     ],
 )
-def test_a_softmax_by_any_way_is_refused(make):
+def test_a_network_that_ends_in_a_softmax_raises(create):
     with pytest.raises(ValueError, match="expected a network that gives logits"):
-        km.MAML(make())
-    km.MAML(make(), "mse")  # whose outputs may be what they like
+        km.MAML(create())
+    km.MAML(create(), "mse")  # mse accepts any outputs
 
 
 class Subclassed(keras.Model):
@@ -76,7 +76,7 @@ class Subclassed(keras.Model):
 
 
 @pytest.mark.parametrize("kind", [km.MAML, km.ProtoNet])
-def test_a_subclassed_model_is_told_what_to_do(kind):
+def test_the_error_of_a_subclassed_model_states_a_remedy(kind):
     network = Subclassed()
     network(np.zeros([1, 4], "float32"))
     with pytest.raises(ValueError, match=r"makes one of it with x = keras\.Input"):
@@ -88,7 +88,7 @@ def test_a_subclassed_model_is_told_what_to_do(kind):
 
 
 @pytest.mark.thorough
-def test_weights_of_other_ranks_one_after_the_other():
+def test_sample_weights_of_alternating_ranks():
     learner = km.MAML(chain(keras.layers.Dense(3)))
     learner.compile(keras.optimizers.SGD(0.0))
     episode, query_y = task()
@@ -96,19 +96,19 @@ def test_weights_of_other_ranks_one_after_the_other():
         for shape in ([2], [2, 6]):
             weights = np.full(shape, 2.0, "float32")
             data = tf.data.Dataset.from_tensors((episode, query_y, weights))
-            plain = learner.evaluate(episode, query_y, verbose=0, return_dict=True)
-            twice = learner.evaluate(data, verbose=0, return_dict=True)
-            assert twice["loss"] == pytest.approx(2 * plain["loss"], rel=1e-5)
+            unweighted = learner.evaluate(episode, query_y, verbose=0, return_dict=True)
+            weighted = learner.evaluate(data, verbose=0, return_dict=True)
+            assert weighted["loss"] == pytest.approx(2 * unweighted["loss"], rel=1e-5)
             learner.fit(data, verbose=0)
     wrong = tf.data.Dataset.from_tensors((episode, query_y, np.ones([2, 5], "float32")))
-    for call in (learner.fit, learner.evaluate):
+    for method in (learner.fit, learner.evaluate):
         with pytest.raises(
             ValueError, match=r"sample_weight of shape \[T\] or \[T, Q\]"
         ):
-            call(wrong, verbose=0)
+            method(wrong, verbose=0)
 
 
-def test_a_fine_tuned_model_takes_whole_numbers():
+def test_a_fine_tuned_model_accepts_integers():
     learner = km.LSTMLearner(example_shape=[4], outputs=5, units=8)
     x = np.arange(20).reshape(5, 4).astype("int32")
     model = km.finetune(learner, x, np.arange(5))

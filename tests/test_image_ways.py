@@ -1,4 +1,4 @@
-"""Images give one result whatever the way: Python, commands and exports."""
+"""Tests that Python, commands and exports predict the same for images."""
 
 import os
 
@@ -12,12 +12,12 @@ from keras_meta import files, zoo
 from keras_meta.zoo import cli, predictions
 
 ENTRIES = ["maml.glyphs_5w1s-inductive", "protonet.omniglot_5w1s"]
-SAME = {"rtol": 0, "atol": 1e-5}
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """`{name: learner}`, and the folder of their exports."""
+    """Exports the learners; returns `{name: learner}` and the folder of the exports."""
     folder = tmp_path_factory.mktemp("served")
     learners = {name: zoo.load(name) for name in ENTRIES}
     for name, learner in learners.items():
@@ -27,33 +27,33 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawings():
-    """Three characters, six drawings of each, uint8 `[3, 6, 28, 28]`, dark on light."""
+    """Draws three characters six times, uint8 `[3, 6, 28, 28]`, dark on light."""
     pool = km.tasks.glyphs(3, drawings=6, prepare=km.ImagePreprocess())
     ink = [pool.images_of(i).numpy()[..., 0] for i in range(3)]
     return np.rint(255 * (1 - np.stack(ink))).astype("uint8")
 
 
-def write_task(folder, drawings, **how):
-    """Two examples and four questions of each, of many kinds; returns their labels."""
-    kinds = ["png", "jpg", "bmp", "png"]
-    for label, each in enumerate(drawings):
-        for number, drawing in enumerate(each):
+def write_task(folder, drawings, **options):
+    """Writes two support and four query images of each class; returns query labels."""
+    suffixes = ["png", "jpg", "bmp", "png"]
+    for label, images in enumerate(drawings):
+        for number, drawing in enumerate(images):
             size = 40 + 13 * number, 52 + 7 * label
             picture = PIL.Image.fromarray(drawing).resize(size, PIL.Image.BICUBIC)
-            name = f"{label}{number}.{kinds[number % 4]}"
+            name = f"{label}{number}.{suffixes[number % 4]}"
             path = folder / ("query" if number > 1 else f"support/{label}") / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(path, picture, number=number, **how)
+            save(path, picture, number=number, **options)
     return np.repeat(range(3), 4)
 
 
-def save(path, picture, number, clear=False, turned=False):
-    """Saves a drawing, also on no ground, or as a camera that is held upright does."""
-    if clear and path.suffix == ".png":
-        ink = picture.point(lambda v: 255 - v) if clear == "dark" else picture
-        picture = PIL.Image.new("L", picture.size, 255 if clear == "light" else 0)
+def save(path, picture, number, transparent=False, rotated=False):
+    """Saves a drawing, optionally with a transparent background or an EXIF rotation."""
+    if transparent and path.suffix == ".png":
+        ink = picture.point(lambda v: 255 - v) if transparent == "dark" else picture
+        picture = PIL.Image.new("L", picture.size, 255 if transparent == "light" else 0)
         picture.putalpha(ink)
-    elif turned and path.suffix == ".jpg":
+    elif rotated and path.suffix == ".jpg":
         exif = PIL.Image.Exif()
         exif[PIL.ExifTags.Base.Orientation] = 6
         picture.rotate(90, expand=True).save(path, exif=exif)
@@ -62,23 +62,23 @@ def save(path, picture, number, clear=False, turned=False):
 
 
 def by_commands(name, served, monkeypatch):
-    """Probabilities `[Q, 3]` of `learn` and of `request --local`."""
-    found = []
+    """Returns the probabilities `[Q, 3]` of `learn` and of `request --local`."""
+    results = []
 
-    def noted(output, model, names, paths, labels, probabilities, unknown=None):
+    def record(output, model, names, paths, labels, probabilities, unknown=None):
         assert names == ["0", "1", "2"]
-        found.append(np.asarray(probabilities)[:, :3])
+        results.append(np.asarray(probabilities)[:, :3])
 
-    monkeypatch.setattr(predictions, "show_classes", noted)
-    asked = ["--support", "task/support"]
-    assert cli.main(["learn", "task/query", *asked, "--model", name]) == 0
-    asked += ["--query", "task/query", "--local", str(served)]
-    assert cli.main(["request", name, *asked]) == 0
-    return found
+    monkeypatch.setattr(predictions, "show_classes", record)
+    arguments = ["--support", "task/support"]
+    assert cli.main(["learn", "task/query", *arguments, "--model", name]) == 0
+    arguments += ["--query", "task/query", "--local", str(served)]
+    assert cli.main(["request", name, *arguments]) == 0
+    return results
 
 
 def by_python(learner, folder):
-    """Likewise, of a user's own program."""
+    """Computes the same probabilities as a user's program would."""
     support, labels, query = [], [], []
     for label in range(3):
         paths = files.listed(folder / "support" / str(label))[0]
@@ -98,31 +98,32 @@ def by_python(learner, folder):
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ENTRIES)
 @pytest.mark.parametrize("ink", ["dark", "light", "dark, clear", "light, clear"])
-def test_all_ways_agree(name, ink, served, drawings, tmp_path, monkeypatch):
+def test_python_and_commands_agree(name, ink, served, drawings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tone, _, clear = ink.partition(", ")
-    shown = drawings if tone == "dark" else 255 - drawings
+    images = drawings if tone == "dark" else 255 - drawings
     labels = write_task(
-        tmp_path / "task", shown, clear=clear and tone, turned=ink == "dark"
+        tmp_path / "task", images, transparent=clear and tone, rotated=ink == "dark"
     )
     learners, folder = served
     expected = by_python(learners[name], tmp_path / "task")
     assert (expected.argmax(1) == labels).mean() > 0.8
-    for found in by_commands(name, folder, monkeypatch):
-        np.testing.assert_allclose(found, expected, **SAME)
+    for probabilities in by_commands(name, folder, monkeypatch):
+        np.testing.assert_allclose(probabilities, expected, **TOLERANCE)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ENTRIES)
-def test_signatures_agree(name, served, drawings):
+def test_python_and_signatures_agree(name, served, drawings):
     learners, folder = served
     learner, prepare = learners[name], learners[name].preprocess
     signatures = tf.saved_model.load(folder / name / "1").signatures
     large = km.ImagePreprocess(60, 45, 1).resize(drawings[..., None]).numpy()
-    # Two tasks in a request, of either ink: each is as it would be alone.
+    # A request has two tasks, with dark and with light ink. The images of a task do not
+    # depend on the other task.
     tasks = np.stack([large, 255 - large[[1, 0, 2]]])
     support, query = (
-        each.reshape(2, -1, *large.shape[2:]) for each in np.split(tasks, [2], axis=2)
+        part.reshape(2, -1, *large.shape[2:]) for part in np.split(tasks, [2], axis=2)
     )
     support_y = np.tile(np.repeat(range(3), 2), [2, 1]).astype("int32")
     support_x, query_x = prepare.pair(support, query)
@@ -133,19 +134,19 @@ def test_signatures_agree(name, served, drawings):
     np.testing.assert_array_equal(np.concatenate([x for _, x in alone]), query_x)
 
     def png(images):
-        return [[tf.io.encode_png(image).numpy() for image in each] for each in images]
+        return [[tf.io.encode_png(image).numpy() for image in task] for task in images]
 
     for signature, inputs in {
         "serving_images": (support, query),
         "serving_bytes": (png(support), png(query)),
         "serving_default": (support_x, query_x),
     }.items():
-        answer = signatures[signature](
+        outputs = signatures[signature](
             support_x=tf.constant(inputs[0]),
             support_y=tf.constant(support_y),
             query_x=tf.constant(inputs[1]),
         )
-        np.testing.assert_allclose(answer["probabilities"], expected, **SAME)
+        np.testing.assert_allclose(outputs["probabilities"], expected, **TOLERANCE)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a PNG or JPEG image"):
         signatures["serving_bytes"](
             support_x=tf.constant([[b"no image"]]),
@@ -154,7 +155,7 @@ def test_signatures_agree(name, served, drawings):
         )
 
 
-def test_examples_decide_for_all():
+def test_support_examples_determine_the_inversion():
     prepare = km.ImagePreprocess(8, 8, 1)
     dark = np.full([8, 8, 1], 255, "uint8")
     dark[2:6, 3] = 0
@@ -164,13 +165,13 @@ def test_examples_decide_for_all():
         [
             [dark, dark, dark],
             [light, light, dark],
-            [dark, light, flat],  # no majority: as the network was trained
+            [dark, light, flat],  # no majority: the network's own tone
             [flat, light, flat],
         ]
     )
     assert prepare.inverts(support).numpy().tolist() == [True, False, True, False]
-    other = km.ImagePreprocess(8, 8, 1, invert=False, detect=True)
-    assert other.inverts(support).numpy().tolist() == [True, False, False, False]
+    uninverted = km.ImagePreprocess(8, 8, 1, invert=False, detect=True)
+    assert uninverted.inverts(support).numpy().tolist() == [True, False, False, False]
     for invert in (True, False):
         fixed = km.ImagePreprocess(8, 8, 1, invert=invert, detect=False)
         assert fixed.inverts(support).numpy().tolist() == [invert] * 4
@@ -180,22 +181,22 @@ def test_examples_decide_for_all():
     np.testing.assert_array_equal(query_x[:, 0], [1 - ink, ink, 1 - ink, ink])
     np.testing.assert_array_equal(support_x[0], [ink] * 3)
     np.testing.assert_array_equal(support_x[1], [ink, ink, 1 - ink])
-    # Photographs stay as they are; a pool takes images with `invert` as set.
+    # Photographs are not inverted. A pool inverts as `invert` states.
     assert not km.ImagePreprocess(8, 8, 3, invert=False).detect
     np.testing.assert_array_equal(prepare(light), 1 - ink)
 
 
-def test_ink_in_bad_conditions(drawings):
+def test_ink_tones_in_poor_conditions(drawings):
     random = np.random.RandomState(0)
     drawn = drawings.reshape(-1, 28, 28, 1)
     ink = 1 - np.kron(drawn, np.ones([1, 3, 3, 1])) / 255
     row, column = np.mgrid[:84, :84] / 83 - 0.5
-    for ground, tone, noise, lit in (
-        (230, 70, 8, 90 * row),  # from the side
-        (220, 60, 8, -200 * (row**2 + column**2)),  # corners in the dark
+    for ground, tone, noise, shading in (
+        (230, 70, 8, 90 * row),  # light from the side
+        (220, 60, 8, -200 * (row**2 + column**2)),  # dark corners
         (235, 190, 4, 40 * column),  # pencil
     ):
-        light = np.clip(ground + lit, 0, 255)[..., None]
+        light = np.clip(ground + shading, 0, 255)[..., None]
         scan = light * (1 - ink) + tone * ink + random.normal(0, noise, ink.shape)
         scan = np.clip(scan, 0, 255).astype("uint8")
         assert (km.images.ink_tones(scan) == -1).numpy().all()
@@ -203,7 +204,9 @@ def test_ink_in_bad_conditions(drawings):
 
 
 @pytest.mark.thorough
-def test_skipped_files_and_odd_names_are_told(served, drawings, tmp_path, monkeypatch):
+def test_commands_report_skipped_files_and_print_unusual_names(
+    served, drawings, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     _, folder = served
     write_task(tmp_path / "task", drawings)
@@ -211,31 +214,31 @@ def test_skipped_files_and_odd_names_are_told(served, drawings, tmp_path, monkey
         (tmp_path / "task" / name).touch()
     (tmp_path / "task/query/heic.heic").touch()
     (tmp_path / "task/query/more").mkdir()
-    known = files._known_suffixes()
-    monkeypatch.setattr(files, "_known_suffixes", lambda: known - {".heic"})
+    suffixes = files._known_suffixes()
+    monkeypatch.setattr(files, "_known_suffixes", lambda: suffixes - {".heic"})
     (tmp_path / "task/support/2").rename(tmp_path / "task/support/字$_{")
     try:
-        odd = os.fsdecode(b"task/query/\xff.png")
-        (tmp_path / "task/query/02.bmp").rename(tmp_path / odd)
+        unusual_path = os.fsdecode(b"task/query/\xff.png")
+        (tmp_path / "task/query/02.bmp").rename(tmp_path / unusual_path)
     except (OSError, UnicodeEncodeError):
-        odd = None
-    asked = ["--support", "task/support"]
+        unusual_path = None
+    support = ["--support", "task/support"]
     for command in (
-        ["learn", "task/query", *asked, "--model", ENTRIES[0]],
+        ["learn", "task/query", *support, "--model", ENTRIES[0]],
         [
             "request",
             ENTRIES[0],
-            *asked,
+            *support,
             "--query",
             "task/query",
             "--local",
             str(folder),
         ],
     ):
-        with open("said.txt", "w", encoding="utf-8") as said:
-            monkeypatch.setattr("sys.stdout", said)
+        with open("stdout.txt", "w", encoding="utf-8") as stdout:
+            monkeypatch.setattr("sys.stdout", stdout)
             assert cli.main(command) == 0
-        out = (tmp_path / "said.txt").read_text(encoding="utf-8")
+        out = (tmp_path / "stdout.txt").read_text(encoding="utf-8")
         for note in (
             "1 skipped, not in the folder of a class: support/loose.png.",
             "1 skipped, suffix not known: 1/notes.txt.",
@@ -244,9 +247,9 @@ def test_skipped_files_and_odd_names_are_told(served, drawings, tmp_path, monkey
             "1 skipped, a folder: query/more.",
         ):
             assert f"Note: {note}" in out
-        # Of sizes 40, 53, ... 105 by 52, 59, 66.
+        # The sizes are 40, 53, ... 105 by 52, 59, 66.
         assert "Note: 16 of 18 images are not square" in out
-        assert "字$_{" in out and (odd is None or "�.png" in out)
+        assert "字$_{" in out and (unusual_path is None or "�.png" in out)
     assert (tmp_path / "predictions.png").exists()
 
 
@@ -256,10 +259,10 @@ def test_evaluate_reports_files_that_it_skips_or_squeezes(
 ):
     write_task(tmp_path, drawings)
     (tmp_path / "support/1/notes.txt").touch()
-    words = ["--data", str(tmp_path / "support"), "--episodes", "2"]
-    assert cli.main(["evaluate", ENTRIES[0], *words]) == 0
+    arguments = ["--data", str(tmp_path / "support"), "--episodes", "2"]
+    assert cli.main(["evaluate", ENTRIES[0], *arguments]) == 0
     printed = capsys.readouterr()
     skipped = "1 skipped, suffix not known: 1/notes.txt."
     assert f"\nkeras-meta: warning: {skipped}\n" in f"\n{printed.err}"
-    # Of 40 x 52, 40 x 59, 40 x 66, 53 x 52, 53 x 59 and 53 x 66.
+    # The sizes are 40 x 52, 40 x 59, 40 x 66, 53 x 52, 53 x 59 and 53 x 66.
     assert "Note: 5 of 6 images are not square" in printed.out

@@ -1,4 +1,4 @@
-"""What a user sets is what happens: single learners against independent values."""
+"""Tests that a user's settings take effect: learners against independent values."""
 
 import keras
 import numpy as np
@@ -10,10 +10,10 @@ from keras_meta import batch_norm, task_network
 from tests import smooth
 
 
-def small(outputs=3, policy=None, seed=0):
+def mlp(outputs=3, policy=None, seed=0):
     keras.utils.set_random_seed(seed)
     inputs = keras.Input([6])
-    # A bias before a normalization has a gradient of rounding alone.
+    # Before a normalization, the gradient of a bias is only rounding error.
     x = keras.layers.Dense(16, use_bias=False, dtype=policy)(inputs)
     x = keras.layers.BatchNormalization(momentum=0.9, dtype=policy)(x)
     x = keras.layers.Activation("tanh", dtype=policy)(x)
@@ -34,12 +34,12 @@ def task(classes=3, shots=2, queries=4, tasks=2, seed=0):
     return {"support_x": x, "support_y": support_y, "query_x": query_x}, query_y
 
 
-# Implicit differentiation and weights that do not adapt.
+# Implicit differentiation and frozen weights.
 
 
 @pytest.mark.thorough
 def test_frozen_modules_have_the_meta_gradient_of_the_unrolled_loop():
-    # 400 proximal steps reach the optimum; unrolled, they differentiate through it.
+    # 400 proximal steps reach the optimum; `unrolled` differentiates through them.
     with smooth.float64():
         settings = {
             "loss": smooth.LOSS,
@@ -53,21 +53,23 @@ def test_frozen_modules_have_the_meta_gradient_of_the_unrolled_loop():
         unrolled = km.SigmaMAML(smooth.network(), **settings)
         implicit = km.SigmaIMAML(smooth.network(), conjugate_steps=40, **settings)
         implicit.set_weights(unrolled.get_weights())
-        slopes = []
+        gradients_by_path = []
         for learner in (unrolled, implicit):
-            run = tf.function(lambda *data, of=learner: of.meta_gradient(*data)[1])
+            run = tf.function(
+                lambda *data, model=learner: model.meta_gradient(*data)[1]
+            )
             gradients = run(episode, query_y)
             variables = tf.nest.flatten(learner.meta_variables())
-            slopes.append(
+            gradients_by_path.append(
                 {
                     v.path.removeprefix(f"{learner.name}/"): g.numpy()
                     for g, v in zip(gradients, variables, strict=True)
                 }
             )
-    assert slopes[0].keys() == slopes[1].keys()
-    for path, expected in slopes[0].items():
-        error = np.linalg.norm(slopes[1][path] - expected)
-        # A bias before a normalization has none.
+    assert gradients_by_path[0].keys() == gradients_by_path[1].keys()
+    for path, expected in gradients_by_path[0].items():
+        error = np.linalg.norm(gradients_by_path[1][path] - expected)
+        # A bias before a normalization has a gradient of zero.
         assert error < 1e-4 * max(np.linalg.norm(expected), 1e-6), path
 
 
@@ -75,52 +77,52 @@ def test_frozen_modules_have_the_meta_gradient_of_the_unrolled_loop():
 
 RATE = {"inner_rate": 0.2, "inner_steps": 3}
 LEARNERS = {
-    "MAML": lambda: km.MAML(small(), **RATE),
-    "FOMAML": lambda: km.FOMAML(small(), **RATE),
-    "Reptile": lambda: km.Reptile(small(), **RATE),
+    "MAML": lambda: km.MAML(mlp(), **RATE),
+    "FOMAML": lambda: km.FOMAML(mlp(), **RATE),
+    "Reptile": lambda: km.Reptile(mlp(), **RATE),
     "Reptile, Adam": lambda: km.Reptile(
-        small(), inner_rate=0.02, inner_steps=3, inner_optimizer="adam"
+        mlp(), inner_rate=0.02, inner_steps=3, inner_optimizer="adam"
     ),
-    "IMAML": lambda: km.IMAML(small(), regularization=0.5, **RATE),
-    "MetaSGD": lambda: rated(km.MetaSGD(small(), **RATE)),
-    "ANIL": lambda: km.ANIL(small(), **RATE),
-    "SigmaMAML": lambda: scaled(km.SigmaMAML(small(), **RATE)),
-    "SigmaIMAML": lambda: scaled(km.SigmaIMAML(small(), **RATE)),
-    "SigmaReptile": lambda: scaled(km.SigmaReptile(small(), **RATE)),
-    "frozen": lambda: scaled(km.SigmaMAML(small(), frozen=["dense"], **RATE)),
-    "by weight": lambda: scaled(
+    "IMAML": lambda: km.IMAML(mlp(), regularization=0.5, **RATE),
+    "MetaSGD": lambda: with_rates(km.MetaSGD(mlp(), **RATE)),
+    "ANIL": lambda: km.ANIL(mlp(), **RATE),
+    "SigmaMAML": lambda: with_scales(km.SigmaMAML(mlp(), **RATE)),
+    "SigmaIMAML": lambda: with_scales(km.SigmaIMAML(mlp(), **RATE)),
+    "SigmaReptile": lambda: with_scales(km.SigmaReptile(mlp(), **RATE)),
+    "frozen": lambda: with_scales(km.SigmaMAML(mlp(), frozen=["dense"], **RATE)),
+    "by weight": lambda: with_scales(
         km.SigmaMAML(
-            small(), modules="weight", frozen=["batch_normalization/beta"], **RATE
+            mlp(), modules="weight", frozen=["batch_normalization/beta"], **RATE
         )
     ),
 }
 
 
-def rated(learner):
-    """Learned rates, some negative."""
+def with_rates(learner):
+    """Sets random learned rates, some of them negative."""
     random = np.random.RandomState(1)
     for rate in learner.rates:
         rate.assign(random.uniform(-0.1, 0.4, rate.shape))
     return learner
 
 
-def scaled(learner):
-    """Scales of their own."""
+def with_scales(learner):
+    """Sets a different scale for each module."""
     values = np.linspace(-0.3, 0.2, len(learner.modules))
     learner.scaled_log_variances.assign(values)
     return learner
 
 
 @pytest.fixture
-def names():
-    """Layers of `small` have the same names in every test."""
+def reset_names():
+    """Resets Keras' counters, so that layers have the same names in each test."""
     keras.backend.clear_session()
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("classes", [3, 2])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_an_epoch_of_fine_tuning_is_one_more_inner_step(name, classes, names):
+def test_an_epoch_of_fine_tuning_is_one_more_inner_step(name, classes, reset_names):
     learner = LEARNERS[name]()
     episode, _ = task(classes)
     x, y = episode["support_x"], episode["support_y"]
@@ -130,18 +132,18 @@ def test_an_epoch_of_fine_tuning_is_one_more_inner_step(name, classes, names):
     expected = learner.adapt(x, y)["weights"]
     network = getattr(model, "network", model)
     assert len(network.trainable_variables) >= len(expected)
-    moved = {v.path.split("/", 1)[-1]: v.numpy() for v in network.variables}
-    by_layer = {v.path: v.numpy() for v in network.variables}
+    by_suffix = {v.path.split("/", 1)[-1]: v.numpy() for v in network.variables}
+    by_path = {v.path: v.numpy() for v in network.variables}
     for source, value in zip(learner.adapted(), expected, strict=True):
-        found = by_layer.get(source.path, moved.get(source.path))
-        # Some roundings in float32.
-        np.testing.assert_allclose(found, value[0], rtol=1e-5, atol=2e-6)
+        fine_tuned = by_path.get(source.path, by_suffix.get(source.path))
+        # The tolerance covers a few float32 roundings.
+        np.testing.assert_allclose(fine_tuned, value[0], rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["SigmaMAML", "IMAML", "SigmaReptile"])
 @pytest.mark.parametrize("optimizer", [None, "adam"])
-def test_the_prior_survives_saving(name, optimizer, tmp_path, names):
+def test_saving_preserves_the_prior(name, optimizer, tmp_path, reset_names):
     learner = LEARNERS[name]()
     episode, _ = task()
     x, y = episode["support_x"][0], episode["support_y"][0]
@@ -151,19 +153,19 @@ def test_the_prior_survives_saving(name, optimizer, tmp_path, names):
     model.fit(x, y, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    one = model.evaluate(x, y, verbose=0, return_dict=True)
-    two = loaded.evaluate(x, y, verbose=0, return_dict=True)
-    assert two == pytest.approx(one, rel=1e-6)
-    for each in (model, loaded):
-        each.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    metrics = model.evaluate(x, y, verbose=0, return_dict=True)
+    loaded_metrics = loaded.evaluate(x, y, verbose=0, return_dict=True)
+    assert loaded_metrics == pytest.approx(metrics, rel=1e-6)
+    for copy in (model, loaded):
+        copy.fit(x, y, epochs=2, verbose=0, shuffle=False)
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    # Compiled with another optimizer, it still has its prior: -log p / S, by hand.
+    # After `compile` with another optimizer, the loss includes the prior -log p / S.
     loaded.compile(keras.optimizers.SGD(0.01), loss=learner.support_loss)
-    total = loaded.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    loss = loaded.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     logits = loaded.predict(x, verbose=0)
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    data = -np.mean(np.log(chances[np.arange(len(y)), y]))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    data_loss = -np.mean(np.log(probabilities[np.arange(len(y)), y]))
     scales = task_network.prior_scales(learner, learner.adapted(), len(y))
     prior = sum(
         0.5 / (len(y) * float(scale) ** 2) * np.sum((theta.numpy() - phi.numpy()) ** 2)
@@ -172,11 +174,11 @@ def test_the_prior_survives_saving(name, optimizer, tmp_path, names):
         )
     )
     assert prior > 1e-4
-    assert total == pytest.approx(data + prior, rel=1e-4)
+    assert loss == pytest.approx(data_loss + prior, rel=1e-4)
 
 
 def test_fine_tuning_a_prototypical_network_in_float16():
-    learner = km.ProtoNet(small(5, "mixed_float16"))
+    learner = km.ProtoNet(mlp(5, "mixed_float16"))
     episode, _ = task()
     x, y = episode["support_x"][0], episode["support_y"][0]
     model = km.finetune(learner, x, y)
@@ -190,81 +192,77 @@ def test_fine_tuning_a_prototypical_network_in_float16():
 @pytest.mark.parametrize(
     "dtype, classes", [("uint8", 256), ("int8", 128), ("int16", 300)]
 )
-def test_labels_of_few_bits_with_many_classes(dtype, classes):
+def test_labels_of_small_integer_types_with_many_classes(dtype, classes):
     keras.utils.set_random_seed(0)
     network = km.networks.mlp((6,), classes, (4,))
     learner = km.MAML(network)
     learner.compile(run_eagerly=True)
     episode, query_y = task(5)
     expected = learner.adapt(episode["support_x"], episode["support_y"])
-    found = learner.adapt(episode["support_x"], episode["support_y"].astype(dtype))
-    for a, b in zip(expected["weights"], found["weights"], strict=True):
+    state = learner.adapt(episode["support_x"], episode["support_y"].astype(dtype))
+    for a, b in zip(expected["weights"], state["weights"], strict=True):
         np.testing.assert_array_equal(a, b)
     episode["support_y"] = episode["support_y"].astype(dtype)
     learner.evaluate(episode, query_y.astype(dtype), verbose=0)
 
 
-def test_labels_that_int32_cannot_hold_are_refused():
-    learner = km.MAML(small())
+def test_labels_outside_the_range_of_int32_raise():
+    learner = km.MAML(mlp())
     episode, _ = task()
-    for far in (2**32, -(2**32)):  # which a cast to int32 makes 0
-        y = episode["support_y"].astype("int64") + far
+    for offset in (2**32, -(2**32)):  # a cast to int32 maps both to 0
+        y = episode["support_y"].astype("int64") + offset
         with pytest.raises(ValueError, match=r"support_y to hold labels in \[0, 3\)"):
             learner.adapt(episode["support_x"], y)
 
 
-# Reptile's report.
+# Metrics of Reptile.
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("reported", [None, 1])
-def test_joint_reptile_reports_what_evaluate_would(reported):
+def test_joint_reptile_reports_the_metrics_of_evaluate(reported):
     episode, _ = task(queries=5)
     random = np.random.RandomState(0)
-    query_y = random.randint(0, 3, [2, 15]).astype("int32")  # nothing to learn
-    learner = km.Reptile(
-        small(), inner_rate=0.5, inner_steps=30, reported_tasks=reported
-    )
+    query_y = random.randint(0, 3, [2, 15]).astype("int32")  # random labels
+    learner = km.Reptile(mlp(), inner_rate=0.5, inner_steps=30, reported_tasks=reported)
     learner.compile(keras.optimizers.SGD(0.0))
-    expected = {key: value[:reported] for key, value in episode.items()}
-    expected = learner.evaluate(
-        expected, query_y[:reported], verbose=0, return_dict=True
-    )
-    fitted = learner.fit(episode, query_y, verbose=0, shuffle=False).history
+    subset = {key: value[:reported] for key, value in episode.items()}
+    expected = learner.evaluate(subset, query_y[:reported], verbose=0, return_dict=True)
+    history = learner.fit(episode, query_y, verbose=0, shuffle=False).history
     for key in ("accuracy", "loss"):
-        assert fitted[key][0] == pytest.approx(expected[key], rel=1e-4)
-    # Adapted to those labels, it would know them.
+        assert history[key][0] == pytest.approx(expected[key], rel=1e-4)
+    # Adaptation to the query labels would give a higher accuracy.
     assert expected["accuracy"] < 0.7
 
 
-# Moving statistics of averaged weights.
+# Moving statistics.
 
 
-def test_statistics_are_those_of_the_weights_of_now():
-    learner = km.ProtoNet(small(5))
+def test_moving_statistics_match_the_current_weights():
+    learner = km.ProtoNet(mlp(5))
     episodes = [task(seed=seed)[0] for seed in range(7)]
     norm = learner.network.layers[2]
     batch_norm.estimate(learner, [(episode, None) for episode in episodes])
     (kernel,) = learner.network.layers[1].get_weights()
     means, variances = [], []
     for episode in episodes:
-        sides = [episode[key].reshape(-1, 6) for key in ("support_x", "query_x")]
-        features = [x @ kernel for x in sides]
+        inputs = [episode[key].reshape(-1, 6) for key in ("support_x", "query_x")]
+        features = [x @ kernel for x in inputs]
         means.append(np.mean([f.mean(0) for f in features], axis=0))
         variances.append(np.mean([f.var(0) for f in features], axis=0))
     np.testing.assert_allclose(
         norm.moving_mean, np.mean(means, 0), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(norm.moving_variance, np.mean(variances, 0), rtol=1e-4)
-    assert km.MAML(small()).moving_statistics() == []
+    assert km.MAML(mlp()).moving_statistics() == []
 
 
-# As many classes as an episode has.
+# Number of classes.
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["ProtoNet", "CNP"])
-def test_classes_come_from_the_episode(kind, tmp_path):
+def test_the_episode_determines_the_number_of_classes(kind, tmp_path):
     keras.utils.set_random_seed(0)
     encoder = km.networks.mlp((6,), 8, (16,))
     if kind == "ProtoNet":
@@ -285,22 +283,22 @@ def test_classes_come_from_the_episode(kind, tmp_path):
         state = learner.adapt(episode["support_x"], episode["support_y"])
         logits = learner.infer(state, episode["query_x"])
         assert logits.shape == (2, 4 * classes, classes)
-        answers = served(**{k: tf.constant(v) for k, v in episode.items()})
+        outputs = served(**{k: tf.constant(v) for k, v in episode.items()})
         np.testing.assert_allclose(
-            answers["probabilities"], tf.nn.softmax(logits), rtol=1e-4, atol=1e-6
+            outputs["probabilities"], tf.nn.softmax(logits), rtol=1e-4, atol=1e-6
         )
     with pytest.raises(ValueError, match=r"labels in \[0, N\), N being the classes"):
         learner.evaluate(episode, query_y + 1, verbose=0)
 
 
-# What is refused in a sentence.
+# Errors.
 
 
-def ends_in_softmax():
-    return keras.Sequential([small(), keras.layers.Softmax()])
+def softmax_network():
+    return keras.Sequential([mlp(), keras.layers.Softmax()])
 
 
-def two_of(side):
+def with_two(side):
     inputs = [keras.Input([6]) for _ in range(2)]
     outputs = [keras.layers.Dense(3)(x) for x in inputs]
     if side == "input":
@@ -309,36 +307,36 @@ def two_of(side):
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "create, message",
     [
-        (lambda: km.MAML(ends_in_softmax()), "gives logits.* ends in a softmax"),
+        (lambda: km.MAML(softmax_network()), "gives logits.* ends in a softmax"),
         (
             lambda: km.ANIL(km.networks.mlp((6,), 3), keras.losses.get("mse")),
             "expected loss to be one of",
         ),
         (
-            lambda: km.MAML(small(), keras.losses.SparseCategoricalCrossentropy()),
+            lambda: km.MAML(mlp(), keras.losses.SparseCategoricalCrossentropy()),
             r"SparseCategoricalCrossentropy\(from_logits=True\)",
         ),
-        (lambda: km.MAML(two_of("input")), "one input, got 2: join them"),
-        (lambda: km.ProtoNet(two_of("output")), "one output, got 2: join them"),
-        (lambda: km.MAML(small(), inner_steps=None), "inner_steps to be an integer"),
-        (lambda: km.MAML(small(), first_order=True), "got first_order: use km.FOMAML"),
-        (lambda: km.Reptile(small(), lr=0.1), "got lr: use inner_rate"),
+        (lambda: km.MAML(with_two("input")), "one input, got 2: join them"),
+        (lambda: km.ProtoNet(with_two("output")), "one output, got 2: join them"),
+        (lambda: km.MAML(mlp(), inner_steps=None), "inner_steps to be an integer"),
+        (lambda: km.MAML(mlp(), first_order=True), "got first_order: use km.FOMAML"),
+        (lambda: km.Reptile(mlp(), lr=0.1), "got lr: use inner_rate"),
         (
-            lambda: km.MAML(small(), keras.losses.MeanSquaredError(reduction=None)),
+            lambda: km.MAML(mlp(), keras.losses.MeanSquaredError(reduction=None)),
             "a loss of reduction",
         ),
     ],
 )
-def test_what_a_constructor_refuses(make, words):
-    with pytest.raises(ValueError, match=words) as caught:
-        make()
-    assert "\n" not in str(caught.value)
+def test_invalid_constructor_arguments_raise(create, message):
+    with pytest.raises(ValueError, match=message) as info:
+        create()
+    assert "\n" not in str(info.value)
 
 
-def test_what_methods_refuse():
-    learner = km.MAML(small())
+def test_invalid_method_calls_raise():
+    learner = km.MAML(mlp())
     with pytest.raises(ValueError, match=r"km.export\(learner, base\)"):
         learner.export("somewhere")
     with pytest.raises(ValueError, match="no loss_weights"):
@@ -372,7 +370,7 @@ def test_datasets_of_unknown_length_run_as_in_keras():
     assert learner.predict(unknown, verbose=0).shape == (6, 12, 3)
 
 
-def test_eager_steps_trace_nothing(capfd):
+def test_eager_steps_are_not_traced(capfd):
     episode, query_y = task()
     calls = []
 
@@ -381,7 +379,7 @@ def test_eager_steps_trace_nothing(capfd):
             calls.append(tf.executing_eagerly())
             return x
 
-    network = keras.Sequential([small(), Counted()])
+    network = keras.Sequential([mlp(), Counted()])
     learner = km.MAML(network)
     learner.compile(run_eagerly=True)
     counts = []
@@ -392,7 +390,7 @@ def test_eager_steps_trace_nothing(capfd):
     assert counts[0] == counts[1] > 0 and all(calls)
 
 
-# What to do about labels.
+# Label errors.
 
 
 @pytest.mark.thorough
@@ -407,32 +405,32 @@ def test_eager_steps_trace_nothing(capfd):
         (lambda y: y.astype("float32"), "support_y.astype('int32') casts them."),
     ],
 )
-def test_a_refusal_of_labels_states_what_to_do(change, advice):
-    learner = km.MAML(small())
+def test_label_errors_state_a_remedy(change, advice):
+    learner = km.MAML(mlp())
     learner.compile()
     episode, query_y = task()
     support_y = change(episode["support_y"])
     changed = {**episode, "support_y": support_y}
-    for refused in (
+    for call in (
         lambda: learner.adapt(episode["support_x"], support_y),
         lambda: learner.fit(changed, query_y, verbose=0),  # in a graph
     ):
         with pytest.raises(ValueError) as info:
-            refused()
-        sentence = str(info.value)
-        assert sentence.startswith("expected ") and sentence.endswith(".")
-        assert advice in sentence and sentence.count(". ") == 0
+            call()
+        message = str(info.value)
+        assert message.startswith("expected ") and message.endswith(".")
+        assert advice in message and message.count(". ") == 0
 
 
 # XLA, for learners without an inner loop.
 
 
-def jitted(name):
+def create_learner(name):
     if name == "ProtoNet":
-        return km.ProtoNet(small(4), outputs=3)
+        return km.ProtoNet(mlp(4), outputs=3)
     if name == "CNP":
         decoder = km.networks.mlp((8,), 1, (8,))
-        return km.CNP(small(4), decoder, "sparse_categorical_crossentropy", 3)
+        return km.CNP(mlp(4), decoder, "sparse_categorical_crossentropy", 3)
     if name == "LSTMLearner":
         return km.LSTMLearner(example_shape=[6], outputs=3, units=8)
     sizes = {"units": 8, "rows": 4, "width": 6, "heads": 2}
@@ -446,7 +444,7 @@ def test_jit_compiles_to_the_same_step(name):
     losses, weights = [], []
     for jit_compile in (False, True):
         keras.utils.set_random_seed(0)
-        learner = jitted(name)
+        learner = create_learner(name)
         learner.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
         assert learner.jit_compile is jit_compile
         history = learner.fit(episode, query_y, verbose=0, shuffle=False).history
@@ -459,31 +457,31 @@ def test_jit_compiles_to_the_same_step(name):
     assert learner.jit_compile is False
 
 
-def test_jit_of_second_derivatives_is_left_out_aloud():
+def test_jit_of_second_derivatives_is_disabled_with_a_warning():
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
-        (learner := km.MAML(small())).compile(jit_compile=True)
+        (learner := km.MAML(mlp())).compile(jit_compile=True)
     assert learner.jit_compile is False
 
 
-# Traces.
+# Tracing.
 
 
 def test_estimate_traces_once_for_equal_settings():
-    learner = km.ProtoNet(small(5))
+    learner = km.ProtoNet(mlp(5))
     traces = []
     adapt_tasks = learner.adapt_tasks
 
-    def counting(*args):
+    def count_calls(*args):
         traces.append(args)
         return adapt_tasks(*args)
 
-    learner.adapt_tasks = counting
+    learner.adapt_tasks = count_calls
     episode, query_y = task()
     for _ in range(3):
         batch_norm.estimate(learner, [(episode, query_y)])
     assert len(traces) == 1
     norm = learner.network.layers[2]
-    before = norm.moving_mean.numpy()
+    mean = norm.moving_mean.numpy()
     learner.network.layers[1].kernel.assign(2 * learner.network.layers[1].kernel)
     batch_norm.estimate(learner, [(episode, query_y)])
-    np.testing.assert_allclose(norm.moving_mean, 2 * before, rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_mean, 2 * mean, rtol=1e-5)

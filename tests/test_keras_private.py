@@ -1,4 +1,4 @@
-"""Each private name of Keras that is used: these fail where Keras changes it."""
+"""Tests of the private names of Keras in use; they fail if Keras changes a name."""
 
 import inspect
 
@@ -12,48 +12,48 @@ from keras_meta import keras_private
 layers = keras.layers
 
 
-def nested():
-    """A model with layers inside a wrapper, a cell and a model."""
+def nested_model():
+    """Creates a model with layers inside a wrapper, a cell and a model."""
     inner = keras.Sequential([keras.Input([3]), layers.Dense(3, name="deep")])
     inner.name = "inner"
     cells = [layers.LSTMCell(2, name="one"), layers.LSTMCell(2, name="two")]
     inputs = keras.Input([4, 3], name="input")
-    x = layers.TimeDistributed(layers.Dense(3, name="wrapped"), name="each")(inputs)
-    x = layers.RNN(cells, name="rnn")(layers.TimeDistributed(inner, name="of")(x))
+    x = layers.TimeDistributed(layers.Dense(3, name="wrapped"), name="time1")(inputs)
+    x = layers.RNN(cells, name="rnn")(layers.TimeDistributed(inner, name="time2")(x))
     return keras.Model(inputs, x)
 
 
-def test_layers_of_finds_layers_inside_layers():
-    model = nested()
+def test_layers_of_returns_inner_layers():
+    model = nested_model()
     direct = [layer.name for layer in keras_private.layers_of(model, recursive=False)]
-    assert direct == ["input", "each", "of", "rnn"]
-    found = keras_private.layers_of(model)
-    names = {layer.name for layer in found}
+    assert direct == ["input", "time1", "time2", "rnn"]
+    inner = keras_private.layers_of(model)
+    names = {layer.name for layer in inner}
     assert names > {*direct, "wrapped", "inner", "deep", "one", "two"}
-    assert len({id(layer) for layer in found}) == len(found) and model not in found
+    assert len({id(layer) for layer in inner}) == len(inner) and model not in inner
     assert keras_private.layers_of(layers.Dense(1)) == []
 
 
-def test_a_leaf_has_no_layers_inside():
+def test_a_leaf_has_no_inner_layers():
     leaves = {
         layer.name: keras_private.is_leaf(layer)
-        for layer in keras_private.layers_of(nested())
+        for layer in keras_private.layers_of(nested_model())
     }
     assert leaves["wrapped"] and leaves["deep"] and leaves["one"] and leaves["input"]
-    assert not any(leaves[name] for name in ("each", "of", "inner", "rnn"))
+    assert not any(leaves[name] for name in ("time1", "time2", "inner", "rnn"))
 
 
-def test_made_to_train_is_so_whatever_is_frozen():
+def test_made_to_train_ignores_trainable_flags():
     model = keras.Sequential([keras.Input([3]), layers.BatchNormalization(name="norm")])
     norm = model.layers[0]
     for frozen in (None, norm, model):
         if frozen is not None:
             frozen.trainable = False
             assert model.trainable_variables == []
-        found = keras_private.made_to_train(norm)
-        assert [v.name for v in found] == ["gamma", "beta"]
-        assert found[0] is norm.gamma and found[1] is norm.beta
-        assert keras_private.made_to_train(model) == []  # its layers', not its own
+        variables = keras_private.made_to_train(norm)
+        assert [v.name for v in variables] == ["gamma", "beta"]
+        assert variables[0] is norm.gamma and variables[1] is norm.beta
+        assert keras_private.made_to_train(model) == []  # not of its layers
     copy = keras.Sequential.from_config(model.get_config())
     assert not copy.layers[0].trainable
     names = [v.name for v in keras_private.made_to_train(copy.layers[0])]
@@ -61,7 +61,7 @@ def test_made_to_train_is_so_whatever_is_frozen():
 
 
 class Tracked(keras.Model):
-    """Gives the batch's sum as the loss of as many examples as its first number."""
+    """Tracks the batch's sum as its loss, and its first number as its example count."""
 
     def call(self, x):
         return x
@@ -71,13 +71,13 @@ class Tracked(keras.Model):
         return self.get_metrics_result()
 
 
-def test_a_tracked_loss_is_what_fit_reports():
+def test_fit_reports_the_tracked_loss():
     model = Tracked()
     model.compile("sgd", "mse")
     data = tf.data.Dataset.from_tensor_slices([[[1.0, 5.0]], [[3.0, 7.0]]])
     history = model.fit(data, verbose=0, shuffle=False).history
     assert history["loss"] == pytest.approx([(1 * 6 + 3 * 10) / 4])
-    # The next epoch begins anew.
+    # The next epoch resets the loss.
     assert model.fit(data.take(1), verbose=0, shuffle=False).history[
         "loss"
     ] == pytest.approx([6])
@@ -89,13 +89,13 @@ def test_adams_velocities_are_running_squares():
     optimizer.build(variables)
     gradients = [[np.array([2.0, -4.0]), np.array([6.0])], [np.zeros(2), np.ones(1)]]
     expected = [np.zeros(2), np.zeros(1)]
-    for some in gradients:
-        optimizer.apply([tf.constant(g, tf.float32) for g in some])
-        expected = [0.75 * v + 0.25 * g**2 for v, g in zip(expected, some, strict=True)]
+    for step in gradients:
+        optimizer.apply([tf.constant(g, tf.float32) for g in step])
+        expected = [0.75 * v + 0.25 * g**2 for v, g in zip(expected, step, strict=True)]
         velocities = keras_private.adam_velocities(optimizer)
-        for found, value in zip(velocities, expected, strict=True):
-            np.testing.assert_allclose(found, value, rtol=1e-6)
-    # They are what it steps with: one that was assigned makes the next step tiny.
+        for velocity, value in zip(velocities, expected, strict=True):
+            np.testing.assert_allclose(velocity, value, rtol=1e-6)
+    # The optimizer uses these variables: large assigned values make its step tiny.
     for velocity in keras_private.adam_velocities(optimizer):
         velocity.assign(tf.fill(velocity.shape, 1e12))
     before = [v.numpy() for v in variables]
@@ -105,7 +105,7 @@ def test_adams_velocities_are_running_squares():
 
 
 class Workers(keras_private.WorkersModel):
-    """Doubles what it is shown, after a build with its own example."""
+    """Multiplies its inputs by a weight; builds itself with its own example."""
 
     built_with = None
 
@@ -121,16 +121,17 @@ class Workers(keras_private.WorkersModel):
         return episode["support_x"] * self.weight
 
 
-def test_keras_builds_a_model_where_it_is_told_how():
+def test_keras_builds_a_model_with_its_example():
     method = inspect.signature(keras.Model._maybe_symbolic_build)
     assert list(method.parameters) == ["self", "iterator", "data_batch"]
-    with tf.distribute.OneDeviceStrategy("cpu:0").scope():  # Keras asks under any
+    # Keras calls the method under any strategy.
+    with tf.distribute.OneDeviceStrategy("cpu:0").scope():
         model = Workers()
         model.compile("sgd", "mse")
     x = np.ones([6, 2], "float32")
     data = {"support_x": x, "support_y": x}
     model.fit(data, x, batch_size=3, verbose=0)
-    # With the example, and not with a batch.
+    # Keras builds the model with the example, not with a batch.
     assert dict(model.built_with)["support_x"] == (1, 2)
 
 
@@ -148,7 +149,7 @@ def test_metrics_have_an_axis_under_several_workers(monkeypatch):
         assert value.shape == (1,) and float(value[0]) == float(results[name])
 
 
-def test_a_wrapped_dataset_has_the_elements_and_options_of_the_other():
+def test_a_wrapped_dataset_has_the_elements_and_options_of_the_original():
     options = tf.data.Options()
     options.deterministic = False
     dataset = tf.data.Dataset.range(5).batch(2).with_options(options)

@@ -1,4 +1,4 @@
-"""Learners that read query labels are found out by the contract's check."""
+"""Tests that the contract's check detects learners that read query labels."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from tests import leaks
 TASKS, WAYS, SHOTS, QUERIES = 3, 3, 1, 5
 
 
-def joined(episode, query_y):
-    """The episode with its queries among the support examples."""
+def add_queries(episode, query_y):
+    """Returns the episode with its queries among the support examples."""
     labels = tf.cast(query_y, episode["support_y"].dtype)
     return {
         "support_x": tf.concat([episode["support_x"], episode["query_x"]], axis=1),
@@ -21,22 +21,24 @@ def joined(episode, query_y):
 
 
 class InEvaluate(km.ProtoNet):
-    """Adapts on the queries too when it is evaluated."""
+    """Adapts on the queries too in evaluation."""
 
     def test_step(self, data):
         episode, query_y = data
-        return super().test_step((joined(episode, query_y), query_y))
+        return super().test_step((add_queries(episode, query_y), query_y))
 
 
 class InMetaSteps(km.ProtoNet):
     """Adapts on the queries too in meta-training."""
 
     def meta_gradient(self, episode, query_y, *args, **kwargs):
-        return super().meta_gradient(joined(episode, query_y), query_y, *args, **kwargs)
+        return super().meta_gradient(
+            add_queries(episode, query_y), query_y, *args, **kwargs
+        )
 
 
 class Remembers(km.ProtoNet):
-    """Keeps the labels of a batch, for one of its functions to read."""
+    """Stores the labels of a batch, which a method of a subclass reads."""
 
     labels = None
 
@@ -59,10 +61,10 @@ class InAdapt(Remembers):
         state = super().adapt_tasks(support_x, support_y, training)
         if self.labels is None:
             return state
-        moved = 0.1 * tf.reduce_mean(tf.cast(self.labels, tf.float32), axis=1)
+        shift = 0.1 * tf.reduce_mean(tf.cast(self.labels, tf.float32), axis=1)
         return tf.nest.map_structure(
             lambda v: (
-                v + tf.reshape(moved, [-1] + [1] * (len(v.shape) - 1))
+                v + tf.reshape(shift, [-1] + [1] * (len(v.shape) - 1))
                 if v.dtype.is_floating
                 else v
             ),
@@ -82,8 +84,8 @@ class InCall(Remembers):
         return outputs + self.hint(tf.shape(outputs))
 
 
-def checked(kind, **settings):
-    """Has the check see a learner of this class."""
+def run_check(kind, **settings):
+    """Runs the check on a learner of this class."""
     network = km.networks.mlp((4,), 6, (8,))
     learner = kind(network, outputs=WAYS)
     learner.compile()
@@ -96,12 +98,12 @@ def checked(kind, **settings):
     }
     query_y = random.randint(0, WAYS, [TASKS, QUERIES], "int32")
     expected = learner.infer(learner.adapt(episode["support_x"], y), episode["query_x"])
-    wrong = (query_y + 1) % WAYS
-    leaks.check(learner, episode, query_y, wrong, expected.numpy(), **settings)
+    wrong_labels = (query_y + 1) % WAYS
+    leaks.check(learner, episode, query_y, wrong_labels, expected.numpy(), **settings)
 
 
 def test_a_learner_that_reads_no_query_labels_passes():
-    checked(km.ProtoNet)
+    run_check(km.ProtoNet)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +113,10 @@ def test_a_learner_that_reads_no_query_labels_passes():
 )
 def test_a_learner_that_reads_query_labels_fails(kind):
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        checked(kind)
+        run_check(kind)
 
 
-def test_meta_steps_of_a_learner_may_be_left_out():
-    checked(InMetaSteps, training=False)
+def test_the_check_may_skip_meta_steps():
+    run_check(InMetaSteps, training=False)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        checked(InEvaluate, training=False)
+        run_check(InEvaluate, training=False)

@@ -1,4 +1,4 @@
-"""MAML's and FOMAML's meta-gradients against closed forms and finite differences."""
+"""Tests of MAML's and FOMAML's meta-gradients: closed forms and finite differences."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ LEARNERS = {"MAML": km.MAML, "FOMAML": km.FOMAML}
 
 
 def linear_regression(seed=0, tasks=3, support=5, query=4, width=3):
-    """Random regression tasks in float64: a dict of X, y, and the starting weights."""
+    """Draws float64 regression tasks: an episode, query targets and initial weights."""
     random = np.random.RandomState(seed)
     episode = {
         "support_x": random.normal(size=[tasks, support, width]),
@@ -30,8 +30,8 @@ def linear_regression(seed=0, tasks=3, support=5, query=4, width=3):
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_linear_regression_closed_form(name, steps):
-    # Mean squared error of y - X w has gradient H w - b with H = 2 X'X / S and
-    # b = 2 X'y / S, so K steps give (I - aH)^K w + ..., whose Jacobian is (I - aH)^K.
+    # The mean square of y - X w has the gradient H w - b with H = 2 X'X / S and
+    # b = 2 X'y / S. K steps lead to (I - aH)^K w + ..., whose Jacobian is (I - aH)^K.
     rate = 0.1
     episode, query_y, start = linear_regression()
     with smooth.float64():
@@ -40,7 +40,7 @@ def test_linear_regression_closed_form(name, steps):
         )
     network.set_weights([start])
     learner = LEARNERS[name](network, loss="mse", inner_rate=rate, inner_steps=steps)
-    loss, (found,), variables, outputs = learner.meta_gradient(episode, query_y)
+    loss, (meta_gradient,), variables, outputs = learner.meta_gradient(episode, query_y)
 
     losses, gradients, predictions = [], [], []
     for x, y, query_x, targets in zip(
@@ -59,21 +59,21 @@ def test_linear_regression_closed_form(name, steps):
         losses.append(np.mean(errors**2))
         gradients.append(jacobian.T @ (2 * query_x.T @ errors / len(errors)))
         predictions.append(query_x @ weights)
-    # float64 throughout: only rounding separates the two.
+    # All computations are in float64 and differ by rounding only.
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-10)
-    np.testing.assert_allclose(found, np.mean(gradients, axis=0), rtol=1e-10)
+    np.testing.assert_allclose(meta_gradient, np.mean(gradients, axis=0), rtol=1e-10)
     np.testing.assert_allclose(outputs, predictions, rtol=1e-10)
     assert variables[0] is network.trainable_variables[0]
 
 
-def by_hand(learner, support_x, support_y, query_x, steps):
-    """Adapted weights and query logits of one task, eagerly, on the network itself."""
+def adapt_eagerly(learner, support_x, support_y, query_x, steps):
+    """Adapts the network eagerly; returns weights, query logits and a tape."""
     network, start = learner.network, learner.network.get_weights()
     for _ in range(steps):
         with tf.GradientTape() as tape:
-            value = smooth.LOSS(support_y, network(support_x, training=True))
+            loss = smooth.LOSS(support_y, network(support_x, training=True))
         variables = network.trainable_variables
-        for v, g in zip(variables, tape.gradient(value, variables), strict=True):
+        for v, g in zip(variables, tape.gradient(loss, variables), strict=True):
             v.assign_sub(learner.inner_rate * g)
     network(support_x, training=True)  # momentum 0 keeps this batch's statistics
     with tf.GradientTape() as tape:
@@ -86,7 +86,7 @@ def by_hand(learner, support_x, support_y, query_x, steps):
 @pytest.mark.thorough
 @pytest.mark.parametrize("normalization", gradient.NORMALIZATIONS)
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_meta_gradient_is_the_losses_slope(steps, normalization):
+def test_meta_gradient_matches_finite_differences(steps, normalization):
     learner = km.MAML(
         smooth.network(),
         inner_rate=0.3,
@@ -95,14 +95,14 @@ def test_meta_gradient_is_the_losses_slope(steps, normalization):
     )
     episode, query_y = smooth.episode()
 
-    def value():
+    def compute_loss():
         logits = learner(episode)
         return float(smooth.LOSS(query_y, logits))
 
-    found, gradients, variables, _ = learner.meta_gradient(episode, query_y)
-    assert float(found) == pytest.approx(value(), rel=1e-10)
-    for direction, slope in smooth.slopes(value, variables):
-        # Differences are off by O(1e-10) times the third derivative.
+    loss, gradients, variables, _ = learner.meta_gradient(episode, query_y)
+    assert float(loss) == pytest.approx(compute_loss(), rel=1e-10)
+    for direction, slope in smooth.slopes(compute_loss, variables):
+        # The error of differences is O(1e-10) times the third derivative.
         expected = smooth.along(gradients, direction)
         assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
@@ -120,7 +120,7 @@ def test_eager_graph_and_saved_model_agree(normalization, tmp_path):
     episode, _ = smooth.episode()
     expected = np.stack(
         [
-            by_hand(learner, *task, steps=4)[1]
+            adapt_eagerly(learner, *task, steps=4)[1]
             for task in zip(*episode.values(), strict=True)
         ]
     )
@@ -129,14 +129,14 @@ def test_eager_graph_and_saved_model_agree(normalization, tmp_path):
     np.testing.assert_allclose(
         learner.infer(state, episode["query_x"]), expected, rtol=1e-8
     )
-    # Keras' own loops bring NumPy arrays to float32.
+    # Keras' own loops convert NumPy arrays to float32.
     np.testing.assert_allclose(learner.predict(episode, verbose=0), expected, atol=1e-6)
     if normalization == "inductive":
         path = km.export(learner, tmp_path)
         served = tf.saved_model.load(str(path)).signatures["serving_default"]
-        found = served(**{k: tf.constant(v) for k, v in episode.items()})
+        outputs = served(**{k: tf.constant(v) for k, v in episode.items()})
         np.testing.assert_allclose(
-            found["probabilities"], tf.nn.softmax(expected), rtol=1e-8
+            outputs["probabilities"], tf.nn.softmax(expected), rtol=1e-8
         )
 
 
@@ -148,19 +148,21 @@ def test_first_order_is_the_query_gradient_at_the_adapted_weights():
         normalization="transductive",
     )
     episode, query_y = smooth.episode(tasks=1)
-    _, found, _, _ = learner.meta_gradient(episode, query_y)
-    weights, _, _ = by_hand(learner, *(value[0] for value in episode.values()), steps=3)
+    _, gradients, _, _ = learner.meta_gradient(episode, query_y)
+    weights, _, _ = adapt_eagerly(
+        learner, *(value[0] for value in episode.values()), steps=3
+    )
     network = learner.network
     for variable, value in zip(network.trainable_variables, weights, strict=True):
         variable.assign(value)
     with tf.GradientTape() as tape:
-        value = smooth.LOSS(query_y[0], network(episode["query_x"][0], training=True))
-    expected = tape.gradient(value, network.trainable_variables)
-    for a, b in zip(found, expected, strict=True):
+        loss = smooth.LOSS(query_y[0], network(episode["query_x"][0], training=True))
+    expected = tape.gradient(loss, network.trainable_variables)
+    for a, b in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
-def test_an_inner_batch_is_taken_in_turn():
+def test_inner_batches_are_consecutive():
     episode, _ = smooth.episode(tasks=1)
     examples = episode["support_x"].shape[1]
     network = smooth.network()
@@ -169,36 +171,36 @@ def test_an_inner_batch_is_taken_in_turn():
         "normalization": "transductive",
         "support_order": "given",
     }
-    three = km.MAML(network, inner_steps=3, inner_batch=4, **settings)
-    found = three.adapt(episode["support_x"], episode["support_y"])["weights"]
-    for first in (0, 4, 8):  # a step at a time, from where the last one ended
-        which = np.arange(first, first + 4) % examples
-        one = km.MAML(network, **settings)
-        x, y = episode["support_x"][:, which], episode["support_y"][:, which]
+    batched = km.MAML(network, inner_steps=3, inner_batch=4, **settings)
+    weights = batched.adapt(episode["support_x"], episode["support_y"])["weights"]
+    for first in (0, 4, 8):  # one step, from the weights of the last step
+        indices = np.arange(first, first + 4) % examples
+        single_step = km.MAML(network, **settings)
+        x, y = episode["support_x"][:, indices], episode["support_y"][:, indices]
         assert y.max() == episode["support_y"].max()  # no class is masked
         for variable, value in zip(
-            network.trainable_variables, one.adapt(x, y)["weights"], strict=True
+            network.trainable_variables, single_step.adapt(x, y)["weights"], strict=True
         ):
             variable.assign(value[0])
-    for a, b in zip(found, network.trainable_variables, strict=True):
+    for a, b in zip(weights, network.trainable_variables, strict=True):
         np.testing.assert_allclose(a[0], b, rtol=1e-8)
 
-    whole = km.MAML(network, inner_batch=100, **settings)
+    full_batch = km.MAML(network, inner_batch=100, **settings)
     np.testing.assert_allclose(
-        whole(episode), km.MAML(network, **settings)(episode), rtol=1e-8
+        full_batch(episode), km.MAML(network, **settings)(episode), rtol=1e-8
     )
     with pytest.raises(ValueError, match="inner_batch to be an integer >= 1, got 0"):
         km.MAML(network, inner_batch=0)
 
 
-def test_any_momentum_gives_the_same_answers():
+def test_logits_do_not_depend_on_the_momentum():
     episode, _ = smooth.episode()
-    answers = [
+    logits = [
         km.MAML(smooth.network(momentum), inner_rate=0.3)(episode).numpy()
         for momentum in (0.0, 0.9, 0.99)
     ]
-    np.testing.assert_allclose(answers[1], answers[0], rtol=1e-8)
-    np.testing.assert_allclose(answers[2], answers[0], rtol=1e-8)
+    np.testing.assert_allclose(logits[1], logits[0], rtol=1e-8)
+    np.testing.assert_allclose(logits[2], logits[0], rtol=1e-8)
 
 
 def test_a_frozen_normalization_keeps_its_statistics():
@@ -209,7 +211,7 @@ def test_a_frozen_normalization_keeps_its_statistics():
     episode, _ = smooth.episode()
     state = learner.adapt(episode["support_x"], episode["support_y"])
     assert state["statistics"] == [] and len(state["weights"]) == 4
-    weights, logits, _ = by_hand(
+    weights, logits, _ = adapt_eagerly(
         learner, *(value[0] for value in episode.values()), steps=1
     )
     np.testing.assert_allclose(
@@ -227,14 +229,14 @@ def test_regularizers_of_weights_act_once_in_the_outer_loss():
     )
     learner = km.MAML(network, loss="mse", inner_rate=0.1, inner_steps=3)
     (start,) = network.get_weights()
-    x = np.zeros([1, 2, 3], "float32")  # so that the data pull nowhere
+    x = np.zeros([1, 2, 3], "float32")  # so that the gradient of the data is zero
     y = np.zeros([1, 2, 1], "float32")
     state = learner.adapt(x, y)
     np.testing.assert_array_equal(state["weights"][0][0], start)
     episode = {"support_x": x, "support_y": y, "query_x": x}
-    loss, (gradient,), _, _ = learner.meta_gradient(episode, y)
+    loss, (meta_gradient,), _, _ = learner.meta_gradient(episode, y)
     np.testing.assert_allclose(loss, 0.5 * np.sum(start**2), rtol=1e-6)
-    np.testing.assert_allclose(gradient, start, rtol=1e-6)
+    np.testing.assert_allclose(meta_gradient, start, rtol=1e-6)
 
 
 def test_dropout_differs_by_task_and_step_in_training_only():
@@ -252,7 +254,7 @@ def test_dropout_differs_by_task_and_step_in_training_only():
     x = np.ones([2, 2, 8], "float32")
     y = np.tile(np.arange(2, dtype="int32"), [2, 1])
     episode = {"support_x": x, "support_y": y, "query_x": x}
-    # The two tasks are the same but for what is dropped.
+    # The two tasks differ only in their dropout.
     _, _, _, outputs = learner.meta_gradient(episode, y)
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
     learner.optimizer.iterations.assign(1)
@@ -263,19 +265,19 @@ def test_dropout_differs_by_task_and_step_in_training_only():
         km.MAML(network, normalization="transductive")
 
 
-def test_an_epoch_of_finetuning_is_an_inner_step():
+def test_an_epoch_of_fine_tuning_is_an_inner_step():
     episode, _ = smooth.episode(tasks=1)
     x, y = episode["support_x"][0], episode["support_y"][0]
     network = smooth.network()
-    none = km.MAML(network, inner_rate=0.3, inner_steps=0)
-    model = km.finetune(none, x, y)
+    unadapted = km.MAML(network, inner_rate=0.3, inner_steps=0)
+    model = km.finetune(unadapted, x, y)
     model.fit(x, y, epochs=2, batch_size=len(x), verbose=0)
-    two = km.MAML(network, inner_rate=0.3, inner_steps=2)
-    state = two.adapt(x[None], y[None])
+    two_steps = km.MAML(network, inner_rate=0.3, inner_steps=2)
+    state = two_steps.adapt(x[None], y[None])
     for variable, value in zip(
         model.trainable_variables, state["weights"], strict=True
     ):
-        # Keras' fit brings NumPy arrays to float32.
+        # Keras' fit converts NumPy arrays to float32.
         np.testing.assert_allclose(variable, value[0], atol=1e-6)
 
 
@@ -286,9 +288,9 @@ def test_published_networks_have_the_published_sizes():
     assert km.networks.mlp().count_params() == 2 * 40 + 40 * 41 + 41
     for halving in ("stride", "max"):  # 28, 14, 7, then 4 and 2, or 3 and 1
         network = km.networks.conv4(halving=halving, pooling="none")
-        places = {"stride": 4, "max": 1}[halving]
-        assert network.get_layer("head").kernel.shape == [64 * places, 5]
-    # The 12.4 million weights that are reported for it, without the head.
+        positions = {"stride": 4, "max": 1}[halving]
+        assert network.get_layer("head").kernel.shape == [64 * positions, 5]
+    # The reported size is 12.4 million weights without the head.
     residual = km.networks.resnet12()
     count, channels = 0, 3
     for filters in (64, 160, 320, 640):
@@ -298,9 +300,9 @@ def test_published_networks_have_the_published_sizes():
     assert round(count / 1e6, 1) == 12.4
     flat = km.networks.resnet12((28, 28, 1), filters=(4, 6), pooling="none")
     assert flat.get_layer("head").kernel.shape == [7 * 7 * 6, 5]
-    for wrong in ({"halving": "mean"}, {"pooling": "max"}):
+    for arguments in ({"halving": "mean"}, {"pooling": "max"}):
         with pytest.raises(ValueError, match="expected (halving|pooling) to be"):
-            km.networks.conv4(**wrong)
+            km.networks.conv4(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -326,12 +328,12 @@ def test_the_network_is_checked():
         km.MAML(keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)))
 
 
-def test_keras_own_methods_say_it_in_a_sentence():
+def test_methods_of_keras_raise_one_sentence():
     episode, query_y = smooth.episode()
     learner = km.MAML(smooth.network())
     learner.compile("sgd")
-    bad = {**episode, "support_x": np.full_like(episode["support_x"], np.nan)}
-    data = tf.data.Dataset.from_tensors((bad, query_y))
+    invalid = {**episode, "support_x": np.full_like(episode["support_x"], np.nan)}
+    data = tf.data.Dataset.from_tensors((invalid, query_y))
     for method in (learner.fit, learner.evaluate, learner.predict):
         with pytest.raises(ValueError, match=r"^expected finite values in support_x"):
             method(data, verbose=0)

@@ -1,4 +1,4 @@
-"""`evaluate` in parts: `merge` gives exactly what one evaluation gives."""
+"""`merge` of parts of an evaluation returns the scores of the whole evaluation."""
 
 import json
 
@@ -10,24 +10,25 @@ from keras_meta.zoo import cli, merging
 IMAGES = "maml.glyphs_5w1s-inductive"
 
 
-def evaluated(capsys, *argv):
+def evaluate(capsys, *argv):
     assert cli.main(["evaluate", *argv, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", [IMAGES, "maml.sinusoid"])
-def test_merged_parts_are_the_whole(tmp_path, capsys, name):
+def test_merged_parts_equal_one_evaluation(tmp_path, capsys, name):
     sizes = "--queries=3", "--seed=7"
-    whole = evaluated(capsys, name, *sizes, "--count=44")
-    # In any order; the parts are of whole batches, which scores do not depend on.
-    for part, first in (("a", 20), ("b", 0)):
+    whole = evaluate(capsys, name, *sizes, "--count=44")
+    # Any order of parts is valid. The parts have whole batches; batching does not
+    # affect scores.
+    for file_name, first in (("a", 20), ("b", 0)):
         count = 24 if first else 20
-        document = evaluated(
+        document = evaluate(
             capsys, name, *sizes, f"--first={first}", f"--count={count}"
         )
-        (tmp_path / part).write_text(json.dumps(document))
-    files = [str(tmp_path / part) for part in "ab"]
+        (tmp_path / file_name).write_text(json.dumps(document))
+    files = [str(tmp_path / file_name) for file_name in "ab"]
     assert cli.main(["merge", *files, "--json"]) == 0
     merged = json.loads(capsys.readouterr().out)
     assert merged.keys() == whole.keys()
@@ -35,7 +36,7 @@ def test_merged_parts_are_the_whole(tmp_path, capsys, name):
         assert merged[key] == whole[key], key
     for key, sums in whole["bins"].items():
         np.testing.assert_allclose(merged["bins"][key], sums, atol=1e-12)
-    # The parts differ from each other, so that a lost part would show.
+    # The parts have different tasks, so the test detects a missing part.
     assert document["tasks"] == whole["tasks"][:20]
     assert cli.main(["merge", *files]) == 0
     assert "95% interval over 44 tasks, seed 7; " in capsys.readouterr().out
@@ -43,36 +44,38 @@ def test_merged_parts_are_the_whole(tmp_path, capsys, name):
     assert "over 24 tasks, seed 7, from task 20 on; " in capsys.readouterr().out
 
 
-def part(first=0, episodes=2, **others):
+def make_part(first=0, episodes=2, **changes):
     fields = dict.fromkeys(merging.OF_A_PART, 0.5)
     fields |= {"model": "m", "metric": "accuracy", "seed": 0, "bins": {}}
     tasks = [0.5] * episodes
-    return {**fields, "first": first, "episodes": episodes, "tasks": tasks, **others}
+    return {**fields, "first": first, "episodes": episodes, "tasks": tasks, **changes}
 
 
 @pytest.mark.parametrize(
-    ("others", "sentence"),
+    ("second_part", "message"),
     [
-        (part(2, seed=1), "parts of one evaluation, got seed = 0 and 1"),
+        (make_part(2, seed=1), "parts of one evaluation, got seed = 0 and 1"),
         (
-            part(1),
+            make_part(1),
             "got common tasks: one ends before task 2, the next begins at task 1",
         ),
-        (part(3), "got missing tasks"),
+        (make_part(3), "got missing tasks"),
         ({"model": "m"}, "got JSON without the field bins"),
         ([], "the output of `keras-meta evaluate --json`"),
     ],
 )
-def test_parts_that_do_not_belong_together(tmp_path, capsys, others, sentence):
+def test_parts_of_different_evaluations_are_rejected(
+    tmp_path, capsys, second_part, message
+):
     files = []
-    for name, document in (("a", part()), ("b", others)):
+    for name, document in (("a", make_part()), ("b", second_part)):
         files.append(tmp_path / name)
         files[-1].write_text(json.dumps(document))
     assert cli.main(["merge", *map(str, files)]) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_files_that_are_no_json(tmp_path, capsys):
+def test_invalid_and_missing_files_are_rejected(tmp_path, capsys):
     (tmp_path / "a").write_text("accuracy: 1")
     assert cli.main(["merge", str(tmp_path / "a")]) == 2
     assert "expected JSON in" in capsys.readouterr().err

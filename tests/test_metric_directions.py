@@ -1,4 +1,4 @@
-"""Keras' callbacks know the direction of every metric of ours."""
+"""Keras' callbacks infer the direction of each keras-meta metric."""
 
 import keras
 import numpy as np
@@ -8,8 +8,8 @@ import keras_meta as km
 from keras_meta import keras_private, metrics
 
 
-class Named(keras.metrics.Mean):
-    """A metric of whose direction Keras knows nothing, unless told."""
+class CustomMetric(keras.metrics.Mean):
+    """A metric without a direction, unless the constructor sets one."""
 
     def __init__(self, direction=None):
         super().__init__(name="worth")
@@ -33,29 +33,29 @@ def callbacks(monitor, tmp_path, mode="auto"):
     ]
 
 
-def after_epochs(model, callback, logs):
-    """The callback, once the model's epochs have ended with these logs."""
+def after_epochs(model, callback, metric_values):
+    """Runs the callback over epochs with these values of its metric; returns it."""
     callback.set_model(model)
-    callback.set_params({"epochs": len(logs)})
+    callback.set_params({"epochs": len(metric_values)})
     callback.on_train_begin()
-    for epoch, value in enumerate(logs):
+    for epoch, metric_value in enumerate(metric_values):
         callback.on_epoch_begin(epoch)
-        callback.on_epoch_end(epoch, {callback.monitor: value, "loss": 0.0})
+        callback.on_epoch_end(epoch, {callback.monitor: metric_value, "loss": 0.0})
     return callback
 
 
-def compiled(*found):
-    """A small model with these metrics, which has been evaluated once."""
+def compiled_model(*model_metrics):
+    """Returns a small model with these metrics, evaluated once."""
     model = keras.Sequential([keras.Input([4, 3]), keras.layers.Dense(3)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=list(found))
+    model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=list(model_metrics))
     model.evaluate(np.ones([2, 4, 3]), np.zeros([2, 4], "int32"), verbose=0)
     return model
 
 
-def test_keras_still_asks_for_a_direction(tmp_path):
-    # Once this fails Keras has another way: use that, and drop `set_direction`.
-    model = compiled(Named())
+def test_keras_still_needs_a_direction(tmp_path):
+    # If this fails, Keras infers directions differently: remove `set_direction`.
+    model = compiled_model(CustomMetric())
     for callback in callbacks("val_worth", tmp_path):
         with pytest.raises(ValueError, match="mode"):
             after_epochs(model, callback, [1.0])
@@ -63,15 +63,15 @@ def test_keras_still_asks_for_a_direction(tmp_path):
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_keras_still_reads_the_direction(direction, tmp_path):
-    model = compiled(Named(direction))
+    model = compiled_model(CustomMetric(direction))
     for callback in callbacks("val_worth", tmp_path):
         after_epochs(model, callback, [1.0, 3.0, 2.0])
         assert callback.best == {"up": 3.0, "down": 1.0}[direction]
 
 
-def test_another_direction_is_refused():
+def test_unknown_direction_is_rejected():
     with pytest.raises(ValueError, match="^expected direction to be 'up', 'down' or "):
-        keras_private.set_direction(Named(), "sideways")
+        keras_private.set_direction(CustomMetric(), "sideways")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_another_direction_is_refused():
         ),
     ],
 )
-def test_callbacks_know_which_way_is_better(metric, best, tmp_path):
-    model = compiled(metric)
+def test_callbacks_infer_the_direction_of_each_metric(metric, best, tmp_path):
+    model = compiled_model(metric)
     for callback in callbacks(f"val_{metric.name}", tmp_path):
         after_epochs(model, callback, [1.0, 3.0, 2.0])
         assert callback.best == best
@@ -114,20 +114,20 @@ def test_callbacks_of_a_regression_learner(name, tmp_path):
         assert callback.best == 0.5
 
 
-def test_a_metric_of_ones_own_has_a_direction_once_it_says_so(tmp_path):
+def test_custom_metric_sets_its_direction_by_an_attribute(tmp_path):
     class Margin(metrics.EpisodeMetric):
         direction = "up"
 
         def query_scores(self, y_true, y_pred):
             return y_pred[..., 0]
 
-    class Silent(metrics.EpisodeMetric):
+    class Undirected(metrics.EpisodeMetric):
         def query_scores(self, y_true, y_pred):
             return y_pred[..., 0]
 
-    model = compiled(Margin(name="margin"), Silent(name="silent"))
+    model = compiled_model(Margin(name="margin"), Undirected(name="undirected"))
     for callback in callbacks("val_margin", tmp_path):
         assert after_epochs(model, callback, [1.0, 3.0, 2.0]).best == 3.0
-    for callback in callbacks("val_silent", tmp_path):
+    for callback in callbacks("val_undirected", tmp_path):
         with pytest.raises(ValueError, match="mode"):
             after_epochs(model, callback, [1.0])

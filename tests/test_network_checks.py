@@ -1,4 +1,4 @@
-"""What a network must be, and what else is known of one."""
+"""Tests of the checks of networks and of the helpers in `network`."""
 
 import keras
 import numpy as np
@@ -13,17 +13,19 @@ layers = keras.layers
 Network = network.Network
 
 
-# What is no network.
+# Checks.
 
 
-def test_networks_of_other_shapes_are_refused():
-    inputs, more = keras.Input([4]), keras.Input([4])
+def test_networks_with_invalid_inputs_or_outputs_are_rejected():
+    inputs, other_input = keras.Input([4]), keras.Input([4])
     dense = layers.Dense(2)
-    for wrong, sentence in (
+    for model, message_end in (
         (None, "built keras.Model (start it with a keras.Input), got NoneType."),
         (keras.Sequential([dense]), "a keras.Input), got Sequential."),
         (
-            keras.Model([inputs, more], dense(layers.Add()([inputs, more]))),
+            keras.Model(
+                [inputs, other_input], dense(layers.Add()([inputs, other_input]))
+            ),
             "with one input, got 2: join them into one tensor inside the network.",
         ),
         (
@@ -35,30 +37,30 @@ def test_networks_of_other_shapes_are_refused():
             "outputs of shape [B, N], got (None, 2, 2).",
         ),
     ):
-        with pytest.raises(ValueError) as info:
-            Network(wrong)
-        assert str(info.value).startswith("expected ")
-        assert str(info.value).endswith(sentence)
+        with pytest.raises(ValueError) as error:
+            Network(model)
+        assert str(error.value).startswith("expected ")
+        assert str(error.value).endswith(message_end)
 
 
 def test_a_network_must_end_in_logits():
-    softmax = [
+    softmax_models = [
         chain(layers.Dense(2, activation="softmax", name="end")),
         chain(layers.Dense(2), layers.Softmax(name="end")),
         chain(layers.Dense(2), layers.Activation("softmax", name="end")),
     ]
-    softmax.append(chain(layers.Dense(4), softmax[0]))
-    softmax.append(keras.Sequential([keras.Input([4]), softmax[1]]))
-    for wrong in softmax:
-        with pytest.raises(ValueError) as info:
-            network_checks.require_logits(wrong)
-        assert str(info.value) == (
+    softmax_models.append(chain(layers.Dense(4), softmax_models[0]))
+    softmax_models.append(keras.Sequential([keras.Input([4]), softmax_models[1]]))
+    for model in softmax_models:
+        with pytest.raises(ValueError) as error:
+            network_checks.require_logits(model)
+        assert str(error.value) == (
             "expected a network that gives logits, which the loss normalizes, got one "
             "that ends in a softmax: layer 'end'."
         )
     attention = layers.Dense(4, activation="softmax")
     inputs = keras.Input([4])
-    for right in (
+    for model in (
         chain(attention, layers.Dense(2)),
         keras.Model(inputs, layers.Multiply()([inputs, attention(inputs)])),
         keras.Model(inputs, layers.Dense(2)(inputs) * 2),
@@ -66,13 +68,13 @@ def test_a_network_must_end_in_logits():
         networks.mlp(),
         smooth.network(),
     ):
-        network_checks.require_logits(right)
+        network_checks.require_logits(model)
 
 
 # Helpers.
 
 
-def test_only_dense_networks_run_as_one_batch():
+def test_only_dense_networks_vectorize():
     dense = networks.mlp(input_shape=(3, 2))
     assert Network(dense).vectorizes()
     norm = layers.BatchNormalization()
@@ -83,10 +85,10 @@ def test_only_dense_networks_run_as_one_batch():
     assert not Network(nested).vectorizes()
 
 
-def test_a_network_with_other_outputs():
-    some = [layers.Dense(3, activation="tanh"), layers.BatchNormalization()]
-    some.append(layers.Dense(2))
-    for model in (chain(*some), keras.Sequential([keras.Input([4]), *some])):
+def test_with_outputs_changes_the_number_of_outputs():
+    parts = [layers.Dense(3, activation="tanh"), layers.BatchNormalization()]
+    parts.append(layers.Dense(2))
+    for model in (chain(*parts), keras.Sequential([keras.Input([4]), *parts])):
         copy = network.with_outputs(model, 7)
         assert type(copy) is type(model) and copy.output_shape == (None, 7)
         shapes = [v.shape for v in model.variables[:-2]]
@@ -96,7 +98,7 @@ def test_a_network_with_other_outputs():
         network.with_outputs(chain(layers.Dense(2), layers.ReLU()), 7)
 
 
-def test_the_policy_is_that_of_layers_with_weights():
+def test_policy_is_the_one_of_layers_with_weights():
     half = layers.Dense(2, dtype="mixed_float16")
     assert network.policy(chain(half, layers.ReLU())).name == "mixed_float16"
     assert network.policy(smooth.network()).name == "float64"
@@ -104,19 +106,19 @@ def test_the_policy_is_that_of_layers_with_weights():
     assert network.policy(chain(layers.ReLU())) == "float32"
 
 
-def test_class_means_are_numpys():
+def test_class_means_match_numpy():
     random = np.random.RandomState(0)
     x, labels = random.normal(size=[3, 6, 4]), np.tile([0, 1, 2, 0, 1, 2], [3, 1])
     labels = labels.astype("int32")
     labels[1] = [0, 0, 1, 1, 1, 0]
-    for classes, expected in ((5, 5), (None, 3)):
+    for classes, expected_classes in ((5, 5), (None, 3)):
         means, present = network.class_means(tf.constant(x), labels, classes)
-        assert means.shape == (3, expected, 4)
+        assert means.shape == (3, expected_classes, 4)
         np.testing.assert_array_equal(present, [3, 2, 3])
         for task in range(3):
-            for c in range(expected):
-                chosen = x[task][labels[task] == c]
-                mean = chosen.mean(0) if len(chosen) else np.zeros(4)
+            for c in range(expected_classes):
+                class_features = x[task][labels[task] == c]
+                mean = class_features.mean(0) if len(class_features) else np.zeros(4)
                 np.testing.assert_allclose(means[task, c], mean, rtol=1e-12)
 
 
@@ -126,5 +128,5 @@ def test_dense_gradients_of_an_embedding():
         total = tf.reduce_sum(tf.gather(table, [2, 0, 2]) ** 2)
     gradient = tape.gradient(total, table)
     assert isinstance(gradient, tf.IndexedSlices)
-    (found,) = network.dense([gradient])
-    np.testing.assert_array_equal(found, [[2.0], [0.0], [12.0]])
+    (dense_gradient,) = network.dense([gradient])
+    np.testing.assert_array_equal(dense_gradient, [[2.0], [0.0], [12.0]])

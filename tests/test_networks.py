@@ -1,4 +1,4 @@
-"""Networks as they are built by default."""
+"""Tests of batch normalization in `networks.conv4`."""
 
 import keras
 import numpy as np
@@ -14,14 +14,14 @@ def conv4(outputs):
 
 
 def episode(images):
-    """A batch of one 2-way episode of these images `[8, 8, 8, 1]`, four a part."""
+    """Returns a 2-way episode, batched: 4 support and 4 query images `[8, 8, 1]`."""
     labels = np.array([[0, 1, 0, 1]], "int32")
     x = images[None].astype("float32")
     parts = {"support_x": x[:, :4], "support_y": labels, "query_x": x[:, 4:]}
     return tf.data.Dataset.from_tensors((parts, labels))
 
 
-# As their docstrings have them, with the batch normalization of `conv4`.
+# The learners of the docstrings, with the batch normalization of `conv4`.
 LEARNERS = {
     "ProtoNet": lambda: km.ProtoNet(conv4(4), outputs=2),
     "MANN": lambda: km.MANN(conv4(4), outputs=2),
@@ -41,20 +41,23 @@ def test_evaluation_does_not_normalize_with_the_last_batch(kind):
     learner.compile(keras.optimizers.SGD(0.0))
     network = learner.encoder if kind == "CNP" else learner.network
     norm = network.get_layer("norm1")
-    usual = np.random.RandomState(0).uniform(size=[8, 8, 8, 1])
-    learner.fit(episode(usual).repeat(30), verbose=0)
-    before = norm.moving_mean.numpy()
+    images = np.random.RandomState(0).uniform(size=[8, 8, 8, 1])
+    learner.fit(episode(images).repeat(30), verbose=0)
+    mean_before = norm.moving_mean.numpy()
     learner.fit(episode(np.full([8, 8, 8, 1], 9.0)), verbose=0)
-    # Of any number of equal images the mean is that of one.
-    odd = network.get_layer("conv1")(np.full([1, 8, 8, 1], 9.0, "float32"))
-    odd = np.mean(odd, axis=(0, 1, 2))
-    share = 0.9**2  # one pass over the support set, one over the queries
+    # The mean over equal images is the mean over one image.
+    last_mean = network.get_layer("conv1")(np.full([1, 8, 8, 1], 9.0, "float32"))
+    last_mean = np.mean(last_mean, axis=(0, 1, 2))
+    decay = 0.9**2  # one pass over the support set, one over the queries
     np.testing.assert_allclose(
-        norm.moving_mean, share * before + (1 - share) * odd, rtol=1e-4, atol=1e-5
+        norm.moving_mean,
+        decay * mean_before + (1 - decay) * last_mean,
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
-def test_the_moving_average_of_conv4():
+def test_moving_averages_of_conv4_match_numpy():
     random = np.random.RandomState(1)
     network = conv4(2)
     first, second = random.uniform(size=[2, 6, 8, 8, 1]).astype("float32")
@@ -70,18 +73,18 @@ def test_the_moving_average_of_conv4():
     np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-4)
 
 
-def test_gradient_learners_never_read_the_average():
+def test_gradient_learners_do_not_use_moving_averages():
     images = np.random.RandomState(2).uniform(size=[8, 8, 8, 1])
     parts, _ = next(iter(episode(images)))
-    answers = []
+    logits = []
     for momentum in (0.0, 0.9):
         keras.utils.set_random_seed(0)
         network = km.networks.conv4((8, 8, 1), 2, filters=3, momentum=momentum)
-        answers.append(km.MAML(network, inner_rate=0.1, inner_steps=2)(parts))
-    np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-5)
+        logits.append(km.MAML(network, inner_rate=0.1, inner_steps=2)(parts))
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-5)
 
 
-def test_recipes_of_gradient_learners_keep_the_momentum_they_were_trained_with():
+def test_recipes_of_gradient_learners_keep_the_momentum_of_training():
     from keras_meta.zoo import recipes
 
     for name in ("maml.omniglot_5w1s", "anil.omniglot_20w1s", "maml.cifar_fs_5w1s"):

@@ -1,4 +1,4 @@
-"""Entries that stand for an algorithm are its own work, from random weights."""
+"""Entries of an algorithm are trained by that algorithm from random weights."""
 
 import itertools
 
@@ -19,7 +19,7 @@ from keras_meta.zoo import (
     training,
 )
 
-# Of equal networks.
+# Entries with equal networks.
 GRADIENT = [
     f"{name}.omniglot_5w1s"
     for name in (
@@ -27,48 +27,48 @@ GRADIENT = [
         *("sigma_maml", "sigma_imaml", "sigma_reptile"),
     )
 ]
-OWN_WORK = [*GRADIENT, "lstm.omniglot_5w", "mann.omniglot_5w"]
-# Entries that were trained from another's weights, until they are trained anew.
-NOT_YET = {
+RANDOM_START = [*GRADIENT, "lstm.omniglot_5w", "mann.omniglot_5w"]
+# Entries trained from another entry's weights; they will be trained from random ones.
+WARM_STARTED = {
     f"{name}.omniglot_5w1s"
     for name in (
         *("reptile", "imaml"),
         *("sigma_maml", "sigma_imaml", "sigma_reptile"),
     )
 }
-# Of the relative distance of two entries; weights that were only tuned move by 0.02.
-LEAST = 0.3
+# Least relative distance of two entries; fine-tuning alone moves weights by 0.02.
+MIN_DISTANCE = 0.3
 
 
-def distance(one, two):
+def distance(a, b):
     """`|a - b| / max(|a|, |b|)` of two lists of arrays of equal shapes."""
-    a, b = (np.concatenate([np.ravel(w) for w in weights]) for weights in (one, two))
+    a, b = (np.concatenate([np.ravel(w) for w in weights]) for weights in (a, b))
     return np.linalg.norm(a - b) / max(np.linalg.norm(a), np.linalg.norm(b))
 
 
-def too_near(weights):
-    """The pairs of names whose weights are nearer to each other than `LEAST`.
+def near_pairs(weights):
+    """Yields the pairs of names whose weights are closer than `MIN_DISTANCE`.
 
     Args:
-        weights: `{name: list of arrays}`; those of other shapes are not compared.
+        weights: `{name: list of arrays}`; different shapes are not compared.
     """
-    for one, two in itertools.combinations(weights, 2):
-        shapes = [[np.shape(w) for w in weights[name]] for name in (one, two)]
-        if shapes[0] == shapes[1] and distance(weights[one], weights[two]) < LEAST:
-            yield one, two
+    for a, b in itertools.combinations(weights, 2):
+        shapes = [[np.shape(w) for w in weights[name]] for name in (a, b)]
+        if shapes[0] == shapes[1] and distance(weights[a], weights[b]) < MIN_DISTANCE:
+            yield a, b
 
 
-def test_the_check_of_distances_itself():
+def test_distances_of_tuned_and_fresh_weights():
     random = np.random.RandomState(0)
     base = [random.normal(size=[5, 7]), random.normal(size=[7])]
-    moved = [w + 0.02 * random.normal(size=w.shape) for w in base]
-    other = [random.normal(size=w.shape) for w in base]
-    assert distance(base, moved) == pytest.approx(0.02, rel=0.3)
-    assert distance(base, other) == pytest.approx(2**0.5, rel=0.3)
+    tuned = [w + 0.02 * random.normal(size=w.shape) for w in base]
+    fresh = [random.normal(size=w.shape) for w in base]
+    assert distance(base, tuned) == pytest.approx(0.02, rel=0.3)
+    assert distance(base, fresh) == pytest.approx(2**0.5, rel=0.3)
     assert distance(base, [2 * w for w in base]) == pytest.approx(0.5)
-    assert distance(moved, base) == distance(base, moved)
-    weights = {"base": base, "moved": moved, "other": other, "small": base[:1]}
-    assert list(too_near(weights)) == [("base", "moved")]
+    assert distance(tuned, base) == distance(base, tuned)
+    weights = {"base": base, "tuned": tuned, "fresh": fresh, "small": base[:1]}
+    assert list(near_pairs(weights)) == [("base", "tuned")]
 
 
 def test_entries_from_random_weights_differ():
@@ -79,19 +79,19 @@ def test_entries_from_random_weights_differ():
         for name, network in trained.items()
     }
     assert len({tuple(map(np.shape, w)) for w in weights.values()}) == 1
-    assert list(too_near(weights)) == []
+    assert list(near_pairs(weights)) == []
 
 
 def is_random(name):
     return zoo.card(name).began_at_random
 
 
-def test_entries_that_are_not_trained_yet_are_known():
-    assert {name for name in GRADIENT if not is_random(name)} == NOT_YET
+def test_warm_started_entries_are_listed():
+    assert {name for name in GRADIENT if not is_random(name)} == WARM_STARTED
 
 
-@pytest.mark.parametrize("name", OWN_WORK)
-def test_recipes_of_algorithms_begin_at_random(name):
+@pytest.mark.parametrize("name", RANDOM_START)
+def test_recipes_of_algorithms_start_from_random_weights(name):
     recipe = recipes.recipe(name)
     assert recipe.warm_start is None and recipe.adjust is None
     settings = training.settings(name, recipe.steps, recipe.seed, 100, None)
@@ -106,23 +106,23 @@ def test_training_without_a_warm_start_begins_at_meta_step_0():
     learner = initial.begin(recipe, recipe.seed, recipe.warm_start)
     learner = entries.compiled(recipe, learner, recipe.steps)
     assert int(learner.optimizer.iterations) == 0
-    for found, weight in zip(learner.get_weights(), expected, strict=True):
-        np.testing.assert_array_equal(found, weight)
+    for weight, expected_weight in zip(learner.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(weight, expected_weight)
     trained = zoo.load("maml.omniglot_5w1s").get_weights()
-    assert distance(trained[:1], expected[:1]) > LEAST
+    assert distance(trained[:1], expected[:1]) > MIN_DISTANCE
 
 
-def test_initial_weights_are_put_into_the_entrys_learner():
+def test_recreate_loads_the_initial_weights_into_the_learner():
     name = "sigma_maml.sinusoid"
     learner, origin = initial.recreate(name), zoo.load("maml.sinusoid")
     assert isinstance(learner, km.SigmaMAML)
     pairs = zip(learner.network.weights, origin.network.weights, strict=True)
-    for found, weight in pairs:
-        np.testing.assert_array_equal(found, weight)
+    for weight, expected_weight in pairs:
+        np.testing.assert_array_equal(weight, expected_weight)
     entry = zoo.load(name)
     assert learner.inner_rate == entry.inner_rate
     assert set(learner.scales().values()) == {learner.initial_scale}
-    # A scale of 1 keeps 0.999 of a step: they score as MAML's own.
+    # A scale of 1 keeps 0.999 of an inner step: the score equals that of MAML.
     score = scores.evaluate(name, 20, learner=learner)
     figure = zoo.card("maml.sinusoid").figures[0]
     assert abs(score["mean"] - figure["mean"]) < 3 * score["interval"]
@@ -131,7 +131,7 @@ def test_initial_weights_are_put_into_the_entrys_learner():
         initial.recreate("maml.sinusoid")
 
 
-def test_initial_weights_that_are_gone(monkeypatch):
+def test_recreate_rejects_changed_initial_weights(monkeypatch):
     monkeypatch.setattr(training, "sha256_of", lambda origin: "other")
     with pytest.raises(ValueError, match="of sha256 .*maml.sinusoid has other weights"):
         initial.recreate("sigma_maml.sinusoid")
@@ -152,29 +152,29 @@ def test_orders_of_modules_agree_up_to_ties():
     )
 
 
-def test_a_page_follows_the_rule(tmp_path, monkeypatch):
+def test_modularity_sentence_follows_the_rule(tmp_path, monkeypatch):
     monkeypatch.setattr(modularity, "path", lambda: tmp_path / "modularity.csv")
     card = zoo.card("sigma_maml.omniglot_5w1s")
     assert modularity.sentence(card).startswith("Not shown to be modular")
-    names = "model,sha256,steps,seeds,agrees,half,half_cost,half_95,largest,"
-    names += "largest_cost,largest_95,more,more_95,tasks\n"
+    head = "model,sha256,steps,seeds,agrees,half,half_cost,half_95,largest,"
+    head += "largest_cost,largest_95,more,more_95,tasks\n"
 
-    def found(agrees=True, half=0.001, more=0.1, sha=card.sha256):
+    def sentence(agrees=True, half=0.001, more=0.1, sha=card.sha256):
         row = f"{card.name},{sha},9,0 1 2,{agrees},conv1 norm1,{half},0.002,head,0.101,"
-        (tmp_path / "modularity.csv").write_text(f"{names}{row}0.01,{more},0.01,1000\n")
+        (tmp_path / "modularity.csv").write_text(f"{head}{row}0.01,{more},0.01,1000\n")
         return modularity.sentence(card)
 
-    assert found() == (
+    assert sentence() == (
         "Modular: freezing conv1 norm1 costs 0.10 ± 0.20 points, freezing head 10.10 ± "
         "1.00 points of accuracy on 1000 validation tasks."
     )
     assert modularity.measured(card).modular
-    assert "order of its modules differs" in found(agrees=False)
-    assert "costs 0.60 ± 0.20 points" in found(half=0.006)
-    assert "largest factor costs no more" in found(more=0.009)
+    assert "order of its modules differs" in sentence(agrees=False)
+    assert "costs 0.60 ± 0.20 points" in sentence(half=0.006)
+    assert "largest factor costs no more" in sentence(more=0.009)
     assert not modularity.measured(card).modular
-    # Of a file that was trained anew since.
-    assert found(sha="other").startswith("Not shown to be modular")
+    # The row describes weights of an earlier training.
+    assert sentence(sha="other").startswith("Not shown to be modular")
 
 
 def test_a_verdict_needs_every_seed():

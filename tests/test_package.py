@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works elsewhere."""
+"""Tests of the wheel: its contents, types, and use outside the repository."""
 
 import os
 import pathlib
@@ -16,12 +16,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def run(*command, **kwargs):
-    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
-# Lines with a comment have that error of mypy, the others have none.
+# mypy reports the error code in a line's comment, and no error in other lines.
 TYPED = """
 import numpy as np
 
@@ -60,14 +60,13 @@ zoo.load(3)  # arg-type
 
 
 def check_types(target, folder):
-    """Checks a program, and the public modules of the zoo, against a wheel.
+    """Checks `TYPED` and the public modules of the zoo with mypy and a wheel.
 
-    A checkout has the folder of the zoo in another place, where mypy finds no
-    `keras_meta.zoo`.
+    In a checkout the zoo is in another folder, where mypy finds no `keras_meta.zoo`.
     """
     (folder / "typed.py").write_text(TYPED, encoding="utf-8")
     modules = ("typed", *("keras_meta.zoo" + m for m in ("", ".cards", ".scores")))
-    done = subprocess.run(
+    mypy = subprocess.run(
         [sys.executable, "-m", "mypy", f"--config-file={ROOT / 'pyproject.toml'}"]
         + [f"--module={module}" for module in modules],
         capture_output=True,
@@ -75,13 +74,13 @@ def check_types(target, folder):
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(target)},
     )
-    errors = re.findall(r"^(.*?):(\d+): error: .*\[(.*)\]$", done.stdout, re.MULTILINE)
+    errors = re.findall(r"^(.*?):(\d+): error: .*\[(.*)\]$", mypy.stdout, re.MULTILINE)
     expected = [
         ("typed.py", str(number), line.partition("  # ")[2])
         for number, line in enumerate(TYPED.splitlines(), start=1)
         if "  # " in line
     ]
-    assert errors == expected, done.stdout + done.stderr
+    assert errors == expected, mypy.stdout + mypy.stderr
 
 
 @pytest.mark.thorough
@@ -97,7 +96,7 @@ def test_wheel(tmp_path):
         "wheel",
         str(source),
         "--no-deps",
-        "--no-build-isolation",  # works with the network off
+        "--no-build-isolation",  # works without internet access
         f"--wheel-dir={tmp_path}",
     )
     (wheel,) = tmp_path.glob("keras_meta-*.whl")
@@ -106,7 +105,7 @@ def test_wheel(tmp_path):
     assert {top for top in tops if "dist-info" not in top} == {"keras_meta"}
     assert "keras_meta/zoo/models/maml.sinusoid/model.keras" in names
     assert "keras_meta/py.typed" in names
-    # All that a user is told to run.
+    # The wheel contains all commands.
     commands = (ROOT / "zoo" / "commands").glob("*.py")
     assert {f"keras_meta/zoo/commands/{path.name}" for path in commands} <= set(names)
 
@@ -125,24 +124,24 @@ def test_wheel(tmp_path):
         "cli.main(['train', '--help'])"
     )
     assert "--publish" in run(sys.executable, "-c", command, cwd=tmp_path)
-    # An editable install of the project is shadowed by the path put first.
+    # The first entry of sys.path takes precedence over an editable install.
     assert "(1, 1, 40)" in run(sys.executable, "-c", program, cwd=tmp_path)
     check_types(target, tmp_path)
 
 
 def test_the_zoo_is_imported_as_a_part_of_the_package():
-    # From the root of a checkout `import zoo` succeeds, as a second copy of the module.
+    # In the root of a checkout, `import zoo` imports a second copy of the module.
     names = run("git", "ls-files", "*.py", "*.md", "*.ipynb", cwd=ROOT).splitlines()
     paths = [ROOT / name for name in names]
-    wrong = re.compile(r"\bfrom zoo\b|(?<!keras_meta )\bimport zoo\b")
-    told = [
+    wrong_import = re.compile(r"\bfrom zoo\b|(?<!keras_meta )\bimport zoo\b")
+    matches = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in paths
         if path.name != "CHANGELOG.md" and path != pathlib.Path(__file__)
         for line in path.read_text(encoding="utf-8").splitlines()
-        if wrong.search(line)
+        if wrong_import.search(line)
     ]
-    assert told == []
+    assert matches == []
 
 
 def test_one_module_of_the_library_imports_the_zoo():
@@ -171,13 +170,13 @@ def test_importing_the_package_registers_the_learners_with_keras(program):
     assert "keras_meta.learners.maml.MAML" in run(sys.executable, "-c", program)
 
 
-def test_the_command_is_a_module_too():
+def test_the_command_runs_as_a_module():
     version = run(sys.executable, "-m", "keras_meta", "--version")
     assert version == f"keras-meta {keras_meta.__version__}\n"
     assert "maml.sinusoid" in run(sys.executable, "-m", "keras_meta", "list")
 
 
-def test_names_that_are_not_there():
+def test_unknown_names_raise_an_attribute_error():
     assert {"MAML", "export", "finetune", "tasks"} <= set(dir(keras_meta))
     with pytest.raises(AttributeError, match="has no attribute 'MAMl'"):
         keras_meta.MAMl  # noqa: B018

@@ -1,4 +1,4 @@
-"""The page of an entry: its words and its pictures."""
+"""Tests of the text and the figures of an entry's page."""
 
 import re
 
@@ -16,40 +16,40 @@ def lines(figure):
 
 
 @pytest.mark.thorough
-def test_the_curve_of_adaptation_is_what_evaluation_finds(monkeypatch):
+def test_adaptation_curve_matches_evaluate(monkeypatch):
     monkeypatch.setattr(pictures, "STEPS", (0, 1))
     monkeypatch.setattr(pictures, "TASKS", 20)
     learner, card = zoo.load("maml.sinusoid"), zoo.card("maml.sinusoid")
-    found = {file: figure for file, _, figure in pictures.pictured(learner, card)}
-    assert list(found) == ["fit.png", "adaptation.png"]
-    (drawn,) = lines(found["adaptation.png"])
-    assert drawn[:, 0].tolist() == [0, 1, learner.evaluation_steps]
+    figures = {file: figure for file, _, figure in pictures.pictured(learner, card)}
+    assert list(figures) == ["fit.png", "adaptation.png"]
+    (points,) = lines(figures["adaptation.png"])
+    assert points[:, 0].tolist() == [0, 1, learner.evaluation_steps]
     score = scores.evaluate("maml.sinusoid", 20)
-    assert drawn[-1, 1] == pytest.approx(score["mean"], rel=1e-5)
-    assert drawn[0, 1] > drawn[1, 1] > drawn[2, 1]
+    assert points[-1, 1] == pytest.approx(score["mean"], rel=1e-5)
+    assert points[0, 1] > points[1, 1] > points[2, 1]
 
 
-def test_a_sequence_learner_errs_less_and_less(monkeypatch):
+def test_error_of_a_sequence_learner_decreases(monkeypatch):
     monkeypatch.setattr(pictures, "TASKS", 20)
     learner, card = zoo.load("lstm.boolean"), zoo.card("lstm.boolean")
     ((file, title, figure),) = pictures.pictured(learner, card)
     assert file == "examples.png"
-    (drawn,) = lines(figure)
+    (points,) = lines(figure)
     assert title.endswith("mean of 200 test tasks")
-    assert drawn[:, 0].tolist() == list(range(1, card.shots + 1))
-    # The first answer is a guess; after so many, hardly a point of four is unseen.
-    assert drawn[0, 1] > 0.35 and drawn[-1, 1] < 0.1
+    assert points[:, 0].tolist() == list(range(1, card.shots + 1))
+    # The first prediction is a guess; at the end, few of the four points are unseen.
+    assert points[0, 1] > 0.35 and points[-1, 1] < 0.1
 
 
 @pytest.mark.parametrize("name", [card.name for card in cards.stored()])
-def test_a_page_tells_what_its_card_does(name):
+def test_page_contains_the_facts_of_the_card(name):
     card, learner = zoo.card(name), zoo.load(name)
-    kept = (card.directory / "README.md").read_text(encoding="utf-8")
-    titles = dict(re.findall(r"^!\[(.+)\]\((.+)\)$", kept, re.MULTILINE))
+    stored_page = (card.directory / "README.md").read_text(encoding="utf-8")
+    titles = dict(re.findall(r"^!\[(.+)\]\((.+)\)$", stored_page, re.MULTILINE))
     files = [file.name for file in card.directory.glob("*.png")]
     assert files and sorted(titles.values()) == sorted(files)
     text = pages.page(learner, card, titles)
-    assert kept == text, "run tools/make_results.py"
+    assert stored_page == text, "run tools/make_results.py"
     for part in (card.paper, card.data, card.licence, card.sha256):
         assert part in text
     random = card.initial_weights == cards.RANDOM
@@ -72,12 +72,12 @@ def test_a_page_tells_what_its_card_does(name):
 
 
 @pytest.mark.thorough
-def test_an_episode_is_drawn_as_its_drawings_were(monkeypatch):
+def test_figure_of_an_episode_shows_dark_ink(monkeypatch):
     name = "maml.glyphs_5w1s-inductive"
     monkeypatch.setattr(pictures, "DRAWN_QUERIES", 2)
     _, _, figure = pictures._episode(zoo.load(name), zoo.card(name))
     assert isinstance(figure, matplotlib.figure.Figure)
     images = [image.get_array() for image in figure.axes[0].images]
     assert len(images) == 5 + 10
-    # Ink is dark on white paper again.
+    # The figure shows dark ink on white paper, unlike the inputs of the network.
     assert np.mean([image.mean() > 0.5 for image in images]) == 1

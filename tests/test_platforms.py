@@ -1,4 +1,4 @@
-"""What other systems lack is done without: macOS has no affinity, Windows less."""
+"""Tests of portability: missing CPU affinity (macOS) or POSIX modules (Windows)."""
 
 import ast
 import os
@@ -13,7 +13,7 @@ import pytest
 from keras_meta import cost_check, runtime
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# The names of `os`, and the modules, that Windows does not have.
+# Removes the names of `os` and the modules that Windows lacks.
 WINDOWS = """
 import os, sys
 
@@ -26,8 +26,8 @@ sys.path.insert(0, "tools")
 """
 
 
-def python(program, **environment):
-    done = subprocess.run(
+def run_program(program, **environment):
+    process = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
@@ -35,8 +35,8 @@ def python(program, **environment):
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_usable_cores(monkeypatch):
@@ -45,34 +45,34 @@ def test_usable_cores(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert runtime.usable_cores() == 7
-    monkeypatch.setattr(os, "cpu_count", lambda: None)  # where nobody knows
+    monkeypatch.setattr(os, "cpu_count", lambda: None)  # unknown on some systems
     assert runtime.usable_cores() == 1
 
 
 @pytest.mark.thorough
-def test_configure_without_an_affinity():
+def test_configure_without_cpu_affinity():
     program = WINDOWS + (
         "import keras_meta as km, tensorflow as tf\n"
         "km.runtime.configure()\n"
         "print(tf.config.threading.get_inter_op_parallelism_threads())"
     )
-    assert int(python(program)) == os.cpu_count()
+    assert int(run_program(program)) == os.cpu_count()
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["train", "benchmark"])
-def test_tools_of_a_system_without_what_linux_has(tool):
+def test_tools_run_without_functions_of_linux(tool):
     program = WINDOWS + (
         f"import {tool}, keras_meta.zoo.entries, keras_meta.check\n"
         f"if {tool!r} == 'benchmark':\n"
         "    print(benchmark.harness.thread_counts())"
     )
     expected = f"{list(dict.fromkeys((1, os.cpu_count())))}\n"
-    assert python(program) == (expected if tool == "benchmark" else "")
+    assert run_program(program) == (expected if tool == "benchmark" else "")
 
 
 @pytest.mark.thorough
-def test_a_tool_says_what_a_system_does_not_tell():
+def test_benchmark_reports_missing_memory_statistics():
     program = WINDOWS + (
         "from benchmarks import harness\n"
         "import keras_meta.api\n"
@@ -83,37 +83,37 @@ def test_a_tool_says_what_a_system_does_not_tell():
         "    except SystemExit as error:\n"
         "        print(error)"
     )
-    said = "expected a system that reports the {} memory of a process, got win32."
-    assert python(program).splitlines() == [
-        f"benchmark: error: {said.format(kind)}" for kind in ("peak", "anonymous")
+    message = "expected a system that reports the {} memory of a process, got win32."
+    assert run_program(program).splitlines() == [
+        f"benchmark: error: {message.format(kind)}" for kind in ("peak", "anonymous")
     ]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
-def test_peak_memory_is_at_its_most():
+@pytest.mark.skipif(sys.platform == "win32", reason="not available on Windows")
+def test_peak_memory_is_the_maximum_over_time():
     before = runtime.peak_memory()
-    held = np.ones([200, 2**20], "uint8")  # 200 MB, every page of them
+    array = np.ones([200, 2**20], "uint8")  # 200 MB, all pages written
     during = runtime.peak_memory()
-    del held
-    # The kernel counts pages in batches of its own.
+    del array
+    # The kernel updates its page counts in batches.
     assert during - 1 <= runtime.peak_memory() < during + 50
     assert during >= 200 and during >= before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what Linux' getrusage does")
-def test_peak_memory_is_not_that_of_who_began_the_process():
+@pytest.mark.skipif(sys.platform != "linux", reason="specific to getrusage of Linux")
+def test_peak_memory_excludes_the_parent_process():
     child = (
         "import runpy, sys, types\n"
-        "sys.modules['tensorflow'] = types.ModuleType('tensorflow')  # is large\n"
+        "sys.modules['tensorflow'] = types.ModuleType('tensorflow')  # saves memory\n"
         f"path = {str(ROOT / 'keras_meta' / 'runtime.py')!r}\n"
         "print(runpy.run_path(path)['peak_memory']())"
     )
     program = (
         "import subprocess, sys, numpy\n"
-        "held = numpy.ones([300, 2**20], 'uint8')\n"
+        "array = numpy.ones([300, 2**20], 'uint8')\n"
         f"sys.exit(subprocess.call([sys.executable, '-c', {child!r}]))"
     )
-    assert 5 < float(python(program)) < 200
+    assert 5 < float(run_program(program)) < 200
 
 
 @pytest.mark.parametrize("platform, unit", [("darwin", 2**20), ("freebsd14", 2**10)])
@@ -126,7 +126,7 @@ def test_peak_memory_in_the_unit_of_the_system(platform, unit, monkeypatch):
     assert runtime.peak_memory() == 300
 
 
-def test_peak_memory_that_is_not_told(monkeypatch):
+def test_peak_memory_is_none_if_unavailable(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr(sys, "platform", "win32")
     assert runtime.peak_memory() is None
@@ -139,8 +139,8 @@ def test_peak_memory_that_is_not_told(monkeypatch):
     )
 
 
-def test_the_sentence_of_cost():
-    # By hand: from 1 to 5 steps 8 ms and 20 MB more.
+def test_cost_sentence():
+    # By hand: 5 steps take 8 ms and 20 MB more than 1 step.
     sentence = cost_check.sentence(
         [{"ms": 10.0, "MB": 500.0, "images": 9}, {"ms": 18.0, "MB": 520.0, "images": 9}]
     )
@@ -160,31 +160,31 @@ def test_start_noise_is_dropped_without_a_grep():
         "    os.write(2, b'... failed call to cuInit: no\\nthe last')\n"
         "os.write(2, b'after\\n')"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": ""},
         check=True,
     )
-    assert done.stdout in (
+    assert process.stdout in (
         b"kept \xff\nthe lastafter\n",
         b"kept \xff\nthe last\nafter\n",
     )
 
 
 def unencoded(path):
-    """Lines of a program that read or write text as the system likes."""
+    """Yields lines of a program that read or write text in the system's encoding."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call) or "encoding" in [
-            each.arg for each in node.keywords
+            keyword.arg for keyword in node.keywords
         ]:
             continue
         name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
         if name == "open":
-            # `open(path, mode)`, `path.open(mode)`; `Image.open(path)` has none.
-            at = 1 if isinstance(node.func, ast.Name) else 0
-            mode = node.args[at : at + 1]
+            # `open(path, mode)`, `path.open(mode)`; `Image.open(path)` has no mode.
+            position = 1 if isinstance(node.func, ast.Name) else 0
+            mode = node.args[position : position + 1]
             text = not mode or (
                 isinstance(mode[0], ast.Constant) and "b" not in mode[0].value
             )
@@ -196,15 +196,15 @@ def unencoded(path):
             yield node.lineno
 
 
-def test_texts_are_utf8_whatever_the_system_writes():
+def test_text_files_are_utf8_on_every_system():
     paths = [ROOT / "setup.py", ROOT / "docs" / "conf.py"]
     for folder in ("keras_meta", "zoo", "tools", "examples"):
         paths += (ROOT / folder).rglob("*.py")
-    # It has nothing but ASCII to read and write.
+    # This file reads and writes ASCII only.
     paths = {path.relative_to(ROOT).as_posix(): path for path in paths}
     del paths["zoo/training.py"]
-    found = {name: list(unencoded(path)) for name, path in paths.items()}
-    assert {name: lines for name, lines in found.items() if lines} == {}
+    lines_of = {name: list(unencoded(path)) for name, path in paths.items()}
+    assert {name: lines for name, lines in lines_of.items() if lines} == {}
 
 
 def test_no_file_is_a_symbolic_link():
@@ -212,8 +212,8 @@ def test_no_file_is_a_symbolic_link():
         ["git", "ls-files", "-s"], capture_output=True, text=True, cwd=ROOT
     ).stdout.splitlines()
     assert [line for line in files if line.startswith("120000")] == []
-    # What stands in for the link to the tutorial is made when the pages are.
+    # docs/conf.py copies the tutorial, so that no link is needed.
     subprocess.run([sys.executable, "docs/conf.py"], check=True, cwd=ROOT)
-    made = ROOT / "docs" / "tutorials" / "own_images.py"
-    assert not made.is_symlink()
-    assert made.read_bytes() == (ROOT / "examples" / "own_images.py").read_bytes()
+    copy = ROOT / "docs" / "tutorials" / "own_images.py"
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == (ROOT / "examples" / "own_images.py").read_bytes()

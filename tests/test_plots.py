@@ -1,4 +1,4 @@
-"""Pictures: what is in them, and that it can be read."""
+"""Tests of figures: their content and legibility."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from keras_meta import plot_text, plots
 
 
 def task(ways, shots, queries):
-    """Support set and queries of blank images, and probabilities with errors."""
+    """Returns support set and queries of blank images, and random probabilities."""
     random = np.random.default_rng(0)
     shots = np.broadcast_to(shots, ways)
     support_y = random.permutation(np.repeat(range(ways), shots))
@@ -30,25 +30,25 @@ def texts(figure):
 
 
 def assert_legible(figure):
-    """No text leaves the picture, and none lies on another."""
+    """Asserts that all texts are inside the figure and that none overlap."""
     renderer = backend_agg.FigureCanvasAgg(figure).get_renderer()
-    draw_text, drawn = renderer.draw_text, []
+    draw_text, drawn_texts = renderer.draw_text, []
 
     def record(*args, mtext=None, **kwargs):
-        drawn.append(mtext)
+        drawn_texts.append(mtext)
         return draw_text(*args, mtext=mtext, **kwargs)
 
     renderer.draw_text = record
     figure.draw(renderer)
-    assert drawn
-    boxes = [text.get_window_extent(renderer) for text in drawn]
+    assert drawn_texts
+    boxes = [text.get_window_extent(renderer) for text in drawn_texts]
     width, height = figure.bbox.size
     for box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-    for (a, text), (b, other) in itertools.combinations(
-        zip(boxes, drawn, strict=True), 2
+    for (box_a, text_a), (box_b, text_b) in itertools.combinations(
+        zip(boxes, drawn_texts, strict=True), 2
     ):
-        assert not a.overlaps(b), (text.get_text(), other.get_text())
+        assert not box_a.overlaps(box_b), (text_a.get_text(), text_b.get_text())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def assert_legible(figure):
         (4, [1, 9, 2, 3], 4, False),
     ],
 )
-def test_predictions_can_be_read(ways, shots, queries, known):
+def test_predictions_are_legible(ways, shots, queries, known):
     *arrays, query_y = task(ways, shots, queries)
     names = [
         "WWWWWWWWWWWWWWWW",
@@ -72,9 +72,9 @@ def test_predictions_can_be_read(ways, shots, queries, known):
     names = (names + [f"class {i}" for i in range(4, ways)])[:ways]
     figure = plots.predictions(*arrays, names, query_y if known else None)
     assert_legible(figure)
-    # Every query, and at most six examples of a class.
-    shown = np.minimum(np.broadcast_to(shots, ways), 6).sum() + ways * queries
-    assert len(figure.axes[0].images) == shown
+    # The figure has all queries, and at most six support examples of a class.
+    expected_images = np.minimum(np.broadcast_to(shots, ways), 6).sum() + ways * queries
+    assert len(figure.axes[0].images) == expected_images
     left, right, top, bottom = np.transpose(
         [image.get_extent() for image in figure.axes[0].images]
     )[[0, 1, 3, 2]]
@@ -83,7 +83,7 @@ def test_predictions_can_be_read(ways, shots, queries, known):
     assert top.min() >= 0 and bottom.max() <= inches[1]
 
 
-def test_predictions_tell_right_from_wrong():
+def test_predictions_mark_correct_and_wrong_queries():
     *arrays, _ = task(3, 1, 2)
     probabilities = np.array([[7, 2, 1]] * 3 + [[1, 2, 7]] * 3) / 10
     query_y = [0, 0, 1, 1, 2, 2]
@@ -118,7 +118,7 @@ def test_predictions_mark_queries_of_no_class():
         plots.predictions(*arrays[:4], "abc", query_y, unknown[:2])
 
 
-def test_predictions_put_each_class_in_its_row():
+def test_predictions_group_the_queries_of_a_class_in_a_row():
     *arrays, query_y = task(4, 2, 3)
     arrays[2] = query_y[:, None, None, None] / 4 + np.zeros([12, 5, 5, 1])
     figure = plots.predictions(*arrays, None, query_y)
@@ -129,18 +129,18 @@ def test_predictions_put_each_class_in_its_row():
     assert [rows[top] for top in sorted(rows)] == [{0.0}, {0.25}, {0.5}, {0.75}]
 
 
-def test_predictions_without_answers_keep_the_order():
+def test_predictions_without_labels_keep_the_order():
     *arrays, _ = task(3, 1, 6)
     arrays[2] = np.arange(18, dtype=np.uint8)[:, None, None, None] + np.zeros(
         [18, 5, 5, 3], np.uint8
     )
     images = plots.predictions(*arrays).axes[0].images[3:]
     assert [image.get_array()[0, 0, 0] for image in images] == list(range(18))
-    places = [image.get_extent() for image in images]
-    assert places == sorted(places, key=lambda place: (place[3], place[0]))
+    extents = [image.get_extent() for image in images]
+    assert extents == sorted(extents, key=lambda extent: (extent[3], extent[0]))
 
 
-def test_wrong_shapes():
+def test_wrong_shapes_are_rejected():
     support_x, support_y, query_x, probabilities, query_y = task(3, 1, 2)
     with pytest.raises(ValueError, match="a label for each image"):
         plots.predictions(support_x[1:], support_y, query_x, probabilities)
@@ -156,7 +156,7 @@ def test_wrong_shapes():
         plots.fit([1, 2], [1, 2, 3], [1], [1])
 
 
-def test_fit_draws_what_it_is_given():
+def test_fit_draws_points_curves_and_band():
     grid = np.linspace(-1, 1, 7)
     figure = plots.fit(
         [[0.0], [1.0]],
@@ -175,7 +175,7 @@ def test_fit_draws_what_it_is_given():
     np.testing.assert_array_equal(lines["predicted"], [[0.5, 0.25]])
     (band,) = figure.axes[0].collections
     edges = band.get_paths()[0].vertices[:, 1]
-    # Two standard deviations to each side of a curve from 0 to 1.
+    # The curve has values from 0 to 1; the band adds two standard deviations of 0.5.
     np.testing.assert_allclose([edges.min(), edges.max()], [-1, 2])
     assert len(plots.fit([0], [1], grid, grid).axes[0].lines) == 2
 
@@ -190,21 +190,21 @@ def test_scales_are_drawn_by_module():
     (axes,) = figure.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["dense1", "dense2", "head"]
-    start, *lines = axes.lines
-    assert set(start.get_xdata()) == {learner.initial_scale}
+    initial_line, *lines = axes.lines
+    assert set(initial_line.get_xdata()) == {learner.initial_scale}
     points = [line.get_xdata()[0] for line in lines if line.get_marker() == "o"]
     np.testing.assert_allclose(points, [0.01, 2.0, 30.0], rtol=1e-5)
     notes = [text.get_text() for text in axes.texts]
     # w = S sigma^2 / (S sigma^2 + a), a = 0.4.
     assert notes == ["0.01   w = 0.000 (frozen)", "2   w = 0.980", "30   w = 1.000"]
-    plain = [text.get_text() for text in plots.scales(learner).axes[0].texts]
-    assert plain == ["0.01 (frozen)", "2", "30"]
+    notes_without_w = [text.get_text() for text in plots.scales(learner).axes[0].texts]
+    assert notes_without_w == ["0.01 (frozen)", "2", "30"]
     assert axes.yaxis_inverted()  # the first module on top
     with pytest.raises(ValueError, match="learns scales .* got MAML"):
         plots.scales(km.MAML(km.networks.mlp(), "mse"))
 
 
-def test_pixels_are_placed_and_the_unknown_is_blue():
+def test_known_pixels_are_placed_and_unknown_pixels_are_blue():
     x = [[0.0, 0.0], [0.5, 1.0], [1.0, 0.0]]
     image = plots.placed(x, [0.1, 0.2, 0.3], (3, 2))
     np.testing.assert_array_equal(image, [[0.1, np.nan], [np.nan, 0.2], [0.3, np.nan]])
@@ -227,9 +227,9 @@ def test_names_that_the_font_lacks_are_drawn_without_a_warning():
         figure = plots.predictions(x, y, x, np.eye(3), names)
         figure.savefig(io.BytesIO(), format="png")
         figure.savefig(io.BytesIO(), format="pdf")
-    drawn = {text.get_text() for text in texts(figure)}
-    assert "caf��" in drawn and drawn & {"字", "?"}
-    # A font that has the character is taken; Matplotlib comes with one of this.
+    drawn_texts = {text.get_text() for text in texts(figure)}
+    assert "caf��" in drawn_texts and drawn_texts & {"字", "?"}
+    # A font with the character is used; Matplotlib includes one for this character.
     text, families = plot_text.drawable("a\u1d84", "normal")
     assert text == "a\u1d84" and families[0] == "sans-serif" and len(families) == 2
     assert plot_text.family_of("𓀀", "bold") or plot_text.drawable("𓀀", "bold")[0] == "?"
@@ -240,15 +240,15 @@ def test_small_groups_share_a_row():
     figure = plots.predictions(*arrays, None, query_y)
     extents = [image.get_extent() for image in figure.axes[0].images[20:]]
     rows = {top for *_, top in extents}
-    assert len(rows) == 10  # two classes of four queries each
+    assert len(rows) == 10  # two classes of four queries in each row
     right = max(right for _, right, *_ in extents)
     assert right > 0.85 * figure.get_size_inches()[0]
 
 
-# The steps of an adaptation curve with 16 steps of iMAML, and epochs of fine-tuning.
+# Inner steps of an adaptation curve of iMAML (16 steps), and epochs of fine-tuning.
 @pytest.mark.parametrize("x", [(0, 1, 2, 3, 5, 10, 16, 20, 50), (0, 1, 100, 200, 500)])
 @pytest.mark.parametrize("log", [False, True])
-def test_curves_can_be_read(x, log):
+def test_curves_are_legible(x, log):
     mean = np.linspace(20, 99, len(x))
     scores = {
         name: (x, mean, mean / 20) for name in ("maml", "sigma_maml.omniglot", "c")
@@ -264,7 +264,7 @@ def test_curves_can_be_read(x, log):
         assert 20 not in labels or 16 not in labels
 
 
-def test_other_pictures_can_be_read():
+def test_fits_and_images_are_legible():
     grid = np.linspace(-1, 1, 50)
     figure = plots.fit([0, 1], [1, 2], grid, grid, grid**2, grid, ([0.5], [0.5]))
     assert_legible(figure)

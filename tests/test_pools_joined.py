@@ -1,4 +1,4 @@
-"""Pools joined into one, and batches of labelled examples of all classes."""
+"""Tests of joined pools and of batches of labelled examples."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import keras_meta as km
 
 
 def pool(first, classes, images=4, shape=(2, 2, 1), dtype="uint8"):
-    """Classes `first`, `first + 10`, ..., whose images hold 10 * place + number."""
+    """Returns classes `first`, `first + 10`, ...; pixels are 10 * index + number."""
     x = np.arange(classes)[:, None] * 10 + np.arange(images)
     x = np.broadcast_to(x.reshape(-1, *[1] * len(shape)), [x.size, *shape])
     labels = np.repeat(first + 10 * np.arange(classes), images)
@@ -16,51 +16,51 @@ def pool(first, classes, images=4, shape=(2, 2, 1), dtype="uint8"):
 
 
 def test_joined_pools_keep_their_images_under_new_labels():
-    one, two = pool(3, 3), pool(0, 2, images=6)
-    joined = km.ClassPool.joined({"a": one.select([13, 23]), "b": two})
+    a, b = pool(3, 3), pool(0, 2, images=6)
+    joined = km.ClassPool.joined({"a": a.select([13, 23]), "b": b})
     assert joined.class_ids.tolist() == [0, 1, 2, 3]
     assert joined.names == {0: "a/c13", 1: "a/c23", 2: "b/c0", 3: "b/c10"}
     assert joined.sizes.tolist() == [4, 4, 6, 6]
-    for label, (source, old) in enumerate([(one, 13), (one, 23), (two, 0), (two, 10)]):
+    for label, (source, old) in enumerate([(a, 13), (a, 23), (b, 0), (b, 10)]):
         np.testing.assert_array_equal(joined.images_of(label), source.images_of(old))
 
 
-def test_turned_classes_stay_turned_and_one_class():
-    turned = pool(0, 2).with_rotations()
-    joined = km.ClassPool.joined({"a": pool(0, 1), "b": turned})
+def test_rotations_of_a_class_get_one_label():
+    rotated = pool(0, 2).with_rotations()
+    joined = km.ClassPool.joined({"a": pool(0, 1), "b": rotated})
     assert joined.class_ids.tolist() == [0, *[1, 2] * 4]
 
 
 @pytest.mark.parametrize(
-    "other", [{"shape": (2, 3, 1)}, {"dtype": "float32"}], ids=["shape", "kind"]
+    "options", [{"shape": (2, 3, 1)}, {"dtype": "float32"}], ids=["shape", "kind"]
 )
-def test_pools_of_different_examples_are_refused(other):
+def test_pools_of_different_examples_are_rejected(options):
     with pytest.raises(ValueError, match=r"one shape and kind, got ClassPool\(1 cl"):
-        km.ClassPool.joined({"a": pool(0, 1), "b": pool(0, 1, **other)})
+        km.ClassPool.joined({"a": pool(0, 1), "b": pool(0, 1, **options)})
     with pytest.raises(ValueError, match="got none"):
         km.ClassPool.joined({})
 
 
-def test_batches_are_uniform_labelled_and_replayed():
-    # Classes of 4 images out of order, so that rows and labels can be mistaken.
-    some = pool(0, 5).select([0, 20, 40])
-    data = some.batches(500, seed=3)
-    (x, y), *_ = whole = list(data.take(3).as_numpy_iterator())
+def test_batches_are_uniform_labelled_and_reproducible():
+    # `select` changes the indices of classes; a mix-up of old and new ones would fail.
+    selection = pool(0, 5).select([0, 20, 40])
+    data = selection.batches(500, seed=3)
+    (x, y), *_ = batches = list(data.take(3).as_numpy_iterator())
     assert x.shape == (500, 2, 2, 1) and y.shape == (500,) and y.dtype == np.int32
-    held = np.round(255 * x[:, 0, 0, 0]).astype(int)
-    np.testing.assert_array_equal(np.array([0, 2, 4])[y], held // 10)
-    counts = np.bincount(y * 4 + held % 10, minlength=12)
+    pixels = np.round(255 * x[:, 0, 0, 0]).astype(int)
+    np.testing.assert_array_equal(np.array([0, 2, 4])[y], pixels // 10)
+    counts = np.bincount(y * 4 + pixels % 10, minlength=12)
     assert counts.min() > 0 and len(counts) == 12
     assert ((counts - 500 / 12) ** 2 / (500 / 12)).sum() < 31.3  # chi2, p = 0.001
-    for (x, y), (known_x, known_y) in zip(
-        some.batches(500, seed=3, start=1).take(2).as_numpy_iterator(),
-        whole[1:],
+    for (x, y), (expected_x, expected_y) in zip(
+        selection.batches(500, seed=3, start=1).take(2).as_numpy_iterator(),
+        batches[1:],
         strict=True,
     ):
-        np.testing.assert_array_equal(x, known_x)
-        np.testing.assert_array_equal(y, known_y)
-    assert (whole[0][1] != whole[1][1]).any()
+        np.testing.assert_array_equal(x, expected_x)
+        np.testing.assert_array_equal(y, expected_y)
+    assert (batches[0][1] != batches[1][1]).any()
     with pytest.raises(ValueError, match="size to be an integer >= 1, got 0"):
-        some.batches(0)
+        selection.batches(0)
     with pytest.raises(ValueError, match="without rotations"):
-        some.with_rotations().batches(1)
+        selection.with_rotations().batches(1)

@@ -1,4 +1,4 @@
-"""Weights stored in float16: what a file then holds, and when it is refused."""
+"""Tests of weights stored in float16: file contents and rejected learners."""
 
 import io
 import zipfile
@@ -13,7 +13,7 @@ from keras_meta.zoo import cli, precision, publishing
 from keras_meta.zoo.recipes import protocols, schema, sources
 
 
-def saved(path, scale=1.0):
+def save_learner(path, scale=1.0):
     keras.utils.set_random_seed(0)
     learner = km.ProtoNet(km.networks.conv4((8, 8, 1), 3, filters=16))
     for variable in learner.variables:
@@ -23,40 +23,40 @@ def saved(path, scale=1.0):
     return learner
 
 
-def test_kernels_are_rounded_once_and_vectors_kept(tmp_path):
+def test_kernels_are_rounded_once_and_vectors_are_not(tmp_path):
     path = tmp_path / "model.keras"
-    learner = saved(path)
+    learner = save_learner(path)
     size = path.stat().st_size
     precision.halve(path)
     loaded = keras.models.load_model(path)
     assert isinstance(loaded, km.ProtoNet)
-    for one, two in zip(learner.variables, loaded.variables, strict=True):
-        expected = one.numpy()
+    for variable, copy in zip(learner.variables, loaded.variables, strict=True):
+        expected = variable.numpy()
         if expected.ndim > 1:
             expected = expected.astype("float16").astype("float32")
-        np.testing.assert_array_equal(two.numpy(), expected)
-        assert two.dtype == "float32"
+        np.testing.assert_array_equal(copy.numpy(), expected)
+        assert copy.dtype == "float32"
     kernels = sum(4 * np.prod(v.shape) for v in learner.variables if v.shape[1:])
     assert path.stat().st_size == pytest.approx(size - kernels / 2, abs=3000)
     with zipfile.ZipFile(path) as file, h5py.File(
         io.BytesIO(file.read(precision.WEIGHTS))
     ) as weights:  # fmt: skip
-        kinds = set()
+        dtypes = set()
         weights.visititems(
             lambda name, item: (
-                kinds.add((item.dtype.name, item.ndim > 1))
+                dtypes.add((item.dtype.name, item.ndim > 1))
                 if isinstance(item, h5py.Dataset)
                 else None
             )
         )
-    kinds.discard(("int64", False))  # the optimizer's step
-    assert kinds == {("float16", True), ("float32", False)}
+    dtypes.discard(("int64", False))  # the optimizer's step
+    assert dtypes == {("float16", True), ("float32", False)}
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
 
 
 def test_weights_too_large_for_float16_leave_the_file_as_it_was(tmp_path):
     path = tmp_path / "model.keras"
-    saved(path, scale=1e6)
+    save_learner(path, scale=1e6)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="weights that float16 holds, .* has larger"):
         precision.halve(path)
@@ -74,18 +74,18 @@ def recipe():
     return schema.Recipe(None, task, "x", steps=1, tasks=2)
 
 
-def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):
-    learner = saved(tmp_path / "other.keras")
+def test_publishing_in_float16_checks_accuracy(tmp_path, recipe, monkeypatch):
+    learner = save_learner(tmp_path / "other.keras")
     path = tmp_path / "model.keras"
     publishing.store(learner, path, recipe, 0, 6)
     assert path.stat().st_size < (tmp_path / "other.keras").stat().st_size - 9000
 
-    def spoil(draft):
+    def zero_weights(draft):
         broken = keras.models.load_model(draft)
         broken.set_weights([0 * w for w in broken.get_weights()])
         broken.save(draft)
 
-    monkeypatch.setattr(precision, "halve", spoil)
+    monkeypatch.setattr(precision, "halve", zero_weights)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="validation accuracy, it changes by .* with"):
         publishing.store(learner, path, recipe, 0, 6)
@@ -93,6 +93,6 @@ def test_publishing_in_float16_asks_validation(tmp_path, recipe, monkeypatch):
     assert not (tmp_path / "half.keras").exists()
 
 
-def test_float16_is_about_publishing(capsys):
+def test_float16_requires_publish(capsys):
     assert cli.main(["train", "maml.sinusoid", "--float16"]) == 2
     assert "expected --publish with --float16" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Prototypical networks against a loop and finite differences."""
+"""Tests of prototypical networks against NumPy loops and finite differences."""
 
 import keras
 import numpy as np
@@ -14,9 +14,9 @@ def learner(**options):
         return km.ProtoNet(smooth.network(normalized=False), outputs=4, **options)
 
 
-def loop(learner, episode):
-    """Log-probabilities by equations 1 and 2, example by example."""
-    answers = []
+def reference(learner, episode):
+    """Computes log-probabilities by equations 1 and 2, example by example."""
+    log_probs = []
     for x, y, queries in zip(
         episode["support_x"], episode["support_y"], episode["query_x"], strict=True
     ):
@@ -26,26 +26,26 @@ def loop(learner, episode):
         for query in queries:
             feature = _feature(learner, query)
             scores = [-np.sum((feature - c) ** 2) for c in prototypes]
-            answers.append(scores - np.log(np.sum(np.exp(scores))))
-    return np.array(answers).reshape(*episode["query_x"].shape[:2], 3)
+            log_probs.append(scores - np.log(np.sum(np.exp(scores))))
+    return np.array(log_probs).reshape(*episode["query_x"].shape[:2], 3)
 
 
 def _feature(learner, x):
     return tf.cast(learner.network(x[None])[0], "float64").numpy()
 
 
-def test_it_is_its_equations():
+def test_logits_match_the_equations():
     protonet = learner()
     episode, _ = smooth.episode()
-    found = tf.nn.log_softmax(protonet(episode)[..., :3])
-    np.testing.assert_allclose(found, loop(protonet, episode), rtol=1e-10)
+    log_probs = tf.nn.log_softmax(protonet(episode)[..., :3])
+    np.testing.assert_allclose(log_probs, reference(protonet, episode), rtol=1e-10)
     # The fourth class is absent.
     np.testing.assert_array_equal(tf.nn.softmax(protonet(episode))[..., 3], 0)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_distances_of_half_precision_features_are_precise(policy):
-    # Features near 100 differ by units: bfloat16 has steps of 64 at their squares.
+    # Features near 100 differ by about 1; bfloat16 has steps of 64 at their squares.
     network = keras.Sequential([keras.Input([6]), keras.layers.Dense(4, dtype=policy)])
     network.layers[-1].bias.assign([100.0] * 4)
     protonet = km.ProtoNet(network, 3)
@@ -54,38 +54,38 @@ def test_distances_of_half_precision_features_are_precise(policy):
     x, queries = (random.normal(size=[1, n, 6]).astype("float32") for n in (6, 5))
     episode = {"support_x": x, "support_y": y, "query_x": queries}
     assert protonet.network(x[0]).dtype == policy.removeprefix("mixed_")
-    expected = loop(protonet, {k: v.astype("float64") for k, v in episode.items()})
-    found = tf.nn.log_softmax(protonet(episode))
-    np.testing.assert_allclose(found, expected, atol=1e-2)
+    expected = reference(protonet, {k: v.astype("float64") for k, v in episode.items()})
+    log_probs = tf.nn.log_softmax(protonet(episode))
+    np.testing.assert_allclose(log_probs, expected, atol=1e-2)
     assert np.ptp(expected) > 1
 
 
-def test_its_gradient_is_that_of_differences():
+def test_gradients_match_finite_differences():
     protonet = learner()
     episode, query_y = smooth.episode()
     _, gradients, variables, _ = protonet.meta_gradient(episode, query_y)
 
-    def value():
-        chances = loop(protonet, episode)
-        return -np.take_along_axis(chances, query_y[..., None], -1).mean()
+    def compute_loss():
+        log_probs = reference(protonet, episode)
+        return -np.take_along_axis(log_probs, query_y[..., None], -1).mean()
 
-    for direction, slope in smooth.slopes(value, variables):
+    for direction, slope in smooth.slopes(compute_loss, variables):
         assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
 
 
 @pytest.mark.thorough
-def test_finetuning_moves_the_prototypes_alone():
+def test_finetuning_trains_only_the_prototypes():
     protonet = learner()
     episode, _ = smooth.episode(tasks=1)
     x, y = episode["support_x"][0], episode["support_y"][0]
-    before = protonet.get_weights()
+    weights_before = protonet.get_weights()
     model = km.finetune(protonet, x, y)
     assert [v.shape for v in model.trainable_variables] == [(4, 3)]
     model.fit(x, y, epochs=2, verbose=0)
-    for old, new in zip(before, protonet.get_weights(), strict=True):
+    for old, new in zip(weights_before, protonet.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert not np.allclose(
-        model.trainable_variables[0], loop_prototypes(protonet, x, y)
+        model.trainable_variables[0], numpy_prototypes(protonet, x, y)
     )
 
 
@@ -102,7 +102,7 @@ def test_finetuning_watches_no_integers(caplog):
     assert "must be floating" not in caplog.text
 
 
-def loop_prototypes(protonet, x, y):
+def numpy_prototypes(protonet, x, y):
     features = protonet.network(x).numpy()
     means = [features[y == n].mean(0) for n in range(3)]
     return np.array([*means, np.zeros(3)])

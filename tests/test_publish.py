@@ -1,4 +1,4 @@
-"""What training writes into a card, and that no field is read out of a name."""
+"""Tests of publishing a run: the fields of a card, none of which depend on names."""
 
 import csv
 import dataclasses
@@ -15,7 +15,7 @@ NAME = "cnp.gp_rbf"
 
 
 def write_run(folder):
-    """A run that is done."""
+    """Writes the files of a finished run."""
     keras.utils.set_random_seed(0)
     learner = recipes.recipe(NAME).learner()
     learner.compile()
@@ -30,13 +30,13 @@ def write_run(folder):
         writer.writerows(rows)
 
 
-def test_a_card_says_what_the_run_began_from(tmp_path, monkeypatch):
+def test_card_stores_the_facts_of_the_run(tmp_path, monkeypatch):
     write_run(tmp_path)
-    # The second is a run of before, and its recipe names no other entry.
+    # The second run is of an older version; its recipe names no other entry.
     runs = {"cnp.other": {"initial_weights": "cnp.other"}, cards.RANDOM: {}}
-    for number, (origin, begun) in enumerate(runs.items()):
+    for number, (origin, record) in enumerate(runs.items()):
         monkeypatch.setattr(cards, "MODELS", tmp_path / str(number))
-        (tmp_path / "run.json").write_text(json.dumps(begun))
+        (tmp_path / "run.json").write_text(json.dumps(record))
         publishing.publish(NAME, tmp_path, 3, 50, None)
         card = zoo.card(NAME)
         assert card.initial_weights == origin
@@ -52,30 +52,30 @@ def test_a_card_says_what_the_run_began_from(tmp_path, monkeypatch):
         "end": 2.0,
         "known": 1.6,
     }
-    # Of the step whose weights were kept; less is better.
+    # The figure of the step with the lowest score, whose weights are stored.
     figure = {"metric": "nll", "mean": 0.5, "interval": 0.1, "episodes": 50}
     assert card.validation == figure
     assert (card.kept, card.steps, card.hours, card.seed) == (10, 20, 2.0, 3)
     assert card.command == f"keras-meta train {NAME}"
 
 
-def test_a_run_goes_on_only_from_what_it_began_from(tmp_path):
-    def go_on(**settings):
+def test_a_run_resumes_only_with_its_initial_weights(tmp_path):
+    def resume(**settings):
         settings = {"steps": 10, **settings}
-        training.fit(begin, tmp_path, settings, tasks=1, every=1, metric="x")
+        training.fit(load, tmp_path, settings, tasks=1, every=1, metric="x")
 
-    def begin():
-        raise Begun
+    def load():
+        raise TrainingStarted
 
     (tmp_path / "run.json").write_text(json.dumps({"steps": 10, "tasks": 1}))
-    with pytest.raises(Begun):  # of before it was recorded
-        go_on(initial_weights="random")
-    begun = {"steps": 10, "tasks": 1, "initial_weights": "random"}
-    (tmp_path / "run.json").write_text(json.dumps(begun))
-    with pytest.raises(Begun):
-        go_on(initial_weights="random")
+    with pytest.raises(TrainingStarted):  # record without initial weights
+        resume(initial_weights="random")
+    record = {"steps": 10, "tasks": 1, "initial_weights": "random"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(TrainingStarted):
+        resume(initial_weights="random")
     with pytest.raises(ValueError, match="initial_weights.*maml.other"):
-        go_on(initial_weights="maml.other")
+        resume(initial_weights="maml.other")
 
 
 def test_publishing_multiplies_the_temperature_of_classifiers(monkeypatch):
@@ -109,5 +109,5 @@ def test_the_logs_of_all_stages_are_stored(tmp_path, monkeypatch):
     assert zoo.card(NAME).hours == 5.0
 
 
-class Begun(Exception):
-    """Training would begin here."""
+class TrainingStarted(Exception):
+    """Raised where training starts."""

@@ -1,4 +1,4 @@
-"""The README's programs run as they stand, its commands are as they are told."""
+"""Runs the programs of the README; parses the commands of README and docs."""
 
 import pathlib
 import re
@@ -21,9 +21,11 @@ PAGES = [
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs a program in a folder of its own, and gives its names."""
+    """Returns a function: it runs a program in a new folder and returns its globals."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("keras_meta.runtime.configure", lambda: None)  # done already
+    monkeypatch.setattr(
+        "keras_meta.runtime.configure", lambda: None
+    )  # already configured
 
     def run(program):
         names = {}
@@ -43,10 +45,10 @@ def test_first_program(run, tmp_path):
 @pytest.mark.thorough
 def test_second_program(run, tmp_path):
     images = np.random.RandomState(0).randint(0, 256, [120, 16, 28, 28], "uint8")
-    for name, drawn in enumerate(images):
-        (tmp_path / "alphabets" / str(name)).mkdir(parents=True)
-        for number, image in enumerate(drawn):
-            PIL.Image.fromarray(image).save(f"alphabets/{name}/{number}.png")
+    for class_name, class_images in enumerate(images):
+        (tmp_path / "alphabets" / str(class_name)).mkdir(parents=True)
+        for number, image in enumerate(class_images):
+            PIL.Image.fromarray(image).save(f"alphabets/{class_name}/{number}.png")
     program = PROGRAMS[1]
     assert "steps_per_epoch=1000)" in program and "steps=60)" in program
     program = program.replace("=1000)", "=2)").replace("steps=60)", "steps=2)")
@@ -56,35 +58,35 @@ def test_second_program(run, tmp_path):
 
 
 def commands(page):
-    """The commands of a page, a list of words each."""
+    """Yields the commands of a page, each as a list of arguments."""
     for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             for command in line.split("&&"):
-                program, *_ = command.split(" > ")  # without a file for its output
+                program, *_ = command.split(" > ")  # without the output file
                 yield shlex.split(program, comments=True)
 
 
 def test_every_program_is_run():
     assert len(PROGRAMS) == 2
-    # The docs' are cells, which run when the site is built.
+    # Programs of the docs are cells, which run when the site is built.
     assert not any("```python" in page for page in PAGES[1:])
 
 
 @pytest.mark.parametrize(
-    "words",
-    sorted({tuple(words) for page in PAGES for words in commands(page) if words}),
+    "command",
+    sorted({tuple(line) for page in PAGES for line in commands(page) if line}),
     ids=" ".join,
 )
-def test_commands_are_as_they_are_told(words):
-    if words[0] == "keras-meta":
-        cli._parser().parse_args(words[1:])  # or it exits
-    elif words[0] == "python" and words[1] != "-m":
-        tool, *options = words[1:]
+def test_commands_are_valid(command):
+    if command[0] == "keras-meta":
+        cli._parser().parse_args(command[1:])  # exits if invalid
+    elif command[0] == "python" and command[1] != "-m":
+        tool, *options = command[1:]
         text = (ROOT / tool).read_text(encoding="utf-8")
         for option in options:
             if option.startswith("--"):
                 name = option[2:].partition("=")[0]
                 assert re.search(rf'flags\.DEFINE_\w+\(\s*"{name}"', text), option
     else:
-        known = "git", "cd", "pip", "python", "docker"
-        assert words[0] in known or words[0].startswith("FUZZ")
+        programs = "git", "cd", "pip", "python", "docker"
+        assert command[0] in programs or command[0].startswith("FUZZ")

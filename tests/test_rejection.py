@@ -1,4 +1,4 @@
-"""Queries of no class: statistics, thresholds on validation tasks, and the command."""
+"""Tests of queries of no class: statistics, validation thresholds, the command."""
 
 import csv
 import dataclasses
@@ -26,29 +26,29 @@ from keras_meta.zoo.recipes import sources
 ENTRY = "protonet.omniglot_5w1s"
 
 
-class Fixed:
-    """A learner whose logits are its queries."""
+class IdentityLearner:
+    """A learner that returns the queries as logits."""
 
     def infer(self, state, query_x):
         return query_x
 
 
-def test_statistics_are_their_definitions():
+def test_statistics_match_their_definitions():
     logits = np.array([[[2.0, 0.0, -1.0, 9.0], [700.0, 710.0, 0.0, 0.0]]])
-    found = rejection.statistics(Fixed(), None, logits, ways=3)
+    output = rejection.statistics(IdentityLearner(), None, logits, ways=3)
     logits = logits[..., :3]
-    np.testing.assert_allclose(found["logit"], [[2, 710]])
-    np.testing.assert_allclose(found["energy"], scipy.special.logsumexp(logits, -1))
+    np.testing.assert_allclose(output["logit"], [[2, 710]])
+    np.testing.assert_allclose(output["energy"], scipy.special.logsumexp(logits, -1))
     largest = scipy.special.softmax(logits, -1).max(-1)
-    np.testing.assert_allclose(found["probability"], largest)
-    assert set(found) == {"logit", "energy", "probability"}
+    np.testing.assert_allclose(output["probability"], largest)
+    assert set(output) == {"logit", "energy", "probability"}
 
 
 def test_outputs_beyond_the_classes_get_no_probability():
     logits = np.array([[[2.0, 0.0, -1.0, 9.0], [0.5, 3.0, 0.0, 7.0]]])
     parts = [(None, logits[:, :1]), (None, logits[:, 1:])]
-    found = predictions.probabilities(Fixed(), parts, ways=3)
-    np.testing.assert_allclose(found, scipy.special.softmax(logits[0, :, :3], -1))
+    output = predictions.probabilities(IdentityLearner(), parts, ways=3)
+    np.testing.assert_allclose(output, scipy.special.softmax(logits[0, :, :3], -1))
 
 
 @pytest.mark.parametrize("outputs", [None, 5])
@@ -58,21 +58,21 @@ def test_distances_by_hand(outputs):
     x, query = random.normal(size=[2, 6, 2]), random.normal(size=[2, 4, 2])
     y = np.array([[0, 1, 2] * 2, [0, 1] * 3])
     state = learner.adapt(x, y)
-    found = learner.distances(state, query)
+    distances = learner.distances(state, query)
     for task, classes in enumerate((3, 2)):
         for n in range(3):
             if n < classes:
                 prototype = x[task][y[task] == n].mean(0)
                 expected = np.square(query[task] - prototype).sum(-1)
-                np.testing.assert_allclose(found[task, :, n], expected, rtol=1e-4)
+                np.testing.assert_allclose(distances[task, :, n], expected, rtol=1e-4)
             else:
-                assert np.isinf(found[task, :, n]).all()
+                assert np.isinf(distances[task, :, n]).all()
     nearest = rejection.statistics(learner, state, query, 2)["distance"]
-    np.testing.assert_allclose(nearest, -found.numpy()[..., :2].min(-1), rtol=1e-6)
+    np.testing.assert_allclose(nearest, -distances.numpy()[..., :2].min(-1), rtol=1e-6)
 
 
 def learner_and_pool(outputs=None):
-    """A prototypical network of plain points, and clusters of them."""
+    """Returns a prototypical network with an identity encoder, and point clusters."""
     random = np.random.RandomState(0)
     centres = random.normal(size=[7, 2]) * 3
     x = np.repeat(centres, 12, axis=0) + random.normal(size=[84, 2])
@@ -82,8 +82,8 @@ def learner_and_pool(outputs=None):
     return km.ProtoNet(network, outputs), pool
 
 
-def by_hand(pool, tasks):
-    """`(known, unknown)`: distances and logits of queries, each `[tasks, q, 3]`."""
+def numpy_reference(pool, tasks):
+    """Returns distances and logits `[2, tasks, q, 3]` of known and unknown queries."""
     known, unknown = [], []
     for episode, query_y in grids.episodes(pool, 4).take(tasks).as_numpy_iterator():
         x, y = episode["support_x"], episode["support_y"]
@@ -91,38 +91,38 @@ def by_hand(pool, tasks):
         query = episode["query_x"].astype("float64")
         distances = np.square(query[:, None] - prototypes).sum(-1)
         logits = 2 * query @ prototypes.T - (prototypes**2).sum(1)
-        both = np.stack([distances, logits])
-        known.append(both[:, query_y < 3])
-        unknown.append(both[:, query_y == 3])
+        statistics = np.stack([distances, logits])
+        known.append(statistics[:, query_y < 3])
+        unknown.append(statistics[:, query_y == 3])
     return np.stack(known, 1), np.stack(unknown, 1)
 
 
 def test_thresholds_and_rates_by_hand():
     learner, pool = learner_and_pool()
-    found = rejection.calibrate(learner, pool, 3, 1, tasks=8)
-    known, unknown = by_hand(pool, 16)
+    row = rejection.calibrate(learner, pool, 3, 1, tasks=8)
+    known, unknown = numpy_reference(pool, 16)
     assert known.shape == (2, 16, 15, 3) and unknown.shape == (2, 16, 5, 3)
     best = None
-    for name, value in {
+    for name, compute in {
         "logit": lambda d, z: z.max(-1),
         "energy": lambda d, z: scipy.special.logsumexp(z, -1),
         "probability": lambda d, z: scipy.special.softmax(z, -1).max(-1),
         "distance": lambda d, z: -d.min(-1),
     }.items():
-        values, others = value(*known), value(*unknown)
-        threshold = np.quantile(values[:8], 0.05)
-        accepted = np.mean(others[:8] >= threshold)
+        scores, unknown_scores = compute(*known), compute(*unknown)
+        threshold = np.quantile(scores[:8], 0.05)
+        accepted = np.mean(unknown_scores[:8] >= threshold)
         if best is None or accepted < best[0]:
-            best = accepted, name, threshold, values[8:], others[8:]
-    _, name, threshold, values, others = best
-    assert found["statistic"] == name
-    assert found["threshold"] == pytest.approx(threshold, rel=1e-5)
-    assert found["rejected"] == pytest.approx(np.mean(values < threshold))
-    assert found["accepted"] == pytest.approx(np.mean(others >= threshold))
-    assert (found["ways"], found["shots"], found["episodes"]) == (3, 1, 8)
+            best = accepted, name, threshold, scores[8:], unknown_scores[8:]
+    _, name, threshold, scores, unknown_scores = best
+    assert row["statistic"] == name
+    assert row["threshold"] == pytest.approx(threshold, rel=1e-5)
+    assert row["rejected"] == pytest.approx(np.mean(scores < threshold))
+    assert row["accepted"] == pytest.approx(np.mean(unknown_scores >= threshold))
+    assert (row["ways"], row["shots"], row["episodes"]) == (3, 1, 8)
 
 
-def test_cells_leave_a_class_out():
+def test_cells_leave_one_class_out():
     learner, pool = learner_and_pool()
     assert rejection.cells(20, pool) == [(2, 1), (2, 5), (5, 1), (5, 5)]
     assert rejection.cells(4, pool) == [(2, 1), (2, 5)]
@@ -130,7 +130,7 @@ def test_cells_leave_a_class_out():
     assert rejection.cells(20, five) == [(2, 1), (2, 5)]
 
 
-def test_the_nearest_ways_then_shots():
+def test_of_task_takes_the_nearest_ways_then_shots():
     rows = [{"ways": n, "shots": k} for n in (2, 5, 10, 20) for k in (1, 5)]
     card = dataclasses.replace(zoo.card(ENTRY), rejection=rows)
     for task, expected in {
@@ -141,8 +141,8 @@ def test_the_nearest_ways_then_shots():
         (8, 100): (10, 5),
         (60, 2.2): (20, 1),
     }.items():
-        found = rejection.of_task(card, *task)
-        assert (found["ways"], found["shots"]) == expected
+        row = rejection.of_task(card, *task)
+        assert (row["ways"], row["shots"]) == expected
     card = dataclasses.replace(card, rejection=[])
     with pytest.raises(ValueError, match=f"unknown queries, {ENTRY} has none"):
         rejection.of_task(card, 5, 1)
@@ -150,7 +150,7 @@ def test_the_nearest_ways_then_shots():
 
 @pytest.fixture
 def task(tmp_path):
-    """Two classes of drawn glyphs, and queries of three; the third is of no class."""
+    """Writes two classes of glyphs, and queries of three; the third is no class."""
     pool = km.tasks.glyphs(3, drawings=6, prepare=km.ImagePreprocess())
     for label in range(3):
         for number, ink in enumerate(pool.images_of(label).numpy()[..., 0]):
@@ -165,53 +165,53 @@ def task(tmp_path):
 
 def test_the_command_marks_queries(task, capsys, monkeypatch):
     monkeypatch.chdir(task)
-    words = ["learn", ".", "--model", ENTRY, "--unknown"]
-    assert cli.main([*words, "--csv", "p.csv"]) == 0
-    printed = " ".join(capsys.readouterr().out.split())
+    arguments = ["learn", ".", "--model", ENTRY, "--unknown"]
+    assert cli.main([*arguments, "--csv", "p.csv"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
     with open("p.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     marked = [row["unknown"] == "True" for row in rows]
     threshold = rejection.of_task(zoo.card(ENTRY), 2, 2)
-    # Most drawings of the third character, and few of the others.
-    strange = [row["file"].startswith("c") for row in rows]
-    assert sum(strange) == 4 and sum(np.logical_and(marked, strange)) >= 3
-    assert sum(np.logical_and(marked, np.logical_not(strange))) <= 1
-    assert f"{sum(marked)} of 12 queries seem to belong to no class" in printed
-    assert f"{threshold['accepted']:.1%} of the queries of no class" in printed
-    assert cli.main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["predictions"]
-    assert [row["unknown"] for row in found] == marked
-    assert cli.main(words[:-1] + ["--csv", "-"]) == 0
+    # Most drawings of the third character are marked, and few of the others.
+    unknown = [row["file"].startswith("c") for row in rows]
+    assert sum(unknown) == 4 and sum(np.logical_and(marked, unknown)) >= 3
+    assert sum(np.logical_and(marked, np.logical_not(unknown))) <= 1
+    assert f"{sum(marked)} of 12 queries seem to belong to no class" in output
+    assert f"{threshold['accepted']:.1%} of the queries of no class" in output
+    assert cli.main([*arguments, "--json"]) == 0
+    json_rows = json.loads(capsys.readouterr().out)["predictions"]
+    assert [row["unknown"] for row in json_rows] == marked
+    assert cli.main(arguments[:-1] + ["--csv", "-"]) == 0
     assert "unknown" not in capsys.readouterr().out
 
 
-def test_what_has_no_thresholds(task, capsys, monkeypatch):
+def test_inputs_without_thresholds_are_rejected(task, capsys, monkeypatch):
     monkeypatch.chdir(task)
     (task / "m.keras").touch()
     (task / "p.csv").write_text("x,y\n1,2\n2,\n")
-    without = [card.name for card in cards.list_models() if card.inputs == "images"]
-    without = next(n for n in without if not zoo.card(n).rejection)
-    for words, sentence in (
+    names = [card.name for card in cards.list_models() if card.inputs == "images"]
+    name = next(n for n in names if not zoo.card(n).rejection)
+    for arguments, message in (
         (["p.csv"], "no --unknown with a .csv file"),
         ([".", "--model", "m.keras"], "no --unknown with m.keras"),
-        ([".", "--model", without], f"unknown queries, {without} has none"),
+        ([".", "--model", name], f"unknown queries, {name} has none"),
     ):
-        assert cli.main(["learn", *words, "--unknown"]) == 2
-        assert sentence in capsys.readouterr().err
+        assert cli.main(["learn", *arguments, "--unknown"]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("card", choice.candidates(), ids=lambda card: card.name)
 def test_each_default_of_the_command_has_thresholds(card):
     cells = [(row["ways"], row["shots"]) for row in card.rejection]
     source = recipes.recipe(card.name).task.source
-    # One class is left out; sources of alphabets have the sizes of these.
+    # One class is left out. The sizes of `Alphabets` are numbers of alphabets.
     alphabets = isinstance(source, sources.Alphabets)
-    most = card.ways if alphabets else min(card.ways, source.sizes[1] - 1)
-    ways = [ways for ways in grids.WAYS if ways <= most]
+    max_ways = card.ways if alphabets else min(card.ways, source.sizes[1] - 1)
+    ways = [ways for ways in grids.WAYS if ways <= max_ways]
     assert cells == list(itertools.product(ways, rejection.SHOTS))
     for row in card.rejection:
         assert row["episodes"] >= 100 and row["seed"] == 0
-        # Chosen on other tasks, and not far off on those that measure.
+        # The threshold was chosen on other tasks; the rate on these tasks is close.
         assert row["rejected"] == pytest.approx(rejection.REJECTED, abs=0.025)
         # Features of photographs separate unknown classes little better than chance.
         limit = 1 - row["rejected"] if card.photographs else 0.8

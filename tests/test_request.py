@@ -1,7 +1,7 @@
-"""The client: its requests against an export, and what it says when things go wrong.
+"""Tests of the client: its requests to an export, and its error messages.
 
-TensorFlow Serving itself is not there; stand-ins that speak its REST and its gRPC
-answer through the v1 loader and a Session, as it does.
+The tests do not run TensorFlow Serving. Substitutes with its REST and gRPC interfaces
+predict through the v1 loader and a Session, as TensorFlow Serving does.
 """
 
 import argparse
@@ -20,14 +20,14 @@ import keras_meta as km
 from keras_meta.zoo import cli, console, request, serving_client
 
 PREPARE = km.ImagePreprocess(8, 8, 1)
-# No name says what a model takes.
+# Names that do not reveal the inputs of a model.
 IMAGES, CURVES, ANY_UNITS = "protonet.marks", "cnp.lines", "waves"
 MARKS = {"dot": (slice(3, 5), slice(3, 5)), "bar": (slice(0, 8), slice(3, 5))}
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A folder of three exported models."""
+    """Exports three models; returns their folder."""
     folder = tmp_path_factory.mktemp("served")
     keras.utils.set_random_seed(0)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(32)]
@@ -42,16 +42,16 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Pictures of two kinds, of several sizes, and points of a line."""
+    """Writes images of two classes in several sizes, and points of a line."""
     monkeypatch.chdir(tmp_path)
-    for name, place in MARKS.items():
+    for name, region in MARKS.items():
         folder = tmp_path / "support" / name
         folder.mkdir(parents=True)
         for number in range(2):
-            mark(folder / f"{number}.png", place, 8 + 8 * number)
+            draw_mark(folder / f"{number}.png", region, 8 + 8 * number)
     (tmp_path / "query").mkdir()
-    for name, place in MARKS.items():
-        mark(tmp_path / "query" / f"{name}.png", place, 24)
+    for name, region in MARKS.items():
+        draw_mark(tmp_path / "query" / f"{name}.png", region, 24)
     (tmp_path / "points.csv").write_text("x,y\n0,1\n1,2\n2,\n")
     rows = "1700000000,7e30\n1700000010.5,8e30\n1700000005.25,\n"
     (tmp_path / "seconds.csv").write_text("x,y\n" + rows)
@@ -59,9 +59,9 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
-def mark(path, place, side):
+def draw_mark(path, region, side):
     image = np.full([8, 8], 255, np.uint8)
-    image[place] = 0
+    image[region] = 0
     PIL.Image.fromarray(image).resize((side, side), PIL.Image.Resampling.NEAREST).save(
         path
     )
@@ -71,8 +71,8 @@ def signatures(folder, model):
     return serving_client._local_signatures(serving_client._newest(folder, model))
 
 
-def answer(folder, model, body):
-    """The outputs; a server states less of a missing signature than `_local` does."""
+def predict(folder, model, body):
+    """Returns the outputs, or raises a server's error for a missing signature."""
     if body["signature_name"] not in signatures(folder, model):
         raise ValueError("Serving signature key not found.")
     return serving_client._local(folder, model, body)
@@ -83,8 +83,8 @@ class Rest(http.server.BaseHTTPRequestHandler):
         model = self.path.removeprefix("/v1/models/").removesuffix("/metadata")
         try:
             path = serving_client._newest(self.server.folder, model)
-            found = dict.fromkeys(serving_client._local_signatures(path), {})
-            metadata = {"signature_def": {"signature_def": found}}
+            signature_defs = dict.fromkeys(serving_client._local_signatures(path), {})
+            metadata = {"signature_def": {"signature_def": signature_defs}}
             self.reply(200, {"metadata": metadata})
         except ValueError as error:
             self.reply(404, {"error": str(error)})
@@ -93,9 +93,9 @@ class Rest(http.server.BaseHTTPRequestHandler):
         model = self.path.removeprefix("/v1/models/").removesuffix(":predict")
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
-            outputs = answer(self.server.folder, model, body)
+            outputs = predict(self.server.folder, model, body)
             outputs = {k: v.tolist() for k, v in outputs.items()}
-            if len(outputs) == 1:  # as the server has it
+            if len(outputs) == 1:  # like the server
                 (outputs,) = outputs.values()
             status, reply = 200, {"outputs": outputs}
         except ValueError as error:
@@ -131,24 +131,24 @@ def grpc_address(served):
     )
 
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
-        def GetModelMetadata(self, asked, context):
-            assert asked.metadata_field == ["signature_def"]
-            found = get_model_metadata_pb2.SignatureDefMap()
-            path = serving_client._newest(served, asked.model_spec.name)
+        def GetModelMetadata(self, proto, context):
+            assert proto.metadata_field == ["signature_def"]
+            signature_map = get_model_metadata_pb2.SignatureDefMap()
+            path = serving_client._newest(served, proto.model_spec.name)
             for name, value in serving_client._local_signatures(path).items():
-                found.signature_def[name].CopyFrom(value)
+                signature_map.signature_def[name].CopyFrom(value)
             reply = get_model_metadata_pb2.GetModelMetadataResponse()
-            reply.metadata["signature_def"].Pack(found)
+            reply.metadata["signature_def"].Pack(signature_map)
             return reply
 
-        def Predict(self, asked, context):
-            arrays = {k: tf.make_ndarray(v).tolist() for k, v in asked.inputs.items()}
+        def Predict(self, proto, context):
+            arrays = {k: tf.make_ndarray(v).tolist() for k, v in proto.inputs.items()}
             body = {
-                "signature_name": asked.model_spec.signature_name,
+                "signature_name": proto.model_spec.signature_name,
                 "inputs": arrays,
             }
             try:
-                outputs = answer(served, asked.model_spec.name, body)
+                outputs = predict(served, proto.model_spec.name, body)
             except ValueError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             reply = predict_pb2.PredictResponse()
@@ -166,59 +166,59 @@ def grpc_address(served):
     server.stop(None)
 
 
-def test_without_a_server(served, data, capsys):
-    words = ["request", IMAGES, "--local", str(served)]
-    words += ["--support", "support", "--query", "query"]
-    assert cli.main(words) == 0
+def test_local_requests_need_no_server(served, data, capsys):
+    arguments = ["request", IMAGES, "--local", str(served)]
+    arguments += ["--support", "support", "--query", "query"]
+    assert cli.main(arguments) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
     assert [row[:2] for row in rows] == [["bar.png", "bar"], ["dot.png", "dot"]]
-    points = ["request", CURVES, "--local", str(served), "--support", "points.csv"]
-    assert cli.main(points) == 0
+    arguments = ["request", CURVES, "--local", str(served), "--support", "points.csv"]
+    assert cli.main(arguments) == 0
     *_, row, note = capsys.readouterr().out.splitlines()
     assert row.split()[0] == "2" and np.isfinite(float(row.split()[1]))
     assert note.startswith(f"For {CURVES}, points were not scaled")
 
 
 def test_points_go_to_the_signature_that_the_model_states(served, data, capsys):
-    def asked(model, file):
-        words = ["request", model, "--local", str(served), "--support", file]
-        assert cli.main(words) == 0
+    def request_points(model, file):
+        arguments = ["request", model, "--local", str(served), "--support", file]
+        assert cli.main(arguments) == 0
         *_, row, note = capsys.readouterr().out.splitlines()
         return row.split(), note
 
-    row, note = asked(ANY_UNITS, "seconds.csv")
+    row, note = request_points(ANY_UNITS, "seconds.csv")
     assert note == f"For {ANY_UNITS}, x and y were scaled by the known points."
     assert row[0] == "1700000005.25"
-    assert row[1:] == asked(ANY_UNITS, "shifted.csv")[0][1:]
-    # Two digits of a width of 1e30, and as many places of the mean.
+    assert row[1:] == request_points(ANY_UNITS, "shifted.csv")[0][1:]
+    # The scale, about 1e30, has two digits; the mean has as many places.
     assert 6e30 < float(row[1]) < 9e30 and row[2].endswith("e+29")
-    _, note = asked(CURVES, "points.csv")
+    _, note = request_points(CURVES, "points.csv")
     assert note.startswith(f"For {CURVES}, points were not scaled")
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("way", ["rest", "grpc_address"])
-def test_by_either_way_the_same(way, served, data, capsys, request):
-    address = request.getfixturevalue(way)
-    for words in (
+@pytest.mark.parametrize("server", ["rest", "grpc_address"])
+def test_servers_return_the_local_predictions(server, served, data, capsys, request):
+    address = request.getfixturevalue(server)
+    for arguments in (
         [IMAGES, "--support", "support", "--query", "query"],
         [CURVES, "--support", "points.csv"],
         [ANY_UNITS, "--support", "seconds.csv"],
     ):
-        assert cli.main(["request", address, *words]) == 0
-        by_server = capsys.readouterr().out
-        assert cli.main(["request", *words, "--local", str(served)]) == 0
-        assert capsys.readouterr().out == by_server
+        assert cli.main(["request", address, *arguments]) == 0
+        server_output = capsys.readouterr().out
+        assert cli.main(["request", *arguments, "--local", str(served)]) == 0
+        assert capsys.readouterr().out == server_output
 
 
-def fails(capsys, words, *arguments):
+def fails(capsys, message, *arguments):
     assert cli.main(["request", *arguments]) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said and "\n" not in said and "Traceback" not in said
+    stderr = capsys.readouterr().err.strip()
+    assert message in stderr and "\n" not in stderr and "Traceback" not in stderr
 
 
 @pytest.mark.thorough
-def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
+def test_invalid_requests_state_the_reason(served, data, rest, grpc_address, capsys):
     images = ["--support", "support", "--query", "query"]
     local = ["--local", str(served)]
     fails(capsys, "not both", IMAGES, *images)
@@ -239,36 +239,36 @@ def test_what_goes_wrong(served, data, rest, grpc_address, capsys):
     fails(capsys, "expected a server at", "grpc://localhost:1", IMAGES, *images)
     fails(capsys, "expected a server at", "localhost:1", CURVES, "--support=points.csv")
     fails(capsys, "returned: expected exported", rest, "x", "--support=points.csv")
-    for name in "abcdef":  # more classes than it has outputs
+    for name in "abcdef":  # more classes than the model has outputs
         folder = data / "support" / name
         folder.mkdir()
-        mark(folder / "0.png", MARKS["dot"], 8)
-    for way in ([rest, IMAGES], [grpc_address, IMAGES], [IMAGES, *local]):
-        fails(capsys, "labels in [0, 5)", *way, *images)
-        assert cli.main(["request", *way, *images]) == 2
+        draw_mark(folder / "0.png", MARKS["dot"], 8)
+    for target in ([rest, IMAGES], [grpc_address, IMAGES], [IMAGES, *local]):
+        fails(capsys, "labels in [0, 5)", *target, *images)
+        assert cli.main(["request", *target, *images]) == 2
         assert "assertion" not in capsys.readouterr().err
 
 
-def test_exports_that_take_no_bytes(
+def test_exports_without_the_signature_of_image_files(
     served, data, rest, grpc_address, capsys, monkeypatch
 ):
-    whole = km.signatures.learner_signatures
+    original = km.signatures.learner_signatures
 
     def without_bytes(learner):
-        return {k: v for k, v in whole(learner).items() if k != "serving_bytes"}
+        return {k: v for k, v in original(learner).items() if k != "serving_bytes"}
 
     monkeypatch.setattr(km.signatures, "learner_signatures", without_bytes)
     km.export(keras.models.load_model(served / IMAGES / "model.keras"), served / "old")
     monkeypatch.undo()
     monkeypatch.chdir(data)
     images = ["--support", "support", "--query", "query"]
-    for way in ([rest], [grpc_address], ["--local", str(served)]):
-        fails(capsys, "an older keras-meta exported it", *way, "old", *images)
-        fails(capsys, "signature serving_bytes, it has adapt", *way, CURVES, *images)
-        fails(capsys, "its learner has no prep", *way, CURVES, *images)
+    for target in ([rest], [grpc_address], ["--local", str(served)]):
+        fails(capsys, "an older keras-meta exported it", *target, "old", *images)
+        fails(capsys, "signature serving_bytes, it has adapt", *target, CURVES, *images)
+        fails(capsys, "its learner has no prep", *target, CURVES, *images)
 
 
-def test_photos_are_sent_as_they_are(data):
+def test_photos_are_sent_as_files(data):
     small = np.random.RandomState(0).randint(0, 256, [6, 8, 3]).astype("uint8")
     photo = PIL.Image.fromarray(small).resize((1600, 1200))
     paths = [f"support/{name}/photo.jpg" for name in MARKS]
@@ -280,6 +280,6 @@ def test_photos_are_sent_as_they_are(data):
     sent = inputs["support_x"][0].tolist() + inputs["query_x"][0].tolist()
     for path in paths:
         assert (data / path).read_bytes() in sent
-    # As numbers they would be 3.8 million each.
+    # As numbers, each photo would have a size of 3.8 million.
     body = serving_client._body("serving_bytes", inputs)
     assert len(body) < 4 / 3 * sum(map(len, sent)) + 999

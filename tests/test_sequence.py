@@ -1,4 +1,4 @@
-"""Sequence learners against loops over time, and finite differences."""
+"""Tests of sequence learners against loops over time and finite differences."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ TASKS, SUPPORT, QUERIES, INPUTS, CLASSES = 2, 5, 3, 4, 3
 
 
 class Leaky(keras.layers.Layer):
-    """A cell with one line of equations: h = tanh(W x) + h / 2."""
+    """A cell with the equation h = tanh(W x) + h / 2."""
 
     state_size = output_size = 6
 
@@ -30,7 +30,7 @@ class Leaky(keras.layers.Layer):
         return new, [new]
 
 
-def dressed(learner):
+def randomized(learner):
     for variable in learner.trainable_variables:
         values = np.random.RandomState(3).normal(size=variable.shape)
         variable.assign(0.7 * values)
@@ -38,9 +38,9 @@ def dressed(learner):
 
 
 @smooth.float64()
-def leaky(**options):
+def leaky_learner(**options):
     keras.utils.set_random_seed(1)
-    return dressed(
+    return randomized(
         km.learners.sequence.SequenceLearner(
             Leaky(dtype="float64"),
             example_shape=[INPUTS],
@@ -76,26 +76,26 @@ CASES = {
 }
 
 
-SHOWN = {"features": "onehot", "no skip": "onehot", "scaled": "mse"}
+LABELS = {"features": "onehot", "no skip": "onehot", "scaled": "mse"}
 
 
-def made(case):
+def build_learner(case):
     options = dict(CASES[case])
     if options.pop("network", False):
         with smooth.float64():
             options["network"] = km.networks.mlp((INPUTS,), 3, (4,), activation="tanh")
-    return leaky(**options)
+    return leaky_learner(**options)
 
 
-def entered(learner, y):
-    """A label as it goes into the cell."""
+def encode_label(learner, y):
+    """Encodes a label as an input of the cell."""
     if not learner.classification:
         return (np.array(y) - learner.target_mean) / learner.target_scale
     return np.concatenate([np.eye(learner.output_size)[i] for i in np.atleast_1d(y)])
 
 
-def loop(learner, data, cell):
-    """Answers at each support example, then at each query, `[T, S + Q, ...]`.
+def reference(learner, data, cell):
+    """Predictions at each support example, then at each query, `[T, S + Q, ...]`.
 
     Args:
         cell: function `(input, state or None) -> (output, state)` of single examples.
@@ -105,27 +105,27 @@ def loop(learner, data, cell):
     for xs, ys, queries in zip(
         data["support_x"], data["support_y"], data["query_x"], strict=True
     ):
-        answers, state = [], None
-        late = 0 * entered(learner, ys[0])
+        predictions, state = [], None
+        last_label = 0 * encode_label(learner, ys[0])
 
-        def step(x, state, late=late):
+        def step(x, state, last_label=last_label):
             feature = x
             if learner.network is not None:
                 feature = learner.network(x[None])[0].numpy()
-            output, state = cell(np.concatenate([feature, late]), state)
-            seen = np.concatenate([feature, output]) if learner.skip else output
-            answer = seen @ kernel + bias
+            output, state = cell(np.concatenate([feature, last_label]), state)
+            head_inputs = np.concatenate([feature, output]) if learner.skip else output
+            prediction = head_inputs @ kernel + bias
             if learner.labels == "strings":
-                answer = answer.reshape(5, 5)
-            return learner.target_mean + learner.target_scale * answer, state
+                prediction = prediction.reshape(5, 5)
+            return learner.target_mean + learner.target_scale * prediction, state
 
         for x, y in zip(xs, ys, strict=True):
-            answer, state = step(x, state, late)
-            answers.append(answer)
-            late = entered(learner, y)
-        # Each from the same state, with the last label.
-        answers += [step(query, state, late)[0] for query in queries]
-        tasks.append(answers)
+            prediction, state = step(x, state, last_label)
+            predictions.append(prediction)
+            last_label = encode_label(learner, y)
+        # All queries start from the same state and the last label.
+        predictions += [step(query, state, last_label)[0] for query in queries]
+        tasks.append(predictions)
     return np.array(tasks)
 
 
@@ -140,7 +140,7 @@ def leaky_cell(learner):
 
 
 def lstm_cell(learner):
-    """Stacked LSTMs by the textbook."""
+    """Stacked LSTMs in NumPy."""
     cells = getattr(learner.cell, "cells", [learner.cell])
     layers = [[v.numpy() for v in c.trainable_variables] for c in cells]
 
@@ -158,42 +158,42 @@ def lstm_cell(learner):
     return cell
 
 
-def check(learner, case, cell):
-    """Answers and the loss on every time step are the loop's; returns that loss."""
-    data, query_y = episode(SHOWN.get(case, case))
+def check_learner(learner, case, cell):
+    """Compares predictions, loss and gradients with the loop over time."""
+    data, query_y = episode(LABELS.get(case, case))
 
-    def value():
-        answers = loop(learner, data, cell(learner))
+    def compute_loss():
+        predictions = reference(learner, data, cell(learner))
         labels = np.concatenate([data["support_y"], query_y], 1)
         if not learner.classification:
-            losses = (((answers - labels) / learner.target_scale) ** 2).mean(-1)
+            losses = (((predictions - labels) / learner.target_scale) ** 2).mean(-1)
         else:
-            chances = answers - np.log(np.exp(answers).sum(-1, keepdims=True))
-            losses = -np.take_along_axis(chances, labels[..., None], -1)[..., 0]
+            log_probs = predictions - np.log(np.exp(predictions).sum(-1, keepdims=True))
+            losses = -np.take_along_axis(log_probs, labels[..., None], -1)[..., 0]
             losses = losses.reshape(TASKS, SUPPORT + QUERIES, -1).mean(-1)
         # The queries count as one more step.
-        read = losses[:, :SUPPORT].sum(1) + losses[:, SUPPORT:].mean(1)
-        return (read / (SUPPORT + 1)).mean()
+        total = losses[:, :SUPPORT].sum(1) + losses[:, SUPPORT:].mean(1)
+        return (total / (SUPPORT + 1)).mean()
 
-    expected = loop(learner, data, cell(learner))
-    read = learner.sequence(data["support_x"], data["support_y"])
-    np.testing.assert_allclose(read, expected[:, :SUPPORT], rtol=1e-9)
+    expected = reference(learner, data, cell(learner))
+    support_predictions = learner.sequence(data["support_x"], data["support_y"])
+    np.testing.assert_allclose(support_predictions, expected[:, :SUPPORT], rtol=1e-9)
     np.testing.assert_allclose(learner(data), expected[:, SUPPORT:], rtol=1e-9)
     loss, gradients, variables, outputs = learner.meta_gradient(data, query_y)
     np.testing.assert_allclose(outputs, expected[:, SUPPORT:], rtol=1e-9)
-    assert loss.numpy() == pytest.approx(value(), rel=1e-10)
-    for direction, slope in smooth.slopes(value, variables, directions=2):
+    assert loss.numpy() == pytest.approx(compute_loss(), rel=1e-10)
+    for direction, slope in smooth.slopes(compute_loss, variables, directions=2):
         assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_its_equations(case):
-    check(made(case), case, leaky_cell)
+def test_learners_match_the_equations(case):
+    check_learner(build_learner(case), case, leaky_cell)
 
 
 @pytest.mark.parametrize("units", [6, [6, 5]])
-def test_lstm_is_its_equations(units):
+def test_lstm_matches_the_equations(units):
     with smooth.float64():
         keras.utils.set_random_seed(1)
         learner = km.LSTMLearner(
@@ -203,13 +203,13 @@ def test_lstm_is_its_equations(units):
             dtype="float64",
             support_order="given",
         )
-    check(dressed(learner), "onehot", lstm_cell)
+    check_learner(randomized(learner), "onehot", lstm_cell)
 
 
-def test_mann_asks_a_copy_of_its_memory():
-    """A query's answer is that of the step after the support set, label and all."""
+def test_queries_do_not_change_the_memory_of_mann():
+    """A query is predicted like the step after the support set, with the last label."""
     with smooth.float64():
-        learner = dressed(
+        learner = randomized(
             km.MANN(
                 example_shape=[INPUTS],
                 outputs=CLASSES,
@@ -222,19 +222,19 @@ def test_mann_asks_a_copy_of_its_memory():
             )
         )
     data, _ = episode()
-    answers = learner(data).numpy()
+    predictions = learner(data).numpy()
     for query in range(QUERIES):
         x = np.concatenate(
             [data["support_x"], data["query_x"][:, query : query + 1]], 1
         )
         y = np.concatenate([data["support_y"], data["support_y"][:, :1]], 1)
-        longer = learner.sequence(x, y)[:, -1]
-        np.testing.assert_allclose(answers[:, query], longer, rtol=1e-10)
+        last_step = learner.sequence(x, y)[:, -1]
+        np.testing.assert_allclose(predictions[:, query], last_step, rtol=1e-10)
 
 
-def test_unrolled_is_the_same():
+def test_unrolled_learner_equals_the_rolled_one():
     data, query_y = episode()
-    rolled, unrolled = leaky(), leaky(unroll=True)
+    rolled, unrolled = leaky_learner(), leaky_learner(unroll=True)
     for x, y in zip(
         rolled.meta_gradient(data, query_y)[1],
         unrolled.meta_gradient(data, query_y)[1],
@@ -247,7 +247,7 @@ def test_unrolled_is_the_same():
 
 
 @pytest.mark.parametrize(
-    "wrong, words",
+    "options, message",
     [
         ({"example_shape": None}, "a network or an example_shape"),
         ({"labels": "words"}, "onehot or strings"),
@@ -258,34 +258,34 @@ def test_unrolled_is_the_same():
         ({"loss": "mse", "target_scale": 0}, "target_scale to be a number above 0"),
     ],
 )
-def test_what_is_refused(wrong, words):
-    with pytest.raises(ValueError, match=words):
-        km.LSTMLearner(**{"example_shape": [3], **wrong})
+def test_invalid_arguments_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        km.LSTMLearner(**{"example_shape": [3], **options})
 
 
 @pytest.mark.thorough
-def test_what_fit_is_given_is_told_before_anything_is_traced():
+def test_fit_checks_its_data_before_tracing():
     learner = km.LSTMLearner(example_shape=[2], outputs=2, units=4)
     learner.compile()
     episodes = km.tasks.boolean().episodes(3, 2)
     batches = episodes.batch(2)
-    # What was traced changes nothing.
+    # An earlier trace does not affect the checks.
     learner.fit(batches, steps_per_epoch=1, verbose=0)
-    floats = batches.map(lambda episode, y: (episode, tf.cast(y, tf.float32)))
-    sides = batches.map(lambda episode, y: (episode, y[..., None]))
-    bare = batches.map(lambda episode, y: ({"query": episode["query_x"]}, y))
-    for given, words in (
+    float_labels = batches.map(lambda episode, y: (episode, tf.cast(y, tf.float32)))
+    extra_axis = batches.map(lambda episode, y: (episode, y[..., None]))
+    other_keys = batches.map(lambda episode, y: ({"query": episode["query_x"]}, y))
+    for data, message in (
         (episodes, r"support_x of shape \[T, S, 2\], got \[3, 2\]: dataset.batch"),
         (np.zeros([3, 2]), "support_x, support_y, query_x}, query_y.* got ndarray"),
-        (bare, "got {query}"),
-        (floats, "query_y to be integer labels, got float32"),
-        (sides, r"query_y of shape \[T, Q\], got \[None, 2, 1\]"),
+        (other_keys, "got {query}"),
+        (float_labels, "query_y to be integer labels, got float32"),
+        (extra_axis, r"query_y of shape \[T, Q\], got \[None, 2, 1\]"),
     ):
         for call in (learner.fit, learner.evaluate):
-            with pytest.raises(ValueError, match=words):
-                call(given, verbose=0)
-        with pytest.raises(ValueError, match=words):
-            learner.fit(batches, validation_data=given, verbose=0)
+            with pytest.raises(ValueError, match=message):
+                call(data, verbose=0)
+        with pytest.raises(ValueError, match=message):
+            learner.fit(batches, validation_data=data, verbose=0)
     episode, query_y = next(iter(batches))
     assert learner.predict(episode, verbose=0).shape == (2, 2, 2)
     assert learner.evaluate(episode, query_y, verbose=0)

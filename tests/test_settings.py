@@ -1,4 +1,4 @@
-"""Settings are validated when set, and known to whatever was traced."""
+"""Tests of settings: validation when set, and values as the key of traces."""
 
 import difflib
 import inspect
@@ -25,28 +25,28 @@ class Learner(Base):
     steps = settings.Setting(settings.integer(0, optional=True))
 
 
-def learner(**values):
-    made = Learner()
+def build_learner(**values):
+    learner = Learner()
     for name, value in values.items():
-        setattr(made, name, value)
-    return made
+        setattr(learner, name, value)
+    return learner
 
 
 def test_a_setting_is_validated_when_set():
-    made = learner(rate=0.5)
+    learner = build_learner(rate=0.5)
     with pytest.raises(ValueError) as info:
-        made.rate = 0
+        learner.rate = 0
     assert str(info.value) == "expected rate to be a number above 0, got 0."
-    assert made.rate == 0.5  # as it was
-    made.rate = 2.0
-    assert made.rate == 2.0
-    made.steps = 3.0
-    assert type(made.steps) is int  # what the check makes of it
-    # One learner's setting is not another's.
-    assert learner(rate=1.0).rate == 1.0 and made.rate == 2.0
+    assert learner.rate == 0.5  # unchanged by the error
+    learner.rate = 2.0
+    assert learner.rate == 2.0
+    learner.steps = 3.0
+    assert type(learner.steps) is int  # converted by the check
+    # Learners do not share the values of settings.
+    assert build_learner(rate=1.0).rate == 1.0 and learner.rate == 2.0
 
 
-def test_an_unset_setting_is_no_attribute():
+def test_an_unset_setting_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="^rate$"):
         _ = Learner().rate
     assert not hasattr(Learner(), "rate")
@@ -54,55 +54,55 @@ def test_an_unset_setting_is_no_attribute():
     assert Learner.rate.name == "rate"
 
 
-def test_a_fixed_setting_is_set_once():
-    made = learner(size=3)
+def test_a_fixed_setting_can_be_set_only_once():
+    learner = build_learner(size=3)
     for value in (4, 3):
         with pytest.raises(AttributeError) as info:
-            made.size = value
+            learner.size = value
         assert str(info.value) == (
             "expected size of Learner to stay as it was made, with the variables that "
             "depend on it: make a new Learner with another size."
         )
-    assert made.size == 3
+    assert learner.size == 3
     with pytest.raises(ValueError, match="size to be an integer >= 1, got 0"):
-        learner(size=0)
-    fresh = Learner()
+        build_learner(size=0)
+    unset = Learner()
     with pytest.raises(ValueError):
-        fresh.size = 0
-    fresh.size = 2  # what was refused has not been set
-    assert fresh.size == 2
+        unset.size = 0
+    unset.size = 2  # an invalid value does not count as set
+    assert unset.size == 2
 
 
-def test_current_has_all_that_is_set_and_changes_with_it():
-    made = learner(size=3, rate=0.5, names=["x", ["y"]])
-    before = settings.current(made)
+def test_current_returns_all_set_values_and_changes_with_them():
+    learner = build_learner(size=3, rate=0.5, names=["x", ["y"]])
+    before = settings.current(learner)
     assert before == (("names", ("x", ("y",))), ("rate", 0.5), ("size", 3))
     hash(before)
-    made.rate = 0.5
-    assert settings.current(made) == before
+    learner.rate = 0.5
+    assert settings.current(learner) == before
     for name, value in (("rate", 0.25), ("mode", "a"), ("names", ["x"]), ("steps", 1)):
-        setattr(made, name, value)
-        after = settings.current(made)
+        setattr(learner, name, value)
+        after = settings.current(learner)
         assert after != before and dict(after)[name] in (value, tuple("x"))
         before = after
-    made.steps = None
-    assert dict(settings.current(made))["steps"] is None
+    learner.steps = None
+    assert dict(settings.current(learner))["steps"] is None
 
 
-def test_what_cannot_be_hashed_is_known_by_what_it_is():
-    one, other = {"a": 1}, {"a": 1}
-    made = learner(names=one)
-    before = settings.current(made)
+def test_current_compares_unhashable_values_by_identity():
+    names, equal_names = {"a": 1}, {"a": 1}
+    learner = build_learner(names=names)
+    before = settings.current(learner)
     hash(before)
-    assert settings.current(made) == before
-    made.names = other
-    assert settings.current(made) != before
-    made.names = np.zeros(2)
-    hash(settings.current(made))
+    assert settings.current(learner) == before
+    learner.names = equal_names
+    assert settings.current(learner) != before
+    learner.names = np.zeros(2)
+    hash(settings.current(learner))
 
 
 @pytest.mark.parametrize(
-    ("check", "taken", "refused", "sentence"),
+    ("check", "valid", "invalid", "expectation"),
     [
         (
             settings.integer(1),
@@ -132,24 +132,24 @@ def test_what_cannot_be_hashed_is_known_by_what_it_is():
         ),
     ],
 )
-def test_checks(check, taken, refused, sentence):
-    for value, expected in taken.items():
-        found = check(None, "it", value)
-        assert found == expected
-        if "integer" in sentence and found is not None:
-            assert type(found) is int
-    for value in refused:
+def test_checks(check, valid, invalid, expectation):
+    for value, expected in valid.items():
+        converted = check(None, "it", value)
+        assert converted == expected
+        if "integer" in expectation and converted is not None:
+            assert type(converted) is int
+    for value in invalid:
         with pytest.raises(ValueError) as info:
             check(None, "it", value)
-        said = str(info.value)
-        assert said.startswith(f"expected it to be {sentence}")
-        assert said.endswith(f", got {value!r}.")
+        message = str(info.value)
+        assert message.startswith(f"expected it to be {expectation}")
+        assert message.endswith(f", got {value!r}.")
 
 
 class Spelled(settings.Spelled):
     inner_rate = settings.Setting(settings.positive)
     inner_steps = settings.Setting()
-    kept = None
+    cached = None
 
     def __init__(self, inner_rate=0.1):
         self.inner_rate = inner_rate
@@ -160,32 +160,32 @@ class Extended(Spelled):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.inner_rates = [self.inner_rate]  # before it is made, a subclass's own
+        self.inner_rates = [self.inner_rate]  # a subclass may set any name here
 
 
-def test_a_misspelled_setting_is_refused():
-    for made in (Spelled(), Extended(0.2), type("Inheriting", (Extended,), {})()):
-        kind = type(made).__name__
-        for name, near in (
+def test_a_misspelled_setting_raises_an_error():
+    for model in (Spelled(), Extended(0.2), type("Inheriting", (Extended,), {})()):
+        class_name = type(model).__name__
+        for name, suggestion in (
             ("iner_rate", "inner_rate"),
             ("inner_lr", "inner_rate"),
             ("inner_step", "inner_steps"),
         ):
             with pytest.raises(AttributeError) as info:
-                setattr(made, name, 0.5)
+                setattr(model, name, 0.5)
             assert str(info.value).startswith(
-                f"expected a setting that {kind} has, such as {near}"
+                f"expected a setting that {class_name} has, such as {suggestion}"
             )
             assert str(info.value).endswith(f", got {name}.")
-            assert not hasattr(made, name)
-        # What is there, private or not alike passes.
-        for name in ("inner_rate", "kept", "_inner_rat", "stop_training", "memo"):
-            setattr(made, name, 0.5)
-            assert getattr(made, name) == 0.5
+            assert not hasattr(model, name)
+        # Existing, private and dissimilar names can be set.
+        for name in ("inner_rate", "cached", "_inner_rat", "stop_training", "memo"):
+            setattr(model, name, 0.5)
+            assert getattr(model, name) == 0.5
     extended = Extended()
     extended.inner_rates = [1.0]
-    extended.inner_stepz = 3  # of the class
-    # Keras reads the arguments of an `__init__` by both of these.
+    extended.inner_stepz = 3  # an attribute of the class
+    # Keras reads the arguments of an `__init__` with both functions.
     assert list(inspect.signature(Spelled).parameters) == ["inner_rate"]
     assert inspect.getfullargspec(Spelled.__init__).args == ["self", "inner_rate"]
 
@@ -195,7 +195,7 @@ def test_a_misspelled_setting_is_refused():
     "kind",
     [km.MAML, km.Reptile, km.IMAML, km.MetaSGD, km.ANIL, km.SigmaIMAML, km.MANN],
 )
-def test_no_attribute_of_keras_is_a_misspelled_setting(kind):
+def test_attributes_of_keras_do_not_resemble_settings(kind):
     class Plain(keras.Model):
         def call(self, x):
             return x
@@ -204,30 +204,30 @@ def test_no_attribute_of_keras_is_a_misspelled_setting(kind):
     plain.compile("sgd", "mse")
     data = tf.data.Dataset.from_tensors(([[1.0]], [[1.0]]))
     plain.fit(data, validation_data=data, verbose=0, shuffle=False)
-    known = {name for name in {*dir(plain), *vars(plain)} if name[0] != "_"}
-    assert "optimizer" in known and "stop_training" in known
-    own = settings.names(kind)
-    alike = {
+    attributes = {name for name in {*dir(plain), *vars(plain)} if name[0] != "_"}
+    assert "optimizer" in attributes and "stop_training" in attributes
+    setting_names = settings.names(kind)
+    similar = {
         name
-        for name in known - set(dir(kind))
-        if difflib.get_close_matches(name, own, cutoff=settings.MISSPELLED)
+        for name in attributes - set(dir(kind))
+        if difflib.get_close_matches(name, setting_names, cutoff=settings.MISSPELLED)
     }
-    assert not alike
+    assert not similar
 
 
-def test_learners_refuse_misspelled_settings():
+def test_learners_reject_misspelled_settings():
     learner = km.SigmaMAML(km.networks.mlp(), "mse")
-    sentence = "^expected a setting that SigmaMAML has, such as inner_rate.*iner_rate.$"
-    with pytest.raises(AttributeError, match=sentence):
+    message = "^expected a setting that SigmaMAML has, such as inner_rate.*iner_rate.$"
+    with pytest.raises(AttributeError, match=message):
         learner.iner_rate = 0.5
     learner.stop_training = True
     copy = type(learner).from_config(learner.get_config())
-    with pytest.raises(AttributeError, match=sentence):
+    with pytest.raises(AttributeError, match=message):
         copy.iner_rate = 0.5
 
 
 class Linear(km.Learner):
-    """A learner of its own, which predicts by one network and adapts nothing."""
+    """A custom learner that predicts with one network and does not adapt."""
 
     def __init__(self, network, **kwargs):
         super().__init__("mse", network, network.output_shape[-1], **kwargs)
@@ -258,7 +258,7 @@ def test_a_learner_has_the_shape_and_precision_of_its_network():
     assert copy.example_shape == (3,) and copy.variable_dtype == "float64"
 
 
-def test_a_config_has_the_arguments_of_the_constructor_alone():
+def test_a_config_contains_only_arguments_of_the_constructor():
     assert "loss" not in Linear(km.networks.mlp()).get_config()
     assert "loss" not in km.ProtoNet(km.networks.mlp()).get_config()
     assert km.MAML(km.networks.mlp(), "mse").get_config()["loss"] == "mse"

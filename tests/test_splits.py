@@ -1,6 +1,6 @@
-"""Splits of classes: of every card, its recipe, and the entries that it began from.
+"""Tests of the class splits of cards, their recipes and their initial weights.
 
-Images are not needed: the pools here have the class ids of the real ones.
+Images are not needed: pools of blank images have the class ids of the real pools.
 """
 
 import functools
@@ -23,7 +23,7 @@ from keras_meta.zoo.recipes import (
 
 CARDS = {card.name: card for card in zoo.list_models()}
 PARTS = "train", "validation", "test"
-# Characters of the thirty background alphabets of Omniglot, in the order of TFDS.
+# Character counts of Omniglot's 30 background alphabets, in the order of TFDS.
 BACKGROUND = {
     "Arcadian": 26,
     "Armenian": 41,
@@ -94,20 +94,20 @@ SUPERCLASSES = [
     "bicycle bus motorcycle pickup_truck train",
     "lawn_mower rocket streetcar tank tractor",
 ]
-# In the order of TFDS.
+# Class names in the order of TFDS.
 CIFAR100 = sorted(" ".join(SUPERCLASSES).split())
 
 
-def pool_of(ids):
-    """One blank image of each class, with Omniglot's names."""
+def omniglot(ids):
+    """Returns a pool of one blank image per class, with Omniglot's class names."""
     names = {i: f"{ALPHABET[i]}_{i}" if i < 964 else f"X_{i}" for i in map(int, ids)}
     return km.ClassPool.from_arrays(
         np.zeros([len(ids), 2, 2, 1], "uint8"), np.array(ids), names=names
     )
 
 
-def named(names):
-    """One blank image of each class."""
+def blanks(names):
+    """Returns a pool of one blank image per class, with the given class names."""
     return km.ClassPool.from_arrays(
         np.zeros([len(names), 2, 2, 1], "uint8"),
         np.arange(len(names)),
@@ -117,32 +117,32 @@ def named(names):
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """Has sources load pools of blank images; lists the data sets that they ask for."""
-    asked = []
+    """Makes sources load blank images; returns a list of the data sets loaded."""
+    data_sets = []
 
     def from_tfds(name, split, prepare):
-        asked.append(name)
+        data_sets.append(name)
         assert name in ("omniglot", "cifar100")
-        return pool_of(OMNIGLOT[split]) if name == "omniglot" else named(CIFAR100)
+        return omniglot(OMNIGLOT[split]) if name == "omniglot" else blanks(CIFAR100)
 
     def from_directory(directory, prepare):
         assert directory == "somewhere"
-        asked.append("caltech101")
-        return named(sorted([*splits.CALTECH101, "BACKGROUND_Google", "Faces_easy"]))
+        data_sets.append("caltech101")
+        return blanks(sorted([*splits.CALTECH101, "BACKGROUND_Google", "Faces_easy"]))
 
     def glyphs(classes, prepare):
-        asked.append("glyphs")
-        return pool_of(range(classes))
+        data_sets.append("glyphs")
+        return omniglot(range(classes))
 
     monkeypatch.setenv("CALTECH101_DIR", "somewhere")
     monkeypatch.setattr(km.ClassPool, "from_tfds", from_tfds)
     monkeypatch.setattr(km.ClassPool, "from_directory", from_directory)
     monkeypatch.setattr(km.tasks, "glyphs", glyphs)
-    return asked
+    return data_sets
 
 
-def parts_of(name, loaded):
-    """The data set of a recipe, and its `{part: set of class ids}`."""
+def load_parts(name, loaded):
+    """Returns the data set of a recipe, and its `{part: set of class ids}`."""
     source = recipes.recipe(name).task.source
     if source.load is None:
         return source.title, dict.fromkeys(PARTS, set())
@@ -154,7 +154,7 @@ def parts_of(name, loaded):
 
 
 def chosen(source, data):
-    """The `{part: set of class ids}` of a source, by NumPy alone."""
+    """Computes `{part: set of class ids}` of a source with NumPy alone."""
     cifar = [f"cifar100/{name}" for name in CIFAR100]
     caltech = [f"caltech101/{name}" for name in sorted(splits.CALTECH101)]
     named_classes = {
@@ -163,9 +163,9 @@ def chosen(source, data):
         "caltech101+cifar100": cifar + caltech,
     }
     if data in named_classes:
-        known = named_classes[data]
+        classes = named_classes[data]
         names = zip(PARTS, source.names, strict=True)
-        return {part: {known.index(name) for name in some} for part, some in names}
+        return {part: {classes.index(name) for name in group} for part, group in names}
     if data != "omniglot" or sum(source.sizes) == 1623:
         count = {"omniglot": 1623, "glyphs": 1300}[data]
         order = np.random.RandomState(0).permutation(count)
@@ -179,34 +179,34 @@ def chosen(source, data):
     assert len(order) == train + validation
     alphabets = {"train": order[validation:], "validation": order[:validation]}
     parts = {
-        part: {i for i, name in enumerate(ALPHABET) if name in some}
-        for part, some in alphabets.items()
+        part: {i for i, name in enumerate(ALPHABET) if name in group}
+        for part, group in alphabets.items()
     }
     return {**parts, "test": set(range(964, 1623))}
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_split_of_a_recipe(name, loaded):
-    data, parts = parts_of(name, loaded)
+    data, parts = load_parts(name, loaded)
     source = recipes.recipe(name).task.source
     if source.load is None:
         assert source.test_classes(None) is None
         return
     assert parts == chosen(source, data)
-    for one, two in itertools.combinations(PARTS, 2):
-        assert not parts[one] & parts[two]
+    for first, second in itertools.combinations(PARTS, 2):
+        assert not parts[first] & parts[second]
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_test_classes_of_a_card_are_those_of_its_recipe(name, loaded):
-    _, parts = parts_of(name, loaded)
-    found = CARDS[name].test_classes
+def test_test_classes_of_a_card_equal_those_of_its_recipe(name, loaded):
+    _, parts = load_parts(name, loaded)
+    class_ids = CARDS[name].test_classes
     if recipes.recipe(name).task.source.load is None:
-        assert found is None
+        assert class_ids is None
         return
-    assert len(found) == len(set(found)) > 0
-    assert set(found) == parts["test"]
-    assert not set(found) & (parts["train"] | parts["validation"])
+    assert len(class_ids) == len(set(class_ids)) > 0
+    assert set(class_ids) == parts["test"]
+    assert not set(class_ids) & (parts["train"] | parts["validation"])
 
 
 def test_published_splits_of_cifar100():
@@ -217,16 +217,16 @@ def test_published_splits_of_cifar100():
     # FC100 splits superclasses: twelve, four and four.
     for part, count in zip(PARTS, (12, 4, 4), strict=True):
         names = set(splits.FC100[part])
-        whole = [group for group in SUPERCLASSES if names >= set(group.split())]
-        assert len(whole) == count and len(names) == 5 * count
+        complete = [group for group in SUPERCLASSES if names >= set(group.split())]
+        assert len(complete) == count and len(names) == 5 * count
 
 
-def test_classes_kept_out_of_the_photos_are_those_drawn_and_like_no_other():
+def test_held_out_photo_classes_are_random_and_unlike_training_classes():
     random = np.random.RandomState(0)
 
     def draw(names, data):
-        others = sorted(set(names) - set(splits.KIN[data]))
-        return [str(name) for name in random.permutation(others)]
+        candidates = sorted(set(names) - set(splits.KIN[data]))
+        return [str(name) for name in random.permutation(candidates)]
 
     validation = draw(splits.CIFAR_FS["validation"], "cifar100")[:5]
     test = draw(splits.CIFAR_FS["test"], "cifar100")[:5]
@@ -250,9 +250,9 @@ def test_classes_kept_out_of_the_photos_are_those_drawn_and_like_no_other():
             assert all(name in photo_sources.PHOTOS.title for name in names)
 
 
-def test_photos_without_their_data_say_what_is_missing(loaded, monkeypatch):
-    few = named(["ant", "bass"])
-    monkeypatch.setattr(km.ClassPool, "from_directory", lambda *arguments: few)
+def test_errors_name_the_missing_data_of_photos(loaded, monkeypatch):
+    incomplete = blanks(["ant", "bass"])
+    monkeypatch.setattr(km.ClassPool, "from_directory", lambda *arguments: incomplete)
     with pytest.raises(
         ValueError, match="Caltech-101 in somewhere .* with the name Faces, "
     ):
@@ -261,48 +261,50 @@ def test_photos_without_their_data_say_what_is_missing(loaded, monkeypatch):
     with pytest.raises(ValueError, match="variable CALTECH101_DIR to name a folder"):
         photo_sources.PHOTOS.pools(None)
     monkeypatch.setattr(
-        km.ClassPool, "from_tfds", lambda name, split, prepare: named(["apple", "bear"])
+        km.ClassPool,
+        "from_tfds",
+        lambda name, split, prepare: blanks(["apple", "bear"]),
     )
     with pytest.raises(ValueError, match="of CIFAR-FS, got none with the name aquari"):
         photo_sources.CIFAR_FS.pools(None)
 
 
 def origins(name):
-    """The entries that a card's weights come from, or its recipe's, nearest first."""
-    begun = recipes.recipe(name).warm_start or cards.RANDOM
-    for origin in dict.fromkeys([CARDS[name].initial_weights, begun]):
+    """Yields the entries that a card or its recipe starts from, nearest first."""
+    warm_start = recipes.recipe(name).warm_start or cards.RANDOM
+    for origin in dict.fromkeys([CARDS[name].initial_weights, warm_start]):
         if origin not in (cards.RANDOM, cards.EXTERNAL):
             yield origin
             yield from origins(origin)
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_no_test_class_was_trained_on_by_the_origin_of_an_entry(name, loaded):
-    data, parts = parts_of(name, loaded)
+def test_origins_of_an_entry_were_not_trained_on_its_test_classes(name, loaded):
+    data, parts = load_parts(name, loaded)
     for origin in origins(name):
-        other, before = parts_of(origin, loaded)
-        if other != data:  # classes of other data, whatever their ids
-            assert {other, data} == {"glyphs", "omniglot"}
+        origin_data, origin_parts = load_parts(origin, loaded)
+        if origin_data != data:  # equal ids are different classes
+            assert {origin_data, data} == {"glyphs", "omniglot"}
             continue
-        assert before == parts
-        for one, two in ((before, parts), (parts, before)):
-            assert not (one["train"] | one["validation"]) & two["test"]
-        assert set(CARDS[origin].test_classes or []) == before["test"]
+        assert origin_parts == parts
+        for trained, tested in ((origin_parts, parts), (parts, origin_parts)):
+            assert not (trained["train"] | trained["validation"]) & tested["test"]
+        assert set(CARDS[origin].test_classes or []) == origin_parts["test"]
 
 
-def test_some_entries_begin_from_others_of_their_own_data_and_of_other_data(loaded):
+def test_origins_cover_entries_of_the_same_data_and_of_other_data(loaded):
     pairs = {
-        (parts_of(name, loaded)[0], parts_of(origin, loaded)[0])
+        (load_parts(name, loaded)[0], load_parts(origin, loaded)[0])
         for name in CARDS
         for origin in origins(name)
     }
     assert {("omniglot", "omniglot"), ("omniglot", "glyphs")} <= pairs
 
 
-def test_streams_of_parts_have_seeds_of_their_own():
+def test_streams_of_parts_have_different_seeds():
     seeds = sorted([*sources.PART_SEEDS.values(), sources.AUGMENTATION_SEED])
     assert set(sources.PART_SEEDS) == set(PARTS)
-    # Seeds of recipes are below a million, so that no sum of two is another's.
+    # Seeds of recipes are below a million, so that sums with part seeds are unique.
     assert np.diff(seeds).min() >= 1_000_000
     assert max(recipe.seed for recipe in recipes.RECIPES.values()) < 1_000_000
     assert max(card.seed for card in CARDS.values()) < 1_000_000
@@ -310,7 +312,7 @@ def test_streams_of_parts_have_seeds_of_their_own():
 
 @pytest.mark.parametrize("task", [functions.SINUSOID, functions.GP_RBF])
 def test_no_task_is_in_two_parts(task):
-    seen = {}
+    occurrences = {}
     for seed in (0, 1):
         episodes = task.episodes(None, seed)
         shots = {"train": (task.training_shots or (task.shots,))[0]}
@@ -319,43 +321,43 @@ def test_no_task_is_in_two_parts(task):
         for part, data in streams.items():
             for episode, _ in data.take(30).as_numpy_iterator():
                 x = episode["support_x"][: shots.get(part, task.shots)]
-                seen.setdefault(x[0].tobytes(), set()).add((seed, part))
-    assert len(seen) == 180, "2 seeds x 3 parts x 30 tasks, and none twice"
-    assert all(len(places) == 1 for places in seen.values())
+                occurrences.setdefault(x[0].tobytes(), set()).add((seed, part))
+    assert len(occurrences) == 180, "2 seeds x 3 parts x 30 tasks, and none twice"
+    assert all(len(pairs) == 1 for pairs in occurrences.values())
 
 
 def test_classification_draws_each_part_with_its_own_seed():
     images = np.random.RandomState(0).randint(0, 256, [60, 2, 2, 1], dtype="uint8")
     ids = np.repeat(np.arange(15), 4)
-    same = km.ClassPool.from_arrays(images, ids)  # in the place of every part
+    pool = km.ClassPool.from_arrays(images, ids)  # the pool of every part
 
-    class Same(sources.Source):
+    class OnePool(sources.Source):
         def pools(self, preprocess):
-            return dict.fromkeys(PARTS, same)
+            return dict.fromkeys(PARTS, pool)
 
     task = protocols.Classification(
-        Same("x", "x", "x", load=lambda preprocess, ids: same),
+        OnePool("x", "x", "x", load=lambda preprocess, ids: pool),
         queries=1,
         test_queries=1,
     )
     episodes = task.episodes(None, 7)
-    found = {part: episodes[part]() for part in PARTS[:2]}
-    found["test"] = task.test_episodes(None, None, 5, 1, 1, 7)
+    streams = {part: episodes[part]() for part in PARTS[:2]}
+    streams["test"] = task.test_episodes(None, None, 5, 1, 1, 7)
     for part, seed in (("train", 7), ("validation", 1_000_007), ("test", 2_000_007)):
-        expected = same.episodes(5, 1, 1, seed)
+        expected = pool.episodes(5, 1, 1, seed)
         pairs = zip(
-            found[part].take(5).as_numpy_iterator(),
+            streams[part].take(5).as_numpy_iterator(),
             expected.take(5).as_numpy_iterator(),
             strict=True,
         )
-        for (x, y), (known_x, known_y) in pairs:
-            np.testing.assert_array_equal(x["support_x"], known_x["support_x"])
-            np.testing.assert_array_equal(y, known_y)
+        for (x, y), (expected_x, expected_y) in pairs:
+            np.testing.assert_array_equal(x["support_x"], expected_x["support_x"])
+            np.testing.assert_array_equal(y, expected_y)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", OMNIGLOT)
-def test_the_class_ids_here_are_those_of_the_data(split):
+def test_class_ids_of_omniglot_match_the_data(split):
     pool = km.ClassPool.from_tfds("omniglot", split, km.ImagePreprocess(2, 2, 1))
     assert list(pool.class_ids) == list(OMNIGLOT[split])
     for i in pool.class_ids:
@@ -365,7 +367,7 @@ def test_the_class_ids_here_are_those_of_the_data(split):
 
 
 @pytest.mark.slow
-def test_the_names_here_are_those_of_the_data():
+def test_class_names_of_cifar100_match_the_data():
     pool = km.ClassPool.from_tfds("cifar100", "test", km.ImagePreprocess(2, 2, 3))
     assert [pool.names[i] for i in range(100)] == CIFAR100
     assert pool.sizes.tolist() == [100] * 100
@@ -373,12 +375,12 @@ def test_the_names_here_are_those_of_the_data():
 
 @functools.cache
 def real_test_classes(source):
-    """Those of a source, from its data."""
+    """Returns the test classes of a source, from its data."""
     return source.test_classes(km.ImagePreprocess(2, 2, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CARDS)
-def test_test_classes_of_a_card_are_those_of_its_data(name):
-    found = real_test_classes(recipes.recipe(name).task.source)
-    assert found == CARDS[name].test_classes
+def test_test_classes_of_a_card_equal_those_of_its_data(name):
+    class_ids = real_test_classes(recipes.recipe(name).task.source)
+    assert class_ids == CARDS[name].test_classes

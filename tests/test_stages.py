@@ -1,4 +1,4 @@
-"""Recipes of two stages: supervised pretraining, then few-shot tasks from there."""
+"""Tests of recipes of two stages: supervised pretraining, then few-shot tasks."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ from keras_meta.zoo.recipes import protocols, schema, sources
 
 
 def load(preprocess, ids):
-    """Eight classes of noisy colours."""
+    """Returns a pool of eight classes of noisy colours."""
     random = np.random.RandomState(0)
     x = random.randint(0, 200, [8, 1, 1, 1, 3]) + random.randint(
         0, 56, [8, 20, 8, 8, 3]
@@ -37,7 +37,7 @@ def encoder():
     return km.networks.mlp((8, 8, 3), 4, units=())
 
 
-def prepared():
+def build_preprocess():
     return km.ImagePreprocess(8, 8, 3, False, mean=0.5, deviation=0.25)
 
 
@@ -46,7 +46,7 @@ TASK = protocols.Classification(
     SOURCE, ways=2, queries=2, test_queries=3, augment={"flip": {}}
 )
 FIRST = schema.Recipe(
-    lambda: supervised.Supervised(encoder(), 4, preprocess=prepared()),
+    lambda: supervised.Supervised(encoder(), 4, preprocess=build_preprocess()),
     protocols.Supervised(TASK, batch=6),
     "x",
     steps=4,
@@ -58,7 +58,7 @@ FIRST = schema.Recipe(
     dtype_policy="mixed_bfloat16",
 )
 RECIPE = schema.Recipe(
-    lambda: km.ProtoNet(encoder(), 2, preprocess=prepared()),
+    lambda: km.ProtoNet(encoder(), 2, preprocess=build_preprocess()),
     TASK,
     "x",
     steps=4,
@@ -92,16 +92,16 @@ def run(monkeypatch, tmp_path):
     return run
 
 
-def weights(path):
+def load_weights(path):
     return keras.models.load_model(path).get_weights()
 
 
-def steps_of(folder):
+def read_steps(folder):
     with (folder / "log.csv").open() as file:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_a_recipe_of_today_has_one_stage(tmp_path):
+def test_stages_of_recipes_with_and_without_pretraining(tmp_path):
     assert FIRST.stages == (FIRST,) and RECIPE.stages == (FIRST, RECIPE)
     stages = list(runs.stages(FIRST, tmp_path, (None, 7), "maml.other"))
     assert stages == [(FIRST, tmp_path, 4, "maml.other")]
@@ -114,38 +114,38 @@ def test_a_recipe_of_today_has_one_stage(tmp_path):
 @pytest.mark.thorough
 def test_stages_resume_exactly_and_are_published(run, monkeypatch, capsys):
     whole = run("whole")
-    said = capsys.readouterr().out
-    assert f"starting from {whole / 'pretraining' / 'best.keras'}" in said
-    assert steps_of(whole / "pretraining") == [2, 3] and steps_of(whole) == [2, 4]
+    stdout = capsys.readouterr().out
+    assert f"starting from {whole / 'pretraining' / 'best.keras'}" in stdout
+    assert read_steps(whole / "pretraining") == [2, 3] and read_steps(whole) == [2, 4]
     with monkeypatch.context() as patch:
         checkpoint = training.Run._checkpoint
 
-        def stopping(self, logs):  # in the first stage; one stage is in test_runs.py
+        def stop(self, logs):  # in the first stage; test_runs.py tests one stage
             self.stop_signal = True
             checkpoint(self, logs)
 
-        patch.setattr(training.Run, "_checkpoint", stopping)
+        patch.setattr(training.Run, "_checkpoint", stop)
         with pytest.raises(training.Stopped):
             run("stopped")
     assert not (whole.with_name("stopped") / "log.csv").exists()
     resumed = run("stopped", publishes=True)
-    for place in (".", "pretraining"):
+    for stage in (".", "pretraining"):
         pairs = zip(
-            weights(whole / place / "last.keras"),
-            weights(resumed / place / "last.keras"),
+            load_weights(whole / stage / "last.keras"),
+            load_weights(resumed / stage / "last.keras"),
             strict=True,
         )
-        for one, two in pairs:
-            np.testing.assert_array_equal(one, two)
-    begun = json.loads((resumed / "run.json").read_text())
-    assert begun["initial_weights"] == "pretraining"
-    assert begun["initial_sha256"] == cards.sha256(resumed / "pretraining/best.keras")
+        for expected, actual in pairs:
+            np.testing.assert_array_equal(expected, actual)
+    record = json.loads((resumed / "run.json").read_text())
+    assert record["initial_weights"] == "pretraining"
+    assert record["initial_sha256"] == cards.sha256(resumed / "pretraining/best.keras")
     card = zoo.card(NAME)
     assert card.initial_weights == cards.RANDOM and card.steps == 4
     assert card.protocol == RECIPE.protocol and card.learner == "ProtoNet"
     assert isinstance(zoo.load(NAME), km.ProtoNet)
 
-    # Training is in mixed precision, what is published is not.
+    # Training uses mixed precision; the published model does not.
     trained, published = (
         keras.models.load_model(path)
         for path in (resumed / "best.keras", card.directory / "model.keras")
@@ -154,12 +154,12 @@ def test_stages_resume_exactly_and_are_published(run, monkeypatch, capsys):
         layers = [layer for layer in learner.network.layers if layer.weights]
         assert {layer.dtype_policy.name for layer in layers} == {policy}
         assert {variable.dtype for variable in learner.network.variables} == {"float32"}
-    for one, two in zip(trained.get_weights(), published.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    for a, b in zip(trained.get_weights(), published.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_numbers_of_stages_are_checked():
+def test_settings_of_stages_are_validated():
     with pytest.raises(ValueError, match="pretraining_steps for a recipe with pretrai"):
         training.check(FIRST, 1, {"pretraining_steps": 3})
     with pytest.raises(ValueError, match="pretraining_steps to be an integer >= 1"):
@@ -185,22 +185,22 @@ def test_pretraining_classifies_and_validation_is_few_shot():
     kernel, bias = learner.head.get_weights()
     logits = features @ kernel + bias
     np.testing.assert_allclose(learner(episode, training=True)[0], logits, atol=1e-4)
-    # Cross-entropy of targets with a tenth on all four classes.
+    # Smoothed targets spread a tenth of the probability over all four classes.
     targets = 0.9 * np.eye(4)[y[0]] + 0.1 / 4
-    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     loss = learner.query_loss(y, learner(episode, training=True))
-    np.testing.assert_allclose(loss, -(targets * logs).sum(-1).mean(), atol=1e-5)
-    # The support set has no part in it.
-    other = {**episode, "support_x": x[:, ::-1], "support_y": y[:, ::-1]}
+    np.testing.assert_allclose(loss, -(targets * log_p).sum(-1).mean(), atol=1e-5)
+    # The support set does not change the logits.
+    changed = {**episode, "support_x": x[:, ::-1], "support_y": y[:, ::-1]}
     np.testing.assert_allclose(
-        learner(other, training=True), learner(episode, training=True), atol=1e-5
+        learner(changed, training=True), learner(episode, training=True), atol=1e-5
     )
-    plain = km.ProtoNet(learner.network, 4)
-    few = {**episode, "support_y": np.array([[0, 1, 0, 1, 0, 1]], "int32")}
-    np.testing.assert_allclose(learner(few), plain(few), atol=1e-5)
+    protonet = km.ProtoNet(learner.network, 4)
+    few_shot = {**episode, "support_y": np.array([[0, 1, 0, 1, 0, 1]], "int32")}
+    np.testing.assert_allclose(learner(few_shot), protonet(few_shot), atol=1e-5)
 
 
-def test_statistics_of_averaged_weights_are_those_of_the_batches():
+def test_estimated_batch_statistics_match_the_batches():
     network = km.networks.conv4((8, 8, 3), None, filters=2, pooling="none")
     learner = supervised.Supervised(network, 4)
     x = np.random.RandomState(0).normal(1, 2, [1, 6, 8, 8, 3]).astype("float32")
@@ -209,20 +209,20 @@ def test_statistics_of_averaged_weights_are_those_of_the_batches():
         ({"support_x": x, "support_y": y, "query_x": x}, y)
     )
     km.batch_norm.estimate(learner, data)
-    first = network.get_layer("conv1")(x[0]).numpy()
+    outputs = network.get_layer("conv1")(x[0]).numpy()
     mean = network.get_layer("norm1").moving_mean
-    np.testing.assert_allclose(mean, first.mean((0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(mean, outputs.mean((0, 1, 2)), atol=1e-5)
 
 
-def test_smoothing_leaves_out_absent_classes():
+def test_label_smoothing_ignores_absent_classes():
     logits = tf.constant([[1.0, 2.0, km.logits.ABSENT]])
-    two = supervised.SmoothedCrossentropy(0.2)
-    found = two(tf.constant([0]), logits)
-    logs = np.log([1 / (1 + np.e), np.e / (1 + np.e)])
-    np.testing.assert_allclose(found, -0.8 * logs[0] - 0.2 * logs.mean(), rtol=1e-5)
-    cooled = two(tf.constant([0]), tf.constant([[1.0, 2.0, km.logits.ABSENT / 900]]))
-    np.testing.assert_allclose(cooled, found, rtol=1e-6)
-    again = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(two)
+    loss = supervised.SmoothedCrossentropy(0.2)
+    value = loss(tf.constant([0]), logits)
+    log_p = np.log([1 / (1 + np.e), np.e / (1 + np.e)])
+    np.testing.assert_allclose(value, -0.8 * log_p[0] - 0.2 * log_p.mean(), rtol=1e-5)
+    scaled = loss(tf.constant([0]), tf.constant([[1.0, 2.0, km.logits.ABSENT / 900]]))
+    np.testing.assert_allclose(scaled, value, rtol=1e-6)
+    copy = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(loss)
     )
-    assert again.smoothing == 0.2
+    assert copy.smoothing == 0.2

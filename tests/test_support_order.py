@@ -1,4 +1,4 @@
-"""Learners whose result depends on the order of the support set: `support_order`."""
+"""Tests of `support_order`, the order in which learners read support examples."""
 
 import functools
 import json
@@ -16,8 +16,8 @@ from keras_meta.zoo import cli
 
 CLASSES, SHOTS, TASKS, QUERIES = 3, 4, 2, 2
 SUPPORT = CLASSES * SHOTS
-# `ordered.permutation`: each reads one example more than the one before it, and saved
-# learners keep the answers that these orders give.
+# Values of `ordered.permutation`. Each inserts examples into the order before it. Saved
+# learners keep their predictions only with these orders.
 PERMUTATIONS = {1: [0], 5: [1, 3, 0, 4, 2], 10: [7, 1, 3, 6, 0, 8, 4, 2, 9, 5]}
 SMALL = {"units": 6, "rows": 5, "width": 3, "heads": 1}
 
@@ -26,9 +26,9 @@ def network(outputs=CLASSES):
     return km.networks.mlp((6,), outputs, (8,), activation="tanh")
 
 
-def batches(kind, **options):
-    """A gradient learner on mini-batches."""
-    # Side by side: how tasks are mapped is the same for all, and this traces faster.
+def mini_batched(kind, **options):
+    """Returns a function that builds a gradient learner with mini-batches."""
+    # Without vectorization tracing is faster; all learners map tasks in the same way.
     defaults = {"inner_rate": 0.1, "inner_steps": 2, "vectorize": False}
     return lambda: kind(network(), inner_batch=5, **{**defaults, **options})
 
@@ -42,28 +42,28 @@ LEARNERS = {
     "MANN, strings": lambda: km.MANN(
         example_shape=[6], outputs=5, labels="strings", **SMALL
     ),
-    "MAML": batches(km.MAML),
-    "MAML, vectorized": batches(km.MAML, vectorize=True),
-    "FOMAML": batches(km.FOMAML),
-    "ANIL": batches(km.ANIL),
-    "MetaSGD": batches(km.MetaSGD),
-    "IMAML": batches(km.IMAML),
-    "Reptile": batches(km.Reptile, evaluation_steps=3),
-    "Reptile, Adam": batches(km.Reptile, inner_optimizer="adam", inner_rate=0.02),
-    "SigmaMAML": batches(km.SigmaMAML),
-    "SigmaIMAML": batches(km.SigmaIMAML),
-    "SigmaReptile": batches(km.SigmaReptile),
+    "MAML": mini_batched(km.MAML),
+    "MAML, vectorized": mini_batched(km.MAML, vectorize=True),
+    "FOMAML": mini_batched(km.FOMAML),
+    "ANIL": mini_batched(km.ANIL),
+    "MetaSGD": mini_batched(km.MetaSGD),
+    "IMAML": mini_batched(km.IMAML),
+    "Reptile": mini_batched(km.Reptile, evaluation_steps=3),
+    "Reptile, Adam": mini_batched(km.Reptile, inner_optimizer="adam", inner_rate=0.02),
+    "SigmaMAML": mini_batched(km.SigmaMAML),
+    "SigmaIMAML": mini_batched(km.SigmaIMAML),
+    "SigmaReptile": mini_batched(km.SigmaReptile),
 }
 learners = pytest.mark.parametrize("name", LEARNERS)
 
 
-def made(name):
+def build(name):
     keras.utils.set_random_seed(1)
     return LEARNERS[name]()
 
 
 def episode(learner):
-    """Support sets that come class by class."""
+    """Returns a batch of episodes with support sets sorted by class."""
     random = np.random.RandomState(0)
     x, query_x = (
         random.normal(size=[TASKS, count, 6]).astype("float32")
@@ -79,73 +79,73 @@ def episode(learner):
 
 
 def reordered(episode):
-    """The same support sets in the order in which "shuffled" reads them."""
+    """Returns the episodes with support sets in the order that "shuffled" reads."""
     order = ordered.permutation(episode["support_y"].shape[1]).numpy()
     parts = {key: episode[key][:, order] for key in ("support_x", "support_y")}
     return {**episode, **parts}
 
 
-def answers(learner, episode, **options):
+def predict(learner, episode, **options):
     state = learner.adapt(episode["support_x"], episode["support_y"], **options)
     return np.asarray(learner.infer(state, episode["query_x"]))
 
 
-# Float32 sums of a batch in another order.
-close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+# The tolerances allow float32 sums of a batch in another order.
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
 
-def test_the_permutation_depends_on_the_number_of_examples_alone():
+def test_the_permutation_depends_only_on_the_number_of_examples():
     graph = tf.function(
         ordered.permutation, input_signature=[tf.TensorSpec([], tf.int32)]
     )
     for examples, expected in PERMUTATIONS.items():
-        found = ordered.permutation(examples)
-        assert found.dtype == tf.int32
-        np.testing.assert_array_equal(found, expected)
+        order = ordered.permutation(examples)
+        assert order.dtype == tf.int32
+        np.testing.assert_array_equal(order, expected)
         np.testing.assert_array_equal(graph(examples), expected)
     for examples in (2, 75, 1000):
         tf.random.set_seed(examples)
-        found = ordered.permutation(examples).numpy()
-        assert sorted(found) == list(range(examples))
-        np.testing.assert_array_equal(graph(examples), found)
-    # Mixed: of neighbours, one pair in a thousand stays together by chance.
-    assert np.mean(np.abs(np.diff(found)) == 1) < 0.01
+        order = ordered.permutation(examples).numpy()
+        assert sorted(order) == list(range(examples))
+        np.testing.assert_array_equal(graph(examples), order)
+    # By chance, one pair of neighbours in a thousand stays together.
+    assert np.mean(np.abs(np.diff(order)) == 1) < 0.01
 
 
 @pytest.mark.thorough
 @learners
-def test_shuffled_is_given_in_the_documented_order(name):
-    learner = made(name)
+def test_shuffled_equals_given_in_the_documented_order(name):
+    learner = build(name)
     data = episode(learner)
     assert learner.support_order == "shuffled"  # the default
-    shuffled = answers(learner, data)
-    trained = answers(learner, data, training=True)
+    shuffled = predict(learner, data)
+    trained = predict(learner, data, training=True)
     learner.support_order = "given"  # takes effect after a call too
-    close(shuffled, answers(learner, reordered(data)))
-    given = answers(learner, data)
+    assert_close(shuffled, predict(learner, reordered(data)))
+    given = predict(learner, data)
     assert np.abs(given - shuffled).max() > 1e-4
-    # Meta-training reads the order of the episodes.
-    close(trained, answers(learner, data, training=True))
+    # Meta-training reads the examples in the order of the episodes.
+    assert_close(trained, predict(learner, data, training=True))
     learner.support_order = "shuffled"
-    np.testing.assert_array_equal(answers(learner, data), shuffled)
+    np.testing.assert_array_equal(predict(learner, data), shuffled)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["MANN", "MAML, vectorized", "Reptile"])
-def test_keras_loops_read_as_adapt_does(name):
-    learner = made(name)
+def test_methods_of_keras_read_in_the_order_of_adapt(name):
+    learner = build(name)
     learner.compile()
     data = episode(learner)
     query_y = np.array([[0, 1], [2, 1]])
     losses = []
     for order in ordered.ORDERS:
         learner.support_order = order
-        expected = answers(learner, data)
-        close(learner.predict(data, verbose=0), expected)
-        found = learner.evaluate(data, query_y, verbose=0, return_dict=True)["loss"]
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        assert found == pytest.approx(float(loss(query_y, expected)), rel=1e-5)
-        losses.append(found)
+        expected = predict(learner, data)
+        assert_close(learner.predict(data, verbose=0), expected)
+        loss = learner.evaluate(data, query_y, verbose=0, return_dict=True)["loss"]
+        cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        assert loss == pytest.approx(float(cross_entropy(query_y, expected)), rel=1e-5)
+        losses.append(loss)
     assert losses[0] != losses[1]
 
 
@@ -158,53 +158,53 @@ def test_a_traced_time_axis_keeps_its_length():
         key: tf.TensorSpec([None, *value.shape[1:]], value.dtype)
         for key, value in data.items()
     }
-    close(tf.function(learner, input_signature=[specs])(data), rolled(data))
+    assert_close(tf.function(learner, input_signature=[specs])(data), rolled(data))
 
 
 def test_a_full_batch_reads_all_examples_in_any_order():
     learner = km.MAML(network(), inner_steps=2)
     data = episode(learner)
-    shuffled = answers(learner, data)
+    shuffled = predict(learner, data)
     learner.support_order = "given"
-    np.testing.assert_array_equal(answers(learner, data), shuffled)
-    close(answers(learner, reordered(data)), shuffled, atol=1e-4)
+    np.testing.assert_array_equal(predict(learner, data), shuffled)
+    assert_close(predict(learner, reordered(data)), shuffled, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "MANN", "MANN, strings"])
-def test_a_sequence_is_read_in_the_order_given(name):
-    learner = made(name)
+def test_a_sequence_is_read_in_the_given_order(name):
+    learner = build(name)
     data = episode(learner)
-    read = learner.sequence(data["support_x"], data["support_y"])
+    outputs = learner.sequence(data["support_x"], data["support_y"])
     learner.support_order = "given"
-    again = learner.sequence(data["support_x"], data["support_y"])
-    np.testing.assert_array_equal(read, again)
-    # The answer to the first does not depend on those after it.
+    given_outputs = learner.sequence(data["support_x"], data["support_y"])
+    np.testing.assert_array_equal(outputs, given_outputs)
+    # The output of the first example does not depend on later examples.
     first = learner.sequence(data["support_x"][:, :1], data["support_y"][:, :1])
-    close(read[:, :1], first)
+    assert_close(outputs[:, :1], first)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["MANN", "MAML", "SigmaReptile"])
-def test_an_export_reads_as_the_learner_does(name, tmp_path):
-    learner = made(name)
+def test_an_export_reads_in_the_order_of_the_learner(name, tmp_path):
+    learner = build(name)
     data = {key: tf.constant(value) for key, value in episode(learner).items()}
     served = {}
     for order in ordered.ORDERS:
         learner.support_order = order
         path = km.export(learner, tmp_path / order)
         signatures = tf.saved_model.load(str(path)).signatures
-        expected = tf.nn.softmax(answers(learner, data)).numpy()
+        expected = tf.nn.softmax(predict(learner, data)).numpy()
         served[order] = signatures["serving_default"](**data)["probabilities"].numpy()
-        close(served[order], expected)
-        # Another S than at the export.
+        assert_close(served[order], expected)
+        # S differs from the S at export.
         part = {key: value[:, :7] for key, value in data.items()}
         part["support_y"] = tf.constant([[0, 0, 0, 1, 1, 2, 2]] * TASKS)
-        expected = tf.nn.softmax(answers(learner, part)).numpy()
-        close(signatures["serving_default"](**part)["probabilities"], expected)
+        expected = tf.nn.softmax(predict(learner, part)).numpy()
+        assert_close(signatures["serving_default"](**part)["probabilities"], expected)
         support = {key: part[key] for key in ("support_x", "support_y")}
         state = signatures["adapt"](**support)
-        found = signatures["infer"](query_x=part["query_x"], **state)
-        close(found["probabilities"], expected)
+        outputs = signatures["infer"](query_x=part["query_x"], **state)
+        assert_close(outputs["probabilities"], expected)
         loaded = keras.models.load_model(tmp_path / order / "model.keras")
         assert loaded.support_order == order
     assert np.abs(served["given"] - served["shuffled"]).max() > 1e-5
@@ -212,30 +212,32 @@ def test_an_export_reads_as_the_learner_does(name, tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["LSTM", "Reptile, Adam", "SigmaReptile"])
-def test_a_fine_tuned_model_begins_with_what_adapt_gives(name):
-    learner = made(name)
+def test_a_fine_tuned_model_starts_from_the_adapted_state(name):
+    learner = build(name)
     data = episode(learner)
     model = km.finetune(learner, data["support_x"][0], data["support_y"][0])
-    close(model.predict(data["query_x"][0], verbose=0), answers(learner, data)[0])
+    assert_close(
+        model.predict(data["query_x"][0], verbose=0), predict(learner, data)[0]
+    )
     if name != "Reptile, Adam":
         return
-    # Its optimizer goes on from the same inner steps.
+    # The optimizer continues from the same inner steps.
     learner.support_order = "given"
     data = reordered(data)
-    other = km.finetune(learner, data["support_x"][0], data["support_y"][0])
-    for found, expected in zip(
+    given = km.finetune(learner, data["support_x"][0], data["support_y"][0])
+    for velocity, expected in zip(
         keras_private.adam_velocities(model.optimizer),
-        keras_private.adam_velocities(other.optimizer),
+        keras_private.adam_velocities(given.optimizer),
         strict=True,
     ):
         assert np.abs(expected).max() > 0
-        close(found, expected)
+        assert_close(velocity, expected)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["MANN", "MAML", "Reptile"])
-def test_it_is_kept(name, tmp_path):
-    learner = made(name)
+def test_support_order_is_saved(name, tmp_path):
+    learner = build(name)
     data = episode(learner)
     for order in ordered.ORDERS:
         learner.support_order = order
@@ -248,9 +250,9 @@ def test_it_is_kept(name, tmp_path):
     learner.save(tmp_path / "new.keras")
     loaded = keras.models.load_model(tmp_path / "new.keras")
     assert loaded.support_order == "shuffled"
-    np.testing.assert_array_equal(answers(loaded, data), answers(learner, data))
+    np.testing.assert_array_equal(predict(loaded, data), predict(learner, data))
 
-    # A file older than the setting answers as it did.
+    # A file older than the setting keeps its predictions.
     with (
         zipfile.ZipFile(tmp_path / "new.keras") as new,
         zipfile.ZipFile(tmp_path / "old.keras", "w") as old,
@@ -265,18 +267,18 @@ def test_it_is_kept(name, tmp_path):
     loaded = keras.models.load_model(tmp_path / "old.keras")
     assert loaded.support_order == "given"
     learner.support_order = "given"
-    np.testing.assert_array_equal(answers(loaded, data), answers(learner, data))
+    np.testing.assert_array_equal(predict(loaded, data), predict(learner, data))
 
 
-def test_other_orders_are_refused():
-    sentence = "expected support_order to be one of shuffled, given, got 'random'."
-    with pytest.raises(ValueError, match=f"^{sentence}$"):
+def test_other_orders_are_rejected():
+    message = "expected support_order to be one of shuffled, given, got 'random'."
+    with pytest.raises(ValueError, match=f"^{message}$"):
         km.LSTMLearner(example_shape=[6], support_order="random")
-    learner = made("MAML")
-    with pytest.raises(ValueError, match=f"^{sentence}$"):
+    learner = build("MAML")
+    with pytest.raises(ValueError, match=f"^{message}$"):
         learner.support_order = "random"
     assert learner.support_order == "shuffled"
-    # Learners that have no order.
+    # Learners without this setting reject it.
     with pytest.raises((TypeError, ValueError), match="support_order"):
         km.ProtoNet(network(), CLASSES, support_order="given")
     with pytest.raises((TypeError, ValueError), match="support_order"):
@@ -288,18 +290,18 @@ def test_other_orders_are_refused():
 # The zoo.
 
 
-def drawn(learner, shots):
-    """Episodes of drawn glyphs whose support sets come class by class, and shuffled."""
+def glyph_episodes(learner, shots):
+    """Returns episodes of glyphs with sorted support sets, and with shuffled ones."""
     pool = km.tasks.glyphs(range(20), prepare=learner.preprocess)
     episodes = pool.episodes(ways=5, shots=shots, queries=5, seed=0).batch(2)
     shuffled, query_y = next(episodes.as_numpy_iterator())
     orders = np.argsort(shuffled["support_y"], axis=1, kind="stable")
-    sorted_ = dict(shuffled)
+    by_class = dict(shuffled)
     for key in ("support_x", "support_y"):
         sets = zip(shuffled[key], orders, strict=True)
-        sorted_[key] = np.stack([examples[order] for examples, order in sets])
-    assert (np.diff(sorted_["support_y"]) >= 0).all()
-    return sorted_, shuffled, query_y
+        by_class[key] = np.stack([examples[order] for examples, order in sets])
+    assert (np.diff(by_class["support_y"]) >= 0).all()
+    return by_class, shuffled, query_y
 
 
 @pytest.mark.thorough
@@ -310,34 +312,34 @@ def drawn(learner, shots):
         ("reptile.omniglot_5w1s", 10),
     ],
 )
-def test_entries_learn_classes_that_come_one_after_another(name, shots):
+def test_entries_adapt_to_support_sets_sorted_by_class(name, shots):
     learner = zoo.load(name)
     assert learner.support_order == "shuffled"
-    sorted_, shuffled, query_y = drawn(learner, shots)
+    by_class, shuffled, query_y = glyph_episodes(learner, shots)
 
     def accuracy(data):
-        return np.mean(answers(learner, data).argmax(-1) == query_y)
+        return np.mean(predict(learner, data).argmax(-1) == query_y)
 
-    assert accuracy(sorted_) > 0.9
+    assert accuracy(by_class) > 0.9
     learner.support_order = "given"
     assert accuracy(shuffled) > 0.9
-    assert accuracy(sorted_) < 0.6  # of which 0.2 is chance
+    assert accuracy(by_class) < 0.6  # chance is 0.2
     loaded = keras.models.load_model(zoo.card(name).weights, compile=False)
-    assert loaded.support_order == "given"  # as the file's golden logits are
+    assert loaded.support_order == "given"  # the order of the golden logits
 
 
 def test_learn_reads_folders_class_by_class(tmp_path, monkeypatch, capsys):
     pool = km.tasks.glyphs(range(5), prepare=km.ImagePreprocess(28, 28, 1))
     for label in range(5):
-        for place, image in enumerate(pool.images_of(label).numpy()[:14, ..., 0]):
-            part = f"support/{label}" if place < 10 else "query"
+        for index, image in enumerate(pool.images_of(label).numpy()[:14, ..., 0]):
+            part = f"support/{label}" if index < 10 else "query"
             (tmp_path / part).mkdir(parents=True, exist_ok=True)
             image = PIL.Image.fromarray(np.rint(255 * image).astype("uint8"))
-            image.save(tmp_path / part / f"{label}-{place}.png")
+            image.save(tmp_path / part / f"{label}-{index}.png")
     monkeypatch.chdir(tmp_path)
     model = ["--model", "sigma_reptile.omniglot_5w1s"]
     assert cli.main(["learn", str(tmp_path), *model]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    found = {row[0]: row[1] for row in rows if row and row[0].endswith(".png")}
-    assert len(found) == 20
-    assert sum(file[0] == label for file, label in found.items()) >= 18
+    predictions = {row[0]: row[1] for row in rows if row and row[0].endswith(".png")}
+    assert len(predictions) == 20
+    assert sum(file[0] == label for file, label in predictions.items()) >= 18

@@ -1,4 +1,4 @@
-"""Parts of meta-training; `test_zoo` runs the whole."""
+"""Tests of parts of meta-training; `test_zoo` tests complete runs."""
 
 import csv
 import signal
@@ -14,71 +14,71 @@ import keras_meta as km
 from keras_meta.zoo import training, transfer
 
 
-def test_a_warm_start_copies_what_the_learners_share():
+def test_a_warm_start_copies_shared_weights():
     trained = km.SigmaMAML(km.networks.mlp(outputs=3), "mse", initial_scale=0.5)
     same = km.SigmaMAML(km.networks.mlp(outputs=3), "mse")
     assert transfer.copy_common(trained, same) == []
     for a, b in zip(same.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
-    other = km.MetaSGD(km.networks.mlp(outputs=4), "mse", inner_rate=0.3)
-    body = len(other.network.weights) - 2
-    new = transfer.copy_common(trained, other)
+    meta_sgd = km.MetaSGD(km.networks.mlp(outputs=4), "mse", inner_rate=0.3)
+    body = len(meta_sgd.network.weights) - 2
+    new = transfer.copy_common(trained, meta_sgd)
     assert {"head/kernel", "head/bias"} <= set(new)
-    assert len(new) == len(other.rates) + 2
-    pairs = zip(other.network.weights[:body], trained.network.weights, strict=False)
+    assert len(new) == len(meta_sgd.rates) + 2
+    pairs = zip(meta_sgd.network.weights[:body], trained.network.weights, strict=False)
     for a, b in pairs:
         np.testing.assert_array_equal(a, b)
-    assert all((rate.numpy() == np.float32(0.3)).all() for rate in other.rates)
+    assert all((rate.numpy() == np.float32(0.3)).all() for rate in meta_sgd.rates)
 
 
-def test_a_learner_of_features_is_put_together_again():
+def test_weights_of_a_memory_learner_on_features_are_copied_back():
     inputs = keras.Input([6, 6, 1])
     features = keras.layers.Dense(4)(keras.layers.Flatten()(inputs))
     standard = keras.layers.BatchNormalization(name="standard")
     network = keras.Model(inputs, standard(features))
     network.layers[-2].trainable = False
-    whole = km.MANN(network, outputs=3, rows=8, width=6, units=5)
+    learner = km.MANN(network, outputs=3, rows=8, width=6, units=5)
     images = np.random.RandomState(0).rand(2, 7, 6, 6, 1).astype("float32")
     labels = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
 
-    encoder, reader = transfer.split(whole)
+    encoder, reader = transfer.split(learner)
     features = km.network.each(encoder, images)
     for variable in reader.variables:
         variable.assign(variable + 0.1)  # as if trained
-    new = transfer.copy_common(reader, whole)
-    kept = {v.path for v in encoder.variables}
-    assert {path for path in new if "seed" not in path} == kept
+    new = transfer.copy_common(reader, learner)
+    encoder_paths = {v.path for v in encoder.variables}
+    assert {path for path in new if "seed" not in path} == encoder_paths
     np.testing.assert_allclose(
-        whole.infer(whole.adapt(images[:, :4], labels), images[:, 4:]),
+        learner.infer(learner.adapt(images[:, :4], labels), images[:, 4:]),
         reader.infer(reader.adapt(features[:, :4], labels), features[:, 4:]),
         atol=1e-5,
     )
 
 
-def test_a_head_that_adapts_is_put_together_again():
+def test_weights_of_a_head_that_adapts_are_copied_back():
     encoder = km.networks.conv4((16, 16, 1), outputs=None, filters=2)
     encoder.trainable = False
-    whole = km.ANIL(km.networks.with_hog(encoder, outputs=3), inner_steps=4)
+    learner = km.ANIL(km.networks.with_hog(encoder, outputs=3), inner_steps=4)
     images = np.random.RandomState(0).rand(2, 7, 16, 16, 1).astype("float32")
     labels = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
 
-    assert transfer.has_fixed_encoder(whole)
-    encoder, reader = transfer.split(whole)
+    assert transfer.has_fixed_encoder(learner)
+    encoder, reader = transfer.split(learner)
     assert reader.layers_adapted == ["head"] and reader.inner_steps == 4
     features = km.network.each(encoder, images)
     for variable in reader.variables:
         variable.assign(variable + 0.1)  # as if trained
-    transfer.copy_common(reader, whole)
+    transfer.copy_common(reader, learner)
     np.testing.assert_allclose(
-        whole.infer(whole.adapt(images[:, :4], labels), images[:, 4:]),
+        learner.infer(learner.adapt(images[:, :4], labels), images[:, 4:]),
         reader.infer(reader.adapt(features[:, :4], labels), features[:, 4:]),
         atol=1e-5,
     )
 
 
-def on_images(kind):
-    """A learner of images of each kind that `transfer.on_features` accepts."""
+def image_learner(kind):
+    """Returns a learner on images that `transfer.on_features` accepts."""
     encoder = km.networks.conv4((16, 16, 1), outputs=None, filters=2)
     if kind == "ProtoNet":
         return km.ProtoNet(encoder, outputs=3)
@@ -91,27 +91,27 @@ def on_images(kind):
 @pytest.mark.parametrize(
     ("kind", "separated"), [("ProtoNet", True), ("ANIL", True), ("MAML", False)]
 )
-def test_a_learner_on_features_predicts_what_the_whole_does(kind, separated):
-    whole = on_images(kind)
-    for variable in whole.variables:  # moving statistics that are not 0 and 1
+def test_a_learner_on_features_predicts_like_the_complete_learner(kind, separated):
+    complete = image_learner(kind)
+    for variable in complete.variables:  # moving statistics that are not 0 and 1
         if variable.dtype == "float32":
             variable.assign(variable + 0.1)
     random = np.random.RandomState(0)
     pool = km.ClassPool.from_arrays(
         random.rand(24, 16, 16, 1).astype("float32"), np.repeat(np.arange(4), 6)
     )
-    encoder, reader = transfer.on_features(whole)
-    assert (encoder is not None) == separated and (reader is whole) != separated
+    encoder, reader = transfer.on_features(complete)
+    assert (encoder is not None) == separated and (reader is complete) != separated
     pools = pool, pool.encoded(encoder) if separated else pool
     logits = []
-    for learner, classes in zip((whole, reader), pools, strict=True):
+    for learner, classes in zip((complete, reader), pools, strict=True):
         episode, _ = next(iter(classes.episodes(3, 2, 2).batch(4)))
         state = learner.adapt(episode["support_x"], episode["support_y"])
         logits.append(learner.infer(state, episode["query_x"]))
     np.testing.assert_allclose(*logits, atol=2e-4)
 
 
-def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
+def test_a_signal_is_handled_while_a_graph_is_traced(tmp_path, capsys):
     learner = km.MAML(km.networks.mlp(), "mse")
     learner.compile("sgd")
     run = training.Run(tmp_path, None, "mse", 40, 20)
@@ -132,10 +132,10 @@ def test_a_signal_is_answered_while_a_graph_is_traced(tmp_path, capsys):
 
 
 def fit(optimizer, directory, steps, every):
-    """Trains MAML on sinusoids, two tasks a meta-step."""
+    """Trains MAML on sinusoids with two tasks per meta-step."""
     family = km.tasks.sinusoid()
 
-    def make():
+    def build_learner():
         learner = km.MAML(km.networks.mlp(), "mse")
         learner.compile(optimizer)
         learner.optimizer.build(learner.trainable_variables)
@@ -143,7 +143,7 @@ def fit(optimizer, directory, steps, every):
 
     training.fit(
         lambda: (
-            make,
+            build_learner,
             lambda start: family.episodes(start=start),
             family.episodes(seed=1).take(4).batch(2),
         ),
@@ -157,7 +157,7 @@ def fit(optimizer, directory, steps, every):
 
 def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
     def interrupt(self, batch, logs=None):
-        if batch == 10:  # the first of those taken together
+        if batch == 10:  # the first batch of a group
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(training.Run, "on_train_batch_begin", interrupt)
@@ -175,18 +175,18 @@ def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
 def test_a_signal_at_a_checkpoint_takes_no_more_meta_steps(
     when, tmp_path, monkeypatch, capsys
 ):
-    def interrupted(plain):
+    def interrupt(method):
         def call(*arguments):
             if when == "_checkpoint":
                 signal.raise_signal(signal.SIGINT)
-            plain(*arguments)
+            method(*arguments)
             if when == "reset_metrics" and (tmp_path / "last.keras").exists():
                 signal.raise_signal(signal.SIGINT)
 
         return call
 
-    of = training.Run if when == "_checkpoint" else km.MAML
-    monkeypatch.setattr(of, when, interrupted(getattr(of, when)))
+    owner = training.Run if when == "_checkpoint" else km.MAML
+    monkeypatch.setattr(owner, when, interrupt(getattr(owner, when)))
     with pytest.raises(SystemExit, match="resumes at the last checkpoint"):
         fit(keras.optimizers.Adam(use_ema=True), tmp_path, 40, 20)
     assert "stopping once this checkpoint is written" in capsys.readouterr().out
@@ -208,7 +208,7 @@ def test_a_signal_right_after_a_checkpoint_stops_at_once(tmp_path, monkeypatch, 
 
 
 @pytest.mark.thorough
-def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
+def test_a_diverging_run_raises_an_error_and_keeps_its_last_checkpoint(tmp_path):
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [1e-3, 1e30])
     with pytest.raises(ValueError, match="finite loss by meta-step 10, got nan: trai"):
         fit(keras.optimizers.SGD(rate, use_ema=True), tmp_path, 20, 5)
@@ -219,7 +219,7 @@ def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "make",
+    "build",
     [
         lambda: km.LSTMLearner(example_shape=[2], units=[3, 4]),
         lambda: km.MANN(example_shape=[2], units=3, rows=4, width=2, heads=1),
@@ -230,8 +230,8 @@ def test_a_run_that_diverges_says_so_and_keeps_what_was_before(tmp_path):
         ),
     ],
 )
-def test_layers_have_names_that_last(make):
-    learners = make(), make()
+def test_layer_names_do_not_depend_on_earlier_layers(build):
+    learners = build(), build()
     learners[0](learners[0].example())
     learners[1](learners[1].example())
     new = transfer.copy_common(*learners)
@@ -239,7 +239,7 @@ def test_layers_have_names_that_last(make):
 
 
 def test_the_best_row_is_the_lowest_error_or_the_highest_accuracy():
-    # As a log gives them back, strings; 9.5 is below 10 as a number alone.
+    # Logs contain strings: 9.5 is below 10 only as a number.
     rows = [
         {"step": str(step), "val_accuracy": a, "val_mse": b, "val_nll": c}
         for step, a, b, c in (
@@ -249,7 +249,7 @@ def test_the_best_row_is_the_lowest_error_or_the_highest_accuracy():
             (40, "0.25", "1e+1", "-2.0"),
         )
     ]
-    # Of equals, the last.
+    # The last of equal rows is the best.
     for metric, step in (("accuracy", "30"), ("mse", "30"), ("nll", "20")):
         assert training.best_row(rows, metric)["step"] == step
     assert training.best_row(rows[:1], "mse") is rows[0]
@@ -257,15 +257,15 @@ def test_the_best_row_is_the_lowest_error_or_the_highest_accuracy():
 
 
 @pytest.mark.thorough
-def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
+def test_the_best_average_of_the_weights_is_validated_and_saved(tmp_path):
     family, momentum = km.tasks.sinusoid(amplitude=(0.5, 1.5), x=(-2.0, 2.0)), 0.7
     validation = family.episodes(seed=1).take(24).batch(8)
 
-    def make(**settings):
+    def build_learner(**settings):
         keras.utils.set_random_seed(0)
         learner = km.MAML(km.networks.mlp(), "mse", inner_rate=1e-3)
-        learner.network.get_layer("head").bias.assign([3.0])  # to be unlearned
-        # The last five meta-steps undo what was learned before.
+        learner.network.get_layer("head").bias.assign([3.0])  # a wrong bias
+        # The high rate of the last five meta-steps undoes the progress before them.
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.01, 0.3])
         learner.compile(keras.optimizers.Adam(rate, **settings))
         learner.optimizer.build(learner.trainable_variables)
@@ -273,7 +273,7 @@ def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
 
     training.fit(
         lambda: (
-            lambda: make(use_ema=True, ema_momentum=momentum),
+            lambda: build_learner(use_ema=True, ema_momentum=momentum),
             lambda start: family.episodes(start=start),
             validation,
         ),
@@ -285,7 +285,7 @@ def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
     )
 
     def error(learner):
-        """The mean over tasks of the squared error of their queries."""
+        """Returns the squared error of queries, averaged over tasks."""
         return np.mean(
             [
                 np.mean((learner(episode).numpy() - query_y.numpy()) ** 2, (1, 2))
@@ -293,8 +293,8 @@ def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
             ]
         )
 
-    # The same meta-steps one by one, averaged by NumPy.
-    learner, raw, averages, errors = make(), [], [], []
+    # NumPy averages the weights of the same meta-steps, run one by one.
+    learner, raw, averages, errors = build_learner(), [], [], []
     data = family.episodes().batch(8)
     for step in range(15):
         learner.fit(data.skip(step), steps_per_epoch=1, verbose=0)
@@ -306,24 +306,24 @@ def test_the_best_average_of_the_weights_is_validated_and_kept(tmp_path):
                 for a, w in zip(before, raw[-1], strict=True)
             ]
         )
-    other = make()
+    copy = build_learner()
     for step in (4, 9, 14):
         for weights in (averages[step], raw[step]):
-            for variable, value in zip(other.trainable_variables, weights, strict=True):
+            for variable, value in zip(copy.trainable_variables, weights, strict=True):
                 variable.assign(value)
-            errors.append(error(other))
-    (one, _, two, plain, three, _) = errors
-    assert two < one < three and abs(plain - two) > 0.02 * two
+            errors.append(error(copy))
+    (first, _, second, plain, third, _) = errors
+    assert second < first < third and abs(plain - second) > 0.02 * second
 
     with (tmp_path / "log.csv").open() as file:
-        found = [float(row["val_mse"]) for row in csv.DictReader(file)]
-    np.testing.assert_allclose(found, [one, two, three], rtol=1e-3)
+        logged = [float(row["val_mse"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(logged, [first, second, third], rtol=1e-3)
     for name, expected in (("best", averages[9]), ("last", raw[14])):
-        kept = keras.models.load_model(tmp_path / f"{name}.keras")
-        for variable, value in zip(kept.trainable_variables, expected, strict=True):
+        saved = keras.models.load_model(tmp_path / f"{name}.keras")
+        for variable, value in zip(saved.trainable_variables, expected, strict=True):
             np.testing.assert_allclose(variable.numpy(), value, 1e-4, 1e-5)
     best = keras.models.load_model(tmp_path / "best.keras")
-    np.testing.assert_allclose(error(best), min(found), rtol=1e-3)
+    np.testing.assert_allclose(error(best), min(logged), rtol=1e-3)
 
 
 THREADS = """
@@ -338,6 +338,6 @@ sys.exit(cli.main(["train", "cnp.gp_rbf", *sys.argv[1:]]))
 def test_the_command_sets_the_threads_of_the_recipe(tmp_path):
     command = [sys.executable, "-c", THREADS, "--steps=2", "--every=1"]
     command += ["--validation-tasks=4", f"--out={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "step 2/2" in done.stdout
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "step 2/2" in process.stdout

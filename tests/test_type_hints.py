@@ -1,4 +1,4 @@
-"""Public functions have hints for all arguments and the result.
+"""Tests that public functions have hints for all arguments and the result.
 
 `test_package.py` checks the hints of an installed wheel with mypy.
 """
@@ -25,35 +25,35 @@ PUBLIC = [
 
 
 def source(module):
-    """The path of the source of a module of `keras_meta`."""
+    """Returns the path of the source of a module of `keras_meta`."""
     path = ROOT.joinpath("keras_meta", *module.split("."))
     if module.startswith("zoo"):
         path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def functions(body, above=()):
+def functions(body, prefix=()):
     """Yields the name and the definition of public functions and methods."""
     for node in body:
         if isinstance(node, ast.If):
-            yield from functions([*node.body, *node.orelse], above)
+            yield from functions([*node.body, *node.orelse], prefix)
         elif isinstance(node, ast.ClassDef | ast.FunctionDef):
-            name = ".".join([*above, node.name])
+            name = ".".join([*prefix, node.name])
             if node.name.startswith("_") and node.name not in ("__init__", "__call__"):
                 continue
             if isinstance(node, ast.ClassDef):
-                yield from functions(node.body, (*above, node.name))
+                yield from functions(node.body, (*prefix, node.name))
             else:
                 yield name, node
 
 
-def incomplete(text):
-    """The arguments without a hint of each public function, and results, as lines."""
+def missing_hints(text):
+    """Lists arguments and results without hints in public functions, one per line."""
     lines = []
     for name, node in functions(ast.parse(text).body):
-        given = node.args
-        arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
-        arguments += [arg for arg in (given.vararg, given.kwarg) if arg]
+        signature = node.args
+        arguments = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs]
+        arguments += [arg for arg in (signature.vararg, signature.kwarg) if arg]
         lines += [
             f"{name}: {arg.arg}"
             for arg in arguments
@@ -65,10 +65,10 @@ def incomplete(text):
 
 @pytest.mark.parametrize("module", PUBLIC)
 def test_public_functions_have_complete_hints(module):
-    assert incomplete(source(module).read_text(encoding="utf-8")) == []
+    assert missing_hints(source(module).read_text(encoding="utf-8")) == []
 
 
-def test_what_is_incomplete():
+def test_missing_hints_lists_arguments_and_results():
     text = """
 def whole(x: int, *args: int, key: str = "a", **kwargs: int) -> None: ...
 def partial(x: int, /, y, *args, key="a", **kwargs) -> None: ...
@@ -80,14 +80,14 @@ class Public:
 class _Private:
     def method(self, x): ...
 """
-    assert incomplete(text) == [
+    assert missing_hints(text) == [
         *(f"partial: {name}" for name in ("y", "key", "args", "kwargs")),
         *("Public.__init__: x", "Public.method: its result"),
     ]
 
 
-def documented():
-    """The modules that the API reference names, or whose functions and classes."""
+def api_modules():
+    """Returns the modules of all names in the API reference."""
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     modules = set()
     for name in re.findall(r"^\.\. auto\w+:: keras_meta\.(\S+)", text, re.MULTILINE):
@@ -99,7 +99,7 @@ def documented():
 
 
 def test_modules_of_the_api_reference_are_checked():
-    assert {"learners.gradient", "metrics", "zoo.cards"} <= documented() <= set(PUBLIC)
+    assert {"learners.gradient", "metrics", "zoo.cards"} <= api_modules() <= set(PUBLIC)
 
 
 def test_type_checkers_know_the_modules_of_the_api_reference():
@@ -108,10 +108,10 @@ def test_type_checkers_know_the_modules_of_the_api_reference():
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     assert ast.unparse(block.test) == "typing.TYPE_CHECKING"
     api = ast.parse(source("api").read_text(encoding="utf-8"))
-    known = {
+    imported = {
         alias.asname
         for node in [*block.body, *api.body]
         if isinstance(node, ast.ImportFrom) and node.module == "keras_meta"
         for alias in node.names
     }
-    assert {module.split(".")[0] for module in documented()} - {"zoo"} <= known
+    assert {module.split(".")[0] for module in api_modules()} - {"zoo"} <= imported

@@ -1,4 +1,4 @@
-"""What `tools/check_versions.py` reads in setup.py and in the words of pytest."""
+"""Tests of `tools/check_versions.py`: requirements, test counts and exit code."""
 
 import pathlib
 import subprocess
@@ -31,13 +31,15 @@ def test_requirements():
 
 
 def test_the_requirements_of_this_project():
-    found = check_versions.requirements((ROOT / "setup.py").read_text(encoding="utf-8"))
-    assert {"keras", "tensorflow", "tensorflow-probability", "pytest"} <= set(found)
-    assert all(found.values())  # each has a bound
+    bounds = check_versions.requirements(
+        (ROOT / "setup.py").read_text(encoding="utf-8")
+    )
+    assert {"keras", "tensorflow", "tensorflow-probability", "pytest"} <= set(bounds)
+    assert all(bounds.values())  # each has a bound
 
 
 @pytest.mark.parametrize(
-    "said, expected",
+    "output, expected",
     [
         (".....\n12 passed, 3 deselected in 1.20s\n", (12, 0, 0)),
         (
@@ -52,9 +54,9 @@ def test_the_requirements_of_this_project():
         ("", None),
     ],
 )
-def test_counts(said, expected):
-    found = check_versions.counts(said)
-    assert found == (
+def test_counts(output, expected):
+    counts = check_versions.counts(output)
+    assert counts == (
         expected and dict(zip(check_versions.COUNTED, expected, strict=True))
     )
 
@@ -70,8 +72,8 @@ def test_bounds_that_are_not_reached():
 
 def test_the_line_of_a_configuration():
     versions = {"tensorflow": "2.19.0", "keras": "3.10.0", "numpy": "1.26.0"}
-    found = {"passed": 9, "failed": 1, "error": 2}
-    assert check_versions.line("3.11", "lowest", versions, found, 61.4) == (
+    counts = {"passed": 9, "failed": 1, "error": 2}
+    assert check_versions.line("3.11", "lowest", versions, counts, 61.4) == (
         "Python 3.11, lowest: tensorflow 2.19.0, keras 3.10.0, tensorflow-probability "
         "none, tensorflow-datasets none, numpy 1.26.0: 9 passed, 3 failed, 61 s"
     )
@@ -80,7 +82,7 @@ def test_the_line_of_a_configuration():
     )
 
 
-def test_an_interpreter_that_is_not_there_is_named(monkeypatch, capsys):
+def test_missing_interpreters_are_reported(monkeypatch, capsys):
     flags = types.SimpleNamespace(python=["3.99", "3.98"], versions=["lowest"])
     monkeypatch.setattr(check_versions, "FLAGS", flags)
     monkeypatch.setattr(
@@ -96,33 +98,33 @@ def test_an_interpreter_that_is_not_there_is_named(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("results, code", [([True, True], 0), ([True, False], 1)])
-def test_a_configuration_that_fails_is_the_exit_code(results, code, monkeypatch):
+def test_a_failed_configuration_sets_the_exit_code(results, code, monkeypatch):
     flags = types.SimpleNamespace(python=["3.11"], versions=["lowest", "newest"])
     monkeypatch.setattr(check_versions, "FLAGS", flags)
-    left = list(results)
+    remaining = list(results)
     monkeypatch.setattr(
         check_versions, "uv", lambda *a: subprocess.CompletedProcess(a, 0)
     )
     monkeypatch.setattr(check_versions, "interpreter", lambda name: sys.executable)
-    monkeypatch.setattr(check_versions, "check", lambda *a: left.pop(0))
-    with pytest.raises(SystemExit) as raised:
+    monkeypatch.setattr(check_versions, "check", lambda *a: remaining.pop(0))
+    with pytest.raises(SystemExit) as info:
         check_versions.main(None)
-    assert (raised.value.code, left) == (code, [])
+    assert (info.value.code, remaining) == (code, [])
 
 
-def test_what_is_installed_is_asked_of_uv(monkeypatch, tmp_path):
-    asked = []
+def test_installed_versions_are_read_from_uv(monkeypatch, tmp_path):
+    calls = []
 
     def uv(*arguments):
-        asked.append(arguments)
-        said = '[{"name": "Keras", "version": "3.14.0"}]'
-        return subprocess.CompletedProcess(arguments, 0, stdout=said, stderr="")
+        calls.append(arguments)
+        stdout = '[{"name": "Keras", "version": "3.14.0"}]'
+        return subprocess.CompletedProcess(arguments, 0, stdout=stdout, stderr="")
 
     monkeypatch.setattr(check_versions, "uv", uv)
     _, versions = check_versions.installed("python3", "lowest", str(tmp_path))
     assert versions == {"keras": "3.14.0"}
-    assert "--resolution=lowest-direct" in asked[1]
-    assert "--only-binary=numpy" in asked[1]
+    assert "--resolution=lowest-direct" in calls[1]
+    assert "--only-binary=numpy" in calls[1]
     monkeypatch.setattr(
         check_versions,
         "uv",

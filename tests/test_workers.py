@@ -1,4 +1,4 @@
-"""Several workers on the same episodes do what one process does."""
+"""Tests that several workers train the same weights as one process."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def check_equal(actual, expected):
 
 
 @pytest.mark.thorough
-def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
+def test_two_workers_divide_the_tasks_and_train_the_weights_of_one(tmp_path):
     addresses = workers.free_addresses(2)
     command = [sys.executable, "-m", "tests.worker"]
     processes = [
@@ -41,9 +41,9 @@ def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
         for index in range(2)
     ]
     worker.main(tmp_path / "one.npz")
-    printed = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
     for index in range(2):
-        assert (tmp_path / f"{index}.npz").exists(), printed[index]
+        assert (tmp_path / f"{index}.npz").exists(), outputs[index]
     expected = dict(np.load(tmp_path / "one.npz"))
     results = [dict(np.load(tmp_path / f"{index}.npz")) for index in range(2)]
     for actual in results:
@@ -57,49 +57,49 @@ def test_two_workers_divide_the_tasks_and_give_the_weights_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_devices_of_one_process_give_the_weights_of_one(tmp_path):
+def test_two_devices_of_one_process_train_the_weights_of_one(tmp_path):
     command = [sys.executable, "-m", "tests.worker", tmp_path / "two.npz", "mirrored"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     worker.main(tmp_path / "one.npz")
     actual, expected = (dict(np.load(tmp_path / f"{n}.npz")) for n in ("two", "one"))
     check_equal(actual, expected)
     for key in (f"tasks/{name}" for name in worker.LEARNERS):
         computed = actual[key].tolist()
         assert set(expected[key][:80]) <= set(computed)
-        # Training, validation (16 tasks) and evaluation (20) read the stream anew, and
-        # some batches ahead.
+        # Training, validation (16 tasks) and evaluation (20) each restart the stream,
+        # and compute some batches in advance.
         assert max(map(computed.count, computed)) <= 3
 
 
 @pytest.mark.slow
-def test_a_command_for_local_workers(tmp_path):
+def test_the_command_trains_with_local_workers(tmp_path):
     def train(name, *options):
         command = [sys.executable, "tools/train.py", "--recipe=lstm.boolean"]
         command += ["--steps=4", "--every=2", "--validation_tasks=64"]
         command += [f"--out={tmp_path / name}", *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
         with (tmp_path / name / "log.csv").open() as file:
-            return list(csv.DictReader(file)), done.stdout
+            return list(csv.DictReader(file)), process.stdout
 
-    one, _ = train("one")
-    two, _ = train("two", "--workers=2")
-    for expected, found in zip(one, two, strict=True):
+    single, _ = train("one")
+    double, _ = train("two", "--workers=2")
+    for expected, actual in zip(single, double, strict=True):
         for key in expected.keys() - {"seconds"}:
-            assert float(found[key]) == pytest.approx(float(expected[key]), abs=1e-4)
-    _, said = train("two", "--workers=2")
-    assert "4 of 4 meta-steps are done" in said
+            assert float(actual[key]) == pytest.approx(float(expected[key]), abs=1e-4)
+    _, stdout = train("two", "--workers=2")
+    assert "4 of 4 meta-steps are done" in stdout
 
     command = [sys.executable, "tools/train.py", "--recipe=lstm.boolean", "--workers=3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "workers to divide the 64 tasks of a meta-step, got 3" in done.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "workers to divide the 64 tasks of a meta-step, got 3" in process.stderr
 
 
 @pytest.mark.slow
 def test_a_run_continues_after_a_worker_is_killed(tmp_path):
-    """Two hosts on loopback addresses; one is killed, and both are started again."""
+    """Kills one of two hosts on loopback addresses, and restarts both."""
     command = [sys.executable, "-m", "keras_meta", "train", "lstm.boolean"]
     command += ["--steps=40", "--every=10", "--validation-tasks=64"]
     (first_port, second_port) = (
@@ -127,18 +127,20 @@ def test_a_run_continues_after_a_worker_is_killed(tmp_path):
     _, error = survivor.communicate(timeout=120)
     killed.communicate()
     assert survivor.returncode == 2
-    (sentence,) = [line for line in error.splitlines() if "keras-meta" in line]
-    assert "one of them stopped" in sentence and "start all workers again" in sentence
-    assert "the same command resumes at the last checkpoint" in sentence
+    (message,) = [line for line in error.splitlines() if "keras-meta" in line]
+    assert "one of them stopped" in message and "start all workers again" in message
+    assert "the same command resumes at the last checkpoint" in message
     with log.open() as file:
         assert len(list(csv.DictReader(file))) < 4
 
-    again = [start(0), start(1)]
-    printed = [process.communicate(timeout=240) for process in again]
-    assert [process.returncode for process in again] == [0, 0], printed
-    assert "resuming at meta-step" in printed[0][0]
-    one = subprocess.run([*command, f"--out={tmp_path / 'one'}"], capture_output=True)
-    assert one.returncode == 0
+    restarted = [start(0), start(1)]
+    outputs = [process.communicate(timeout=240) for process in restarted]
+    assert [process.returncode for process in restarted] == [0, 0], outputs
+    assert "resuming at meta-step" in outputs[0][0]
+    single = subprocess.run(
+        [*command, f"--out={tmp_path / 'one'}"], capture_output=True
+    )
+    assert single.returncode == 0
     rows = []
     for run in ("one", "two"):
         with (tmp_path / run / "log.csv").open() as file:

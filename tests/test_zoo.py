@@ -1,4 +1,4 @@
-"""Cards, recipes, and every committed model."""
+"""Tests of cards, recipes, and every committed model."""
 
 import dataclasses
 import functools
@@ -38,8 +38,8 @@ def test_committed_entry(name):
     assert name in published.REASONS or not published.below(card)
     recipe = recipes.recipe(name)
     learner = zoo.load(name)
-    held = sum(weight.shape.num_elements() for weight in learner.weights)
-    assert card.weights.stat().st_size < 6 * held + 80_000, "and no optimizer's slots"
+    count = sum(weight.shape.num_elements() for weight in learner.weights)
+    assert card.weights.stat().st_size < 6 * count + 80_000, "no optimizer state"
     assert learner.optimizer is not None
     assert learner.normalization == card.normalization
     assert card.inputs == recipe.task.inputs
@@ -48,7 +48,7 @@ def test_committed_entry(name):
     for field in ("family", "procedural", "photographs"):
         assert getattr(card, field) == getattr(source, field)
     assert card.learner == type(learner).__name__
-    # The second is that of entries published before the command had `train`.
+    # Entries older than `keras-meta train` have the second command.
     commands = facts.command(name), f"python tools/train.py --recipe={name}"
     assert card.command in commands
     assert card.initial_weights in (cards.RANDOM, *NAMES)
@@ -56,35 +56,35 @@ def test_committed_entry(name):
     assert (card.directory / "tasks.npz").exists()
     example = learner.example()
     if card.ways is not None:
-        _, _, tested = recipe.task.source.sizes
-        assert len(set(card.test_classes)) == tested
+        _, _, test_count = recipe.task.source.sizes
+        assert len(set(card.test_classes)) == test_count
         images = np.zeros([1, 1, 50, 40, 3], "uint8")
         example["support_x"] = example["query_x"] = learner.preprocess(images)
     assert np.isfinite(learner(example)).all()
 
 
-def test_the_sinusoid_entry_reaches_its_card():
+def test_the_sinusoid_entry_reaches_the_figure_of_its_card():
     score = scores.evaluate("maml.sinusoid", episodes=100)
     figure = zoo.card("maml.sinusoid").figures[0]
     assert score["metric"] == figure["metric"] == "mse"
-    # Both are means over tasks of the same stream, the first 100 and all of them.
+    # Both are means over one stream of tasks: the first 100 tasks, and all tasks.
     assert abs(score["mean"] - figure["mean"]) < 2 * score["interval"]
 
 
 @pytest.mark.thorough
-def test_the_glyphs_entry_learns_unseen_characters(monkeypatch):
+def test_the_glyphs_entry_classifies_unseen_characters(monkeypatch):
     ids = zoo.card("maml.glyphs_5w1s-inductive").test_classes
     prepare = zoo.load("maml.glyphs_5w1s-inductive").preprocess
-    pool = km.tasks.glyphs(ids, prepare=prepare)  # drawn once for both scores
+    pool = km.tasks.glyphs(ids, prepare=prepare)  # drawn once for both evaluations
     monkeypatch.setattr(km.tasks, "glyphs", lambda ids, prepare: pool)
     score = scores.evaluate("maml.glyphs_5w1s-inductive", episodes=60)
     figure = zoo.card("maml.glyphs_5w1s-inductive").figures[0]
     assert abs(score["mean"] - figure["mean"]) < 3 * score["interval"]
-    fewer = scores.evaluate("maml.glyphs_5w1s-inductive", episodes=60, ways=2)
-    assert fewer["mean"] > score["mean"]
+    two_way = scores.evaluate("maml.glyphs_5w1s-inductive", episodes=60, ways=2)
+    assert two_way["mean"] > score["mean"]
 
 
-def test_wrong_settings_of_a_score():
+def test_invalid_settings_of_a_score_are_rejected():
     with pytest.raises(ValueError, match="at most 5 classes"):
         scores.evaluate("maml.glyphs_5w1s-inductive", ways=6)
     with pytest.raises(ValueError, match="no ways"):
@@ -95,7 +95,7 @@ def test_wrong_settings_of_a_score():
 
 @pytest.fixture
 def models(tmp_path, monkeypatch):
-    """A folder of models with one untrained entry, `maml.tiny`."""
+    """Returns a folder of models with one untrained entry, `maml.tiny`."""
     monkeypatch.setattr(cards, "MODELS", tmp_path)
     learner = km.MAML(km.networks.mlp(), loss="mse")
     learner.compile()
@@ -109,7 +109,7 @@ def models(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_tampered_file_is_refused(models):
+def test_a_changed_or_missing_file_is_rejected(models):
     assert isinstance(zoo.load("maml.tiny"), km.MAML)
     path = models / "maml.tiny" / "model.keras"
     data = bytearray(path.read_bytes())
@@ -122,28 +122,28 @@ def test_a_tampered_file_is_refused(models):
         zoo.load("maml.tiny")
 
 
-def test_unknown_names(models):
+def test_unknown_names_are_rejected(models):
     with pytest.raises(ValueError, match=r"such as maml.tiny .* got 'maml.none'"):
         zoo.load("maml.none")
     with pytest.raises(ValueError, match="name of a recipe"):
         recipes.recipe("maml.none")
 
 
-def test_a_card_is_what_was_written(models):
+def test_a_card_is_read_as_written(models):
     written = json.loads((models / "maml.tiny" / "card.json").read_text())
     fields = {"schema": cards.SCHEMA, **dataclasses.asdict(zoo.card("maml.tiny"))}
     assert fields == written
     assert [card.name for card in zoo.list_models()] == ["maml.tiny"]
 
 
-def source_of(load):
-    """Alphabets of which three are to train and two to validate."""
+def build_source(load):
+    """Returns a source of three training alphabets and two validation alphabets."""
     sizes = 3, 2, 659
     return sources.Alphabets("x", "x", "x", sizes=sizes, load=load, rotations=False)
 
 
 def alphabets(preprocess, ids):
-    """Five alphabets of three characters, whose images hold what they are of."""
+    """Returns five alphabets of three characters; pixels contain the class id."""
     images = np.repeat(np.arange(15, dtype="uint8"), 4)[:, None, None, None]
     names = {i: f"Old_{i // 3}_{i % 3}" for i in range(15)}
     images = np.broadcast_to(images, [60, 6, 6, 1])
@@ -151,7 +151,7 @@ def alphabets(preprocess, ids):
 
 
 def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
-    source = source_of(alphabets)
+    source = build_source(alphabets)
     pools = source.pools(None)
     train, validation = (set(pools[p].class_ids // 3) for p in ("train", "validation"))
     assert len(train) == 3 and len(validation) == 2 and not train & validation
@@ -159,42 +159,42 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
     task = protocols.Classification(source, ways=3, queries=1, test_queries=2)
     data = task.episodes(None, seed=0)["validation"]()
 
-    def seen(data):
-        found = set()
+    def alphabets_of_tasks(data):
+        alphabet_sets = set()
         for x, _ in data.take(20).as_numpy_iterator():
             shades = np.round(255 * x["support_x"][:, 0, 0, 0])
-            found.add(tuple(sorted(set(shades // 3))))
-        return found
+            alphabet_sets.add(tuple(sorted(set(shades // 3))))
+        return alphabet_sets
 
-    assert seen(data) == {(alphabet,) for alphabet in validation}
-    assert max(map(len, seen(task.episodes(None, seed=0)["train"]()))) > 1
-    wrong = dataclasses.replace(source, sizes=(3, 1, 659))
+    assert alphabets_of_tasks(data) == {(alphabet,) for alphabet in validation}
+    assert max(map(len, alphabets_of_tasks(task.episodes(None, seed=0)["train"]()))) > 1
+    invalid = dataclasses.replace(source, sizes=(3, 1, 659))
     with pytest.raises(ValueError, match=r"expected 3 \+ 1 alphabets, got 5"):
-        wrong.pools(None)
+        invalid.pools(None)
 
 
 def test_augmented_episodes_are_replayed():
-    source = source_of(alphabets)
-    still = {"affine": {"degrees": 0, "zoom": (1, 1), "shift": 0.0}}
-    turned = {"affine": {"degrees": 10}}
-    drawn = []
-    for augment in (None, still, turned):
+    source = build_source(alphabets)
+    identity = {"affine": {"degrees": 0, "zoom": (1, 1), "shift": 0.0}}
+    rotation = {"affine": {"degrees": 10}}
+    episodes = []
+    for augment in (None, identity, rotation):
         task = protocols.Classification(source, ways=3, queries=1, augment=augment)
         data = task.episodes(None, seed=0)["train"]().take(4)
-        drawn.append([x for x, _ in data.as_numpy_iterator()])
-    plain, unmoved, moved = drawn
+        episodes.append([x for x, _ in data.as_numpy_iterator()])
+    plain, unchanged, rotated = episodes
     for key in plain[0]:
-        np.testing.assert_array_equal(plain[3][key], unmoved[3][key])
-    assert (plain[3]["support_x"] != moved[3]["support_x"]).any()
-    task = protocols.Classification(source, ways=3, queries=1, augment=turned)
-    again = next(task.episodes(None, seed=0)["train"](3).as_numpy_iterator())[0]
-    np.testing.assert_array_equal(again["query_x"], moved[3]["query_x"])
-    assert (moved[3]["query_x"] != moved[2]["query_x"]).any()
+        np.testing.assert_array_equal(plain[3][key], unchanged[3][key])
+    assert (plain[3]["support_x"] != rotated[3]["support_x"]).any()
+    task = protocols.Classification(source, ways=3, queries=1, augment=rotation)
+    replayed = next(task.episodes(None, seed=0)["train"](3).as_numpy_iterator())[0]
+    np.testing.assert_array_equal(replayed["query_x"], rotated[3]["query_x"])
+    assert (rotated[3]["query_x"] != rotated[2]["query_x"]).any()
 
 
 @pytest.mark.thorough
-def test_a_curriculum_comes_first_and_is_replayed_from_anywhere():
-    source = source_of(alphabets)
+def test_a_curriculum_comes_first_and_replays_from_any_index():
+    source = build_source(alphabets)
     stages = (2, 1, 3), (3, 2, 4)
     task = protocols.Classification(source, 5, 3, 1, test_queries=1, curriculum=stages)
     train = task.episodes(None, seed=0)["train"]
@@ -203,10 +203,10 @@ def test_a_curriculum_comes_first_and_is_replayed_from_anywhere():
         data = train(start).take(count).as_numpy_iterator()
         return [episode["support_x"].ravel() for episode, _ in data]
 
-    found = support(0, 9)
-    assert [x.size // 36 for x in found] == [2] * 3 + [6] * 4 + [15] * 2
+    arrays = support(0, 9)
+    assert [x.size // 36 for x in arrays] == [2] * 3 + [6] * 4 + [15] * 2
     for start in range(1, 9):
-        for x, y in zip(support(start, 9 - start), found[start:], strict=True):
+        for x, y in zip(support(start, 9 - start), arrays[start:], strict=True):
             np.testing.assert_array_equal(x, y)
     assert "2 ways and 1 shots in 3 tasks at first, 3 ways and" in str(task)
 
@@ -215,7 +215,7 @@ TRAINED = [name for name, recipe in recipes.RECIPES.items() if not recipe.extern
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_recipe_makes_a_learner_for_its_task(name):
+def test_recipe_builds_a_learner_for_its_task(name):
     recipe = recipes.recipe(name)
     learner = recipe.learner()
     assert learner.classification == (recipe.task.metric == "accuracy")
@@ -228,18 +228,18 @@ def test_recipe_makes_a_learner_for_its_task(name):
         assert recipe.task.block == recipe.tasks
     kind = name.partition(".")[0].replace("_", "")
     assert kind == type(learner).__name__.lower().removesuffix("learner")
-    reads = name.startswith(("lstm.omniglot", "mann.", "anil.photos"))
-    fixed = reads and recipe.warm_start is not None
+    on_features = name.startswith(("lstm.omniglot", "mann.", "anil.photos"))
+    fixed = on_features and recipe.warm_start is not None
     assert transfer.has_fixed_encoder(learner) == fixed
     assert recipe.warm_start is None or recipe.warm_start in recipes.RECIPES
 
 
-def weights_of(learner):
+def all_weights(learner):
     return [v.numpy() for v in [*learner.variables, *learner.optimizer.variables]]
 
 
-def begin(directory, **kwargs):
-    """A process that trains for sixty meta-steps, or goes on doing so."""
+def launch(directory, **kwargs):
+    """Starts a process that trains to meta-step 60, or resumes training."""
     command = [sys.executable, "tools/train.py", "--recipe=maml.sinusoid"]
     command += ["--steps=60", "--every=10", "--validation_tasks=50"]
     return subprocess.Popen(
@@ -252,17 +252,17 @@ def begin(directory, **kwargs):
     )
 
 
-def same_bits(one, two):
-    expected = weights_of(keras.models.load_model(one / "last.keras"))
-    found = weights_of(keras.models.load_model(two / "last.keras"))
-    for a, b in zip(expected, found, strict=True):
+def check_equal(directory, other_directory):
+    expected = all_weights(keras.models.load_model(directory / "last.keras"))
+    actual = all_weights(keras.models.load_model(other_directory / "last.keras"))
+    for a, b in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.thorough
 def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    uninterrupted, process = begin(whole), begin(killed)
+    uninterrupted, process = launch(whole), launch(killed)
     reached = int(np.random.default_rng().integers(1, 5)) * 10
     for line in process.stdout:
         if line.startswith(f"step {reached}/"):
@@ -270,14 +270,14 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
             break
     process.wait()
     assert process.returncode != 0
-    again = begin(killed)
-    assert f"resuming at meta-step {reached}: to" in again.communicate()[0]
+    resumed = launch(killed)
+    assert f"resuming at meta-step {reached}: to" in resumed.communicate()[0]
     uninterrupted.communicate()
-    assert again.returncode == uninterrupted.returncode == 0
+    assert resumed.returncode == uninterrupted.returncode == 0
     assert (whole / "best.keras").stat().st_size > 0
-    same_bits(whole, killed)
+    check_equal(whole, killed)
 
-    # A checkpoint cut short: the one before it, or the beginning, takes its place.
+    # A truncated checkpoint is replaced by the previous one, or by a new start.
     run = training.Run(killed, None, "mse", 60, 10)
     for name, step in (("last", 50), ("previous", None)):
         path = killed / f"{name}.keras"
@@ -290,52 +290,52 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert begin(whole).communicate() and (whole / "last.keras").exists()
+    assert launch(whole).communicate() and (whole / "last.keras").exists()
     random = np.random.default_rng()
     for _ in range(20):
-        process = begin(killed)
-        try:  # before, between and while checkpoints are written
+        process = launch(killed)
+        try:  # before, during and after writing a checkpoint
             process.communicate(timeout=random.uniform(4, 14))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-    while begin(killed).wait():
+    while launch(killed).wait():
         pass
-    same_bits(whole, killed)
+    check_equal(whole, killed)
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_nothing_lost(tmp_path):
-    resource = pytest.importorskip("resource")  # Windows has no limits of files
+def test_a_full_disk_raises_an_error_and_loses_nothing(tmp_path):
+    resource = pytest.importorskip("resource")  # Windows has no file limits
 
-    def full(size):
+    def limit_size(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    begin(whole).communicate()
+    launch(whole).communicate()
     written = (whole / "last.keras").stat().st_size
     for size in (100, written // 2, written - 100):
-        process = begin(stopped, preexec_fn=functools.partial(full, size))
-        _, said = process.communicate()
+        process = launch(stopped, preexec_fn=functools.partial(limit_size, size))
+        _, stderr = process.communicate()
         assert process.returncode == 2
-        # SQLite, which locks the folder, has words of its own.
+        # SQLite, which locks the folder, reports a full disk differently.
         reason = "File too large|cannot lock .*: disk I/O error"
-        assert re.search(f"keras-meta: error: ({reason}): nothing is lost", said)
-        assert "Traceback" not in said
-    assert begin(stopped).wait() == 0
-    same_bits(whole, stopped)
+        assert re.search(f"keras-meta: error: ({reason}): nothing is lost", stderr)
+        assert "Traceback" not in stderr
+    assert launch(stopped).wait() == 0
+    check_equal(whole, stopped)
 
 
-def test_accuracy_by_presentation_keeps_sequences_apart():
+def test_accuracy_by_presentation_separates_sequences():
     class Reader:
         def sequence(self, support_x, support_y):
-            return np.eye(3)[support_x]  # what it was told to say
+            return np.eye(3)[support_x]  # support_x are the predicted labels
 
     labels = np.array([[0, 1, 0, 1, 0, 1], [2, 2, 2, 0, 0, 0]])
-    said = np.array([[0, 0, 0, 1, 1, 1], [2, 0, 2, 0, 2, 0]])
+    predictions = np.array([[0, 0, 0, 1, 1, 1], [2, 0, 2, 0, 2, 0]])
     batches = [
-        ({"support_x": s[None], "support_y": y[None]}, None)
-        for s, y in zip(said, labels, strict=True)
+        ({"support_x": p[None], "support_y": y[None]}, None)
+        for p, y in zip(predictions, labels, strict=True)
     ]
-    found = scores.by_presentation(Reader(), batches, 3)
-    np.testing.assert_array_equal(found, [[0.5, 1, 0.5], [1, 0, 1]])
+    accuracy = scores.by_presentation(Reader(), batches, 3)
+    np.testing.assert_array_equal(accuracy, [[0.5, 1, 0.5], [1, 0, 1]])

@@ -1,4 +1,4 @@
-"""Zoo files of commit c373558 give the logits that they gave there, for good."""
+"""Tests that zoo files of commit c373558 keep the logits of that commit."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ COMMIT = "c373558"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ROOT = GOLDEN.parents[1]
 FILES = json.loads((GOLDEN / "files.json").read_text())
-# Names of that commit, and of now.
+# Names of entries at that commit, and current names.
 RENAMED = {
     "lstm.omniglot_5w": "lstm.omniglot_5w-on_protonet",
     "mann.omniglot_5w": "mann.omniglot_5w-on_protonet",
@@ -31,31 +31,31 @@ FAST = (
 
 
 @functools.cache
-def files_now():
-    """`{sha256: path}` of the zoo's files."""
+def current_files():
+    """Returns `{sha256: path}` of the zoo's files."""
     paths = (ROOT / "zoo" / "models").glob("*/model.keras")
     return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in paths}
 
 
-def committed(name, folder):
-    """The path of an entry's file as of `COMMIT`, whatever the entry's name is now."""
-    if FILES[name] in files_now():
-        return files_now()[FILES[name]]
-    # Trained anew since: the history has it.
-    done = subprocess.run(
+def committed_file(name, folder):
+    """Returns the path of a file of `COMMIT`, whatever its entry's name is now."""
+    if FILES[name] in current_files():
+        return current_files()[FILES[name]]
+    # The entry was trained again since; Git has its old file.
+    process = subprocess.run(
         ["git", "show", f"{COMMIT}:zoo/models/{name}/model.keras"],
         cwd=ROOT,
         capture_output=True,
         check=True,
     )
-    assert hashlib.sha256(done.stdout).hexdigest() == FILES[name]
+    assert hashlib.sha256(process.stdout).hexdigest() == FILES[name]
     path = folder / "model.keras"
-    path.write_bytes(done.stdout)
+    path.write_bytes(process.stdout)
     return path
 
 
 def episode(learner, images):
-    """Two tasks of drawn glyphs, or of random points: `(support_x, y, query_x)`."""
+    """Returns two tasks of glyphs or random points: `(support_x, y, query_x)`."""
     random = np.random.RandomState(0)
     shape = learner.preprocess and learner.preprocess.shape
     if shape == tuple(learner.example_shape):
@@ -86,24 +86,24 @@ def episode(learner, images):
     "name",
     [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in FILES],
 )
-def test_a_committed_file_gives_the_same_logits(name, tmp_path):
+def test_a_committed_file_keeps_its_logits(name, tmp_path):
     golden = np.load(GOLDEN / "logits.npz")
-    learner = keras.models.load_model(committed(name, tmp_path), compile=False)
+    learner = keras.models.load_model(committed_file(name, tmp_path), compile=False)
     assert isinstance(learner, km.Learner)
     support_x, support_y, query_x = episode(learner, golden["images"])
     logits = stacked(learner.infer(learner.adapt(support_x, support_y), query_x))
     expected = golden[name]
-    there = expected > -1e6  # logits of absent classes are rounded to 64
+    valid = expected > -1e6  # logits of absent classes are rounded to 64
     assert logits.shape == expected.shape
-    # In units of the logits. The order of float32 sums depends on the processor; inner
-    # steps amplify the difference, to 1.2e-5 between processors with other vectors.
-    scale = max(np.abs(expected[there]).max(), 1)
+    # The tolerance is relative to the logits. The order of float32 sums depends on the
+    # processor; inner steps amplify the difference, to 1.2e-5 between vector widths.
+    scale = max(np.abs(expected[valid]).max(), 1)
     np.testing.assert_allclose(
-        np.asarray(logits)[there] / scale, expected[there] / scale, rtol=0, atol=5e-5
+        np.asarray(logits)[valid] / scale, expected[valid] / scale, rtol=0, atol=5e-5
     )
-    assert (np.asarray(logits)[~there] < -1e8).all()
+    assert (np.asarray(logits)[~valid] < -1e8).all()
 
 
-def test_entries_that_were_renamed_kept_their_files():
+def test_renamed_entries_keep_their_files():
     for old, new in RENAMED.items():
-        assert files_now()[FILES[old]].parent.name == new
+        assert current_files()[FILES[old]].parent.name == new

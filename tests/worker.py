@@ -1,8 +1,8 @@
-"""Ten meta-steps of SGD, in one process or as one of several workers.
+"""Trains for ten meta-steps of SGD, in one process or as one of several workers.
 
     python -m tests.worker OUT [INDEX ADDRESS ... | mirrored]
 
-The addresses are those of all workers; "mirrored" trains on two logical devices. Writes
+ADDRESS ... lists all workers; "mirrored" trains on two logical devices. Writes
 the weights, the results of `fit` and `evaluate`, and the tasks that this process
 computed (the sums of their images).
 """
@@ -21,12 +21,12 @@ from tests import contract
 
 LEARNERS = {
     "MAML": lambda: km.MAML(contract.normalized(), inner_rate=0.5, inner_steps=2),
-    # Its meta-gradient is not that of a loss, which Keras would divide by the workers.
+    # Keras divides losses by the number of workers; this meta-gradient is of no loss.
     "Reptile": lambda: km.Reptile(contract.normalized(), inner_rate=0.1, inner_steps=2),
 }
 
 
-def recorded(sums):
+def recording_episodes(sums):
     """Returns episodes that append the sum of their support images to a list."""
 
     def record(episode, query_y):
@@ -48,7 +48,7 @@ def train(name):
     learner = LEARNERS[name]()
     learner.compile(keras.optimizers.SGD(0.1))
     sums = []
-    episodes = recorded(sums).batch(8)
+    episodes = recording_episodes(sums).batch(8)
     history = learner.fit(
         episodes,
         steps_per_epoch=10,
@@ -58,7 +58,7 @@ def train(name):
     results = {key: values[-1] for key, values in history.items()}
     # The last of these batches has four tasks.
     scores = learner.evaluate(
-        recorded(sums).take(20).batch(8), verbose=0, return_dict=True
+        recording_episodes(sums).take(20).batch(8), verbose=0, return_dict=True
     )
     results |= {f"evaluate_{key}": value for key, value in scores.items()}
     return learner.get_weights(), results, sums

@@ -4,10 +4,10 @@
     python tools/check_versions.py --python=3.11 --versions=lowest
     python tools/check_versions.py --python=/opt/python/bin/python3
 
-Each configuration has a fresh virtual environment, made by uv, and a line of the
-output: its versions, what passed and failed, and the seconds of the suite. What pytest
-said goes into files in --logs. Nothing is downloaded but packages: an interpreter that
-this machine does not have is named and left out.
+uv creates a fresh virtual environment for each configuration. One line of output states
+its versions, the numbers of passed and failed tests, and the seconds of the suite. The
+output of pytest is written to files in --logs. Only packages are downloaded: an
+interpreter that is not installed on this machine is reported and skipped.
 """
 
 import ast
@@ -24,8 +24,8 @@ import time
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# How uv calls the two ends. Of what the newest Python has no wheels for, nothing is
-# built: the lowest version is the lowest that can be had for it.
+# uv's names of the resolutions. Wheels are never built: for a new Python, the lowest
+# version is the lowest one that has wheels for it.
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
 SHOWN = (
     "tensorflow",
@@ -38,65 +38,65 @@ COUNTED = ("passed", "failed", "error")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("python", "3.11,3.12,3.13", "Interpreters: versions or paths.")
-flags.DEFINE_list("versions", "lowest,newest", "Ends of what setup.py admits.")
-flags.DEFINE_list("tests", [], "Files for pytest in place of all tests but slow ones.")
+flags.DEFINE_list("versions", "lowest,newest", "Resolutions: lowest, newest or both.")
+flags.DEFINE_list("tests", [], "Test files; by default all. Slow tests are left out.")
 flags.DEFINE_integer("processes", 1, "Processes of pytest.")
-flags.DEFINE_string("logs", "runs/versions", "Folder of what pytest said.")
+flags.DEFINE_string("logs", "runs/versions", "Folder for the output of pytest.")
 
 
 def requirements(text, extras=("test",)):
-    """The requirements of a setup.py, with those of extras.
+    """Reads the requirements in a setup.py, including those of extras.
 
     Args:
-        text: of the file.
+        text: content of the file.
         extras: names of extras.
 
     Returns:
-        `{name: lower bound}`, None where there is no bound.
+        `{name: lower bound}`; the value is None where there is no bound.
     """
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and node.keywords:
-            given = {each.arg: each.value for each in node.keywords}
-            if "install_requires" in given:
+            arguments = {keyword.arg: keyword.value for keyword in node.keywords}
+            if "install_requires" in arguments:
                 break
     else:
         raise ValueError("expected a call with install_requires in setup.py, got none.")
-    lines = ast.literal_eval(given["install_requires"])
-    more = ast.literal_eval(given.get("extras_require", ast.Dict([], [])))
+    lines = ast.literal_eval(arguments["install_requires"])
+    extra_lines = ast.literal_eval(arguments.get("extras_require", ast.Dict([], [])))
     for extra in extras:
-        lines = [*lines, *more[extra]]
-    found = {}
+        lines = [*lines, *extra_lines[extra]]
+    bounds = {}
     for line in lines:
         name = re.match(r"[\w.-]+", line)[0]
         bound = re.search(r">=\s*([\w.]+)", line)
-        found[name.lower().replace("_", "-")] = bound and bound[1]
-    return found
+        bounds[name.lower().replace("_", "-")] = bound and bound[1]
+    return bounds
 
 
-def counts(said):
-    """How many tests passed, failed and erred, from what pytest said.
+def counts(output):
+    """Reads the numbers of passed tests, failed tests and errors in pytest's output.
 
     Args:
-        said: its output with `-q`; the last line that counts is taken.
+        output: the output of `pytest -q`; its last line with counts is used.
 
     Returns:
-        `{"passed": n, "failed": n, "error": n}`, or None if it says nothing.
+        `{"passed": n, "failed": n, "error": n}`, or None if no line has counts.
     """
-    for line in reversed(said.splitlines()):
-        found = dict(
+    for line in reversed(output.splitlines()):
+        numbers = dict(
             (word, int(number))
             for number, word in re.findall(r"(\d+) (passed|failed|error)s?\b", line)
         )
-        if found and re.search(r" in [\d.]+s", line):
-            return {word: found.get(word, 0) for word in COUNTED}
+        if numbers and re.search(r" in [\d.]+s", line):
+            return {word: numbers.get(word, 0) for word in COUNTED}
     return None
 
 
 def unreached(bounds, versions):
-    """Requirements whose lower bound another requirement does not let be had.
+    """Lists lower bounds that another requirement prevents uv from installing.
 
     Args:
-        bounds: what `requirements` gave.
+        bounds: the result of `requirements`.
         versions: `{name: installed version}`.
 
     Returns:
@@ -104,11 +104,11 @@ def unreached(bounds, versions):
     """
 
     def numbers(version):
-        """`3.12.0` as (3, 12): zeros at the end say nothing."""
-        found = [int(each) for each in re.findall(r"\d+", version)]
-        while found and not found[-1]:
-            found.pop()
-        return found
+        """Converts `3.12.0` to [3, 12]: trailing zeros have no meaning."""
+        parts = [int(part) for part in re.findall(r"\d+", version)]
+        while parts and not parts[-1]:
+            parts.pop()
+        return parts
 
     return [
         f"{name}>={bound} is {versions[name]}"
@@ -117,20 +117,21 @@ def unreached(bounds, versions):
     ]
 
 
-def line(python, end, versions, found, seconds):
-    """What is printed of a configuration."""
-    shown = ", ".join(f"{name} {versions.get(name, 'none')}" for name in SHOWN)
+def line(python, resolution, versions, numbers, seconds):
+    """The line of output of a configuration."""
+    packages = ", ".join(f"{name} {versions.get(name, 'none')}" for name in SHOWN)
     result = "no result"
-    if found:
-        result = f"{found['passed']} passed, {found['failed'] + found['error']} failed"
-    return f"Python {python}, {end}: {shown}: {result}, {seconds:.0f} s"
+    if numbers:
+        failed = numbers["failed"] + numbers["error"]
+        result = f"{numbers['passed']} passed, {failed} failed"
+    return f"Python {python}, {resolution}: {packages}: {result}, {seconds:.0f} s"
 
 
 def uv(*arguments, **environment):
-    """Runs uv, and gives what it did."""
-    here = shutil.which("uv")
+    """Runs uv; returns the completed process with its output."""
+    program = shutil.which("uv")
     return subprocess.run(
-        [*([here] if here else [sys.executable, "-m", "uv"]), *arguments],
+        [*([program] if program else [sys.executable, "-m", "uv"]), *arguments],
         capture_output=True,
         text=True,
         env=os.environ | environment,
@@ -138,82 +139,86 @@ def uv(*arguments, **environment):
 
 
 def interpreter(name):
-    """The path of an interpreter, or None."""
-    # What pyenv puts on the path works for the version that it is told.
-    told = {"PYENV_VERSION": name} if re.fullmatch(r"[\d.]+", name) else {}
-    done = uv("python", "find", "--no-project", "--no-python-downloads", name, **told)
-    return None if done.returncode else done.stdout.strip()
+    """Returns the path of an interpreter, or None if it is not installed."""
+    # An interpreter that pyenv puts on the path runs the version in this variable.
+    environment = {"PYENV_VERSION": name} if re.fullmatch(r"[\d.]+", name) else {}
+    process = uv(
+        "python", "find", "--no-project", "--no-python-downloads", name, **environment
+    )
+    return None if process.returncode else process.stdout.strip()
 
 
-def installed(python, end, folder):
-    """Makes an environment in a folder.
+def installed(python, resolution, folder):
+    """Creates a virtual environment in a folder.
 
     Returns:
-        `(python, versions)`: the path of its interpreter, and `{name: version}`.
+        `(path, versions)`: the path of its interpreter, and `{name: version}`.
 
     Raises:
         ValueError: the requirements cannot be installed together.
     """
-    done = uv("venv", "--no-project", f"--python={python}", folder)
+    process = uv("venv", "--no-project", f"--python={python}", folder)
     binary = "Scripts/python.exe" if os.name == "nt" else "bin/python"
     path = str(pathlib.Path(folder) / binary)
-    if not done.returncode:
+    if not process.returncode:
         text = (ROOT / "setup.py").read_text(encoding="utf-8")
-        done = uv(
+        process = uv(
             "pip",
             "install",
             f"--python={path}",
-            f"--resolution={RESOLUTIONS[end]}",
+            f"--resolution={RESOLUTIONS[resolution]}",
             *(f"--only-binary={name}" for name in requirements(text)),
             f"--editable={ROOT}[test]",
-            "pip>=24",  # which an environment of uv lacks, and the tests run
+            "pip>=24",  # tests run pip, and an environment of uv has none
         )
-    if done.returncode:
-        raise ValueError(" ".join(done.stderr.split()))
-    listed = json.loads(uv("pip", "list", f"--python={path}", "--format=json").stdout)
-    return path, {each["name"].lower(): each["version"] for each in listed}
+    if process.returncode:
+        raise ValueError(" ".join(process.stderr.split()))
+    packages = json.loads(uv("pip", "list", f"--python={path}", "--format=json").stdout)
+    return path, {package["name"].lower(): package["version"] for package in packages}
 
 
-def check(name, python, end):
-    """Runs the suite in a fresh environment; whether all of it passed."""
+def check(name, python, resolution):
+    """Runs the suite in a fresh environment; returns whether all tests passed."""
     out = pathlib.Path(FLAGS.logs)
     out.mkdir(parents=True, exist_ok=True)
-    log = out / f"{re.sub(r'[^0-9A-Za-z.]+', '-', name).strip('-')}-{end}.txt"
+    log = out / f"{re.sub(r'[^0-9A-Za-z.]+', '-', name).strip('-')}-{resolution}.txt"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path, versions = installed(python, end, folder)
+            path, versions = installed(python, resolution, folder)
         except ValueError as error:
-            print(f"Python {name}, {end}: could not be installed: {error}", flush=True)
+            sentence = f"Python {name}, {resolution}: could not be installed: {error}"
+            print(sentence, flush=True)
             return False
-        kept = {
+        environment = {
             key: value
             for key, value in os.environ.items()
             if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
         }
-        # The commands of this environment come first.
-        kept["PATH"] = f"{pathlib.Path(path).parent}{os.pathsep}{kept['PATH']}"
-        began = time.monotonic()
+        # Commands of this environment take precedence.
+        folders = pathlib.Path(path).parent, environment["PATH"]
+        environment["PATH"] = os.pathsep.join(map(str, folders))
+        start = time.monotonic()
         with log.open("w", encoding="utf-8") as file:
-            done = subprocess.run(
+            process = subprocess.run(
                 [path, "-m", "pytest", "-q", "-m", "not slow", f"-n{FLAGS.processes}"]
                 + FLAGS.tests,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env=kept,
+                env=environment,
             )
-        seconds = time.monotonic() - began
-    said = log.read_text(encoding="utf-8", errors="replace")
-    print(line(name, end, versions, counts(said), seconds), flush=True)
-    if end == "lowest":
+        seconds = time.monotonic() - start
+    output = log.read_text(encoding="utf-8", errors="replace")
+    print(line(name, resolution, versions, counts(output), seconds), flush=True)
+    if resolution == "lowest":
         text = (ROOT / "setup.py").read_text(encoding="utf-8")
         for sentence in unreached(requirements(text), versions):
             print(f"  bound not reached: {sentence}", flush=True)
-    if done.returncode:
-        print(f"  what pytest said: {log}", flush=True)
-        for each in re.findall(r"^(?:FAILED|ERROR)\b.*", said, re.MULTILINE):
-            print(f"  {each}", flush=True)
-    return done.returncode == 0
+    if process.returncode:
+        print(f"  output of pytest: {log}", flush=True)
+        for failure in re.findall(r"^(?:FAILED|ERROR)\b.*", output, re.MULTILINE):
+            print(f"  {failure}", flush=True)
+    return process.returncode == 0
 
 
 def main(_):
@@ -228,7 +233,7 @@ def main(_):
         if python is None:
             print(f"Python {name}: no such interpreter here, left out", flush=True)
             continue
-        passed += [check(name, python, end) for end in FLAGS.versions]
+        passed += [check(name, python, resolution) for resolution in FLAGS.versions]
     if not passed:
         sys.exit("check_versions: error: expected an interpreter, found none of them")
     sys.exit(int(not all(passed)))

@@ -1,4 +1,4 @@
-"""Makes the notebooks of examples/ from its scripts, by running them.
+"""Writes the notebooks of examples/ by running its scripts.
 
 pip install -e '.[notebooks]' && python tools/make_notebooks.py
 """
@@ -18,8 +18,8 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 
 
-def make(script):
-    """Runs a script cell by cell in a folder of its own, and keeps what it shows."""
+def write_notebook(script):
+    """Runs a script in a temporary folder; writes its cells with their outputs."""
     notebook = jupytext.read(script)
     notebook.metadata["kernelspec"] = {
         "name": "python3",
@@ -32,9 +32,9 @@ def make(script):
         ).execute()
     for number, cell in enumerate(notebook.cells):
         cell["id"] = str(number)
-        cell["metadata"] = {}  # when it ran
+        cell["metadata"] = {}  # contains the time of the run
         if cell.cell_type == "code":
-            # What libraries log names the machine it ran on.
+            # Log messages of libraries contain details of the machine.
             cell["outputs"] = [
                 output for output in cell.outputs if output.get("name") != "stderr"
             ]
@@ -53,7 +53,7 @@ def main(_):
         if "# %%" in path.read_text(encoding="utf-8")
     ]
     for script in rich.progress.track(scripts, "running"):
-        make(script)
+        write_notebook(script)
 
 
 if __name__ == "__main__":

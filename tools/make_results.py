@@ -5,21 +5,21 @@ python tools/make_results.py --grid [--episodes=200] [--models=NAME,NAME]
 python tools/make_results.py --unknown [--episodes=200] [--models=NAME,NAME]
 python tools/make_results.py --initial [--episodes=1000] [--models=NAME,NAME]
 
-An entry is scored as it was trained, with the other normalization if it has one, and
-with five shots if it was trained with one. The score of each task is stored beside the
-card, so that two entries can be compared task by task. The tables are zoo/results.csv
-and zoo/README.md.
+An entry is scored in the setting of its training, with the other normalization if it
+has one, and with five shots if it was trained with one. The score of each task is
+stored beside the card, so that two entries can be compared task by task. The tables are
+zoo/results.csv and zoo/README.md.
 
---grid computes validation accuracy by ways and shots instead, by which `keras-meta
-learn` chooses its default model. It skips entries whose card has a grid, so that an
+--grid computes validation accuracy by ways and shots instead. `keras-meta learn` uses
+it to choose its default model. --grid skips entries whose card has a grid, so that an
 interrupted run resumes; --models computes the named entries again.
 
---unknown computes the thresholds of `keras-meta learn --unknown` on validation tasks,
-likewise.
+--unknown computes the thresholds of `keras-meta learn --unknown` on validation tasks.
+It skips entries whose card has thresholds, as --grid does.
 
 --initial scores the initial weights of an entry in the entry's learner, on its test
-tasks: for each entry that began from another's weights and whose card has no such
-score, or for --models. `--models=` only writes the tables again from the cards.
+tasks. By default it scores each entry that started from another entry's weights and
+whose card has no such score. `--models=` only writes the tables again from the cards.
 """
 
 import csv
@@ -60,17 +60,17 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("seed", 0, "Seed of the tasks: the same for all entries.")
 flags.DEFINE_list("models", None, "Entries to score; all by default, '' for none.")
-flags.DEFINE_bool("initial", False, "Scores of the initial weights.")
-flags.DEFINE_bool("grid", False, "Validation accuracy by ways and shots instead.")
-flags.DEFINE_bool("unknown", False, "Thresholds for queries of no class instead.")
+flags.DEFINE_bool("initial", False, "Score the initial weights.")
+flags.DEFINE_bool("grid", False, "Compute validation accuracy by ways and shots.")
+flags.DEFINE_bool("unknown", False, "Compute thresholds of `learn --unknown`.")
 
 
 def settings(learner, card, task):
     """Yields the settings of an entry's figures: `(normalization, shots)`."""
     yield learner.normalization, card.shots
     if "normalization" in learner.get_config() and learner.bound.statistics:
-        (other,) = {"inductive", "transductive"} - {learner.normalization}
-        yield other, card.shots
+        (alternative,) = {"inductive", "transductive"} - {learner.normalization}
+        yield alternative, card.shots
     if card.ways and card.shots == 1:
         yield learner.normalization, 5
 
@@ -105,7 +105,7 @@ def score(name):
         tasks[scores.key(figure)] = figure.pop("tasks").astype("float32")
         figures.append(
             {
-                key: rounded(value)
+                key: round_figure(value)
                 for key, value in figure.items()
                 if key not in ("model", "seconds", "first", "bins")
             }
@@ -119,7 +119,7 @@ def score_and_write(name):
     pages.write(name)
 
 
-def rounded(value):
+def round_figure(value):
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -127,29 +127,31 @@ def score_grid(name):
     """Scores an entry on validation tasks of the grid; writes card.json."""
     learner, pool = grids.load(name)
     tasks = FLAGS.episodes or grids.TASKS
-    kept = "ways", "shots", "queries", "mean", "interval", "episodes", "seed"
+    columns = "ways", "shots", "queries", "mean", "interval", "episodes", "seed"
     grid = []
     cells = grids.cells(zoo.card(name).ways, pool)
     for ways, shots in rich.progress.track(cells, name):
         score = grids.score(learner, name, pool, ways, shots, tasks, FLAGS.seed)
-        grid.append({key: rounded(score[key]) for key in (*kept, "normalization")})
+        grid.append(
+            {key: round_figure(score[key]) for key in (*columns, "normalization")}
+        )
     dataclasses.replace(zoo.card(name), grid=grid).write()
 
 
 def candidates_without(field):
-    """The candidates of `keras-meta learn` whose card lacks a field."""
+    """Names of the candidates of `keras-meta learn` whose card lacks a field."""
     return [card.name for card in choice.candidates() if not getattr(card, field)]
 
 
 def calibrate_rejection(name):
-    """Computes an entry's thresholds for queries of no class; writes card.json."""
+    """Computes thresholds for queries of no support class; writes card.json."""
     learner, pool = grids.load(name)
     tasks = FLAGS.episodes or rejection.TASKS
     thresholds = []
     cells = rejection.cells(zoo.card(name).ways, pool)
     for ways, shots in rich.progress.track(cells, name):
-        found = rejection.calibrate(learner, pool, ways, shots, tasks, FLAGS.seed)
-        thresholds.append({key: rounded(value) for key, value in found.items()})
+        figures = rejection.calibrate(learner, pool, ways, shots, tasks, FLAGS.seed)
+        thresholds.append({key: round_figure(value) for key, value in figures.items()})
     dataclasses.replace(zoo.card(name), rejection=thresholds).write()
 
 
@@ -163,13 +165,13 @@ def score_initial(name):
         learner=initial.recreate(name),
     )
     print(f"{name}: from {card.initial_weights}: {scores.sentence(score)}", flush=True)
-    kept = "metric", "mean", "interval", *scores.SHARED
-    figure = {key: rounded(score[key]) for key in kept}
+    columns = "metric", "mean", "interval", *scores.SHARED
+    figure = {key: round_figure(score[key]) for key in columns}
     dataclasses.replace(card, initial_figure=figure).write()
 
 
-def without_initial():
-    """The entries that began from another's weights without a score of these."""
+def without_initial_score():
+    """Names of entries whose initial weights are another entry's and have no score."""
     return [
         card.name
         for card in cards.stored()
@@ -183,7 +185,7 @@ def save(path, tasks):
 
 
 def score_all(function, names):
-    """Calls the function on each entry; exits with a sentence at the first error."""
+    """Calls the function on each entry; exits with a message at the first error."""
     for name in names:
         try:
             function(name)
@@ -201,23 +203,23 @@ def main(_):
         score_all(calibrate_rejection, names)
         return
     if FLAGS.initial:
-        score_all(score_initial, without_initial() if names is None else names)
+        score_all(score_initial, without_initial_score() if names is None else names)
         names = []
     for sentence in facts.skipped() if names is None else ():
         print(sentence, file=sys.stderr)
     stored = [card.name for card in cards.stored()]
     score_all(score_and_write, stored if names is None else names)
 
-    every = zoo.list_models()
-    scored = [card for card in every if card.figures]
+    entries = zoo.list_models()
+    scored = [card for card in entries if card.figures]
     folder = cards.MODELS.parent
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = [{"model": card.name, **f} for card in scored for f in card.figures]
+        rows = [{"model": card.name, **row} for card in scored for row in card.figures]
         columns = dict.fromkeys(name for row in rows for name in row)
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    text = tables.readme(every)
+    text = tables.readme(entries)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""JAX peers of `tools/benchmark.py`, written as JAX's users would."""
+"""JAX implementations for the comparisons of `tools/benchmark.py`."""
 
 import functools
 
@@ -25,7 +25,7 @@ def _cross_entropy(logits, y):
 
 
 def maml(form, weights, episode, query_y, rate, inner_steps, inner_rate):
-    """Returns a compiled step; its tasks are "unrolled", or run by "vmap" or "map"."""
+    """Returns a compiled step over tasks: "unrolled", by "vmap" or by "map"."""
 
     def support_loss(theta, x, y):
         return _cross_entropy(_conv4(theta, x), y)
@@ -41,11 +41,11 @@ def maml(form, weights, episode, query_y, rate, inner_steps, inner_rate):
     def mean_loss(theta, tasks):
         count = len(query_y)
         if form == "unrolled":
-            each = [
+            losses = [
                 query_loss(theta, {name: x[i] for name, x in tasks.items()})
                 for i in range(count)
             ]
-            return sum(each) / count
+            return sum(losses) / count
         return jnp.mean(jax.vmap(query_loss, (None, 0))(theta, tasks))
 
     def value_and_grad(theta, tasks):
@@ -56,15 +56,15 @@ def maml(form, weights, episode, query_y, rate, inner_steps, inner_rate):
             return jax.tree.map(lambda x: jnp.mean(x, 0), per_task)
         return jax.value_and_grad(mean_loss)(theta, tasks)
 
-    begin, update, current = optimizers.adam(rate, eps=1e-7)
+    init_state, update_state, get_weights = optimizers.adam(rate, eps=1e-7)
 
     @jax.jit
     def train(index, state, tasks):
-        loss, gradients = value_and_grad(current(state), tasks)
-        return loss, update(index, gradients, state)
+        loss, gradients = value_and_grad(get_weights(state), tasks)
+        return loss, update_state(index, gradients, state)
 
     tasks = jax.tree.map(jnp.asarray, {**episode, "query_y": query_y})
-    state, index = begin([jnp.asarray(weight) for weight in weights]), 0
+    state, index = init_state([jnp.asarray(weight) for weight in weights]), 0
 
     def step():
         nonlocal state, index

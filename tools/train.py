@@ -1,4 +1,4 @@
-"""`keras-meta train`, as the cards of older entries record it.
+"""Runs `keras-meta train` with the flags that the cards of older entries record.
 
 python tools/train.py --recipe=maml.omniglot_5w1s --out=runs/maml
 """
@@ -9,17 +9,17 @@ import sys
 from keras_meta.zoo import cli
 
 
-def main(words):
+def main(argv):
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
-    arguments, rest = parser.parse_known_args(words)
+    arguments, rest = parser.parse_known_args(argv)
     names = [arguments.recipe] if arguments.recipe else []
     return cli.main(["train", *names, *map(_hyphenated, rest)])
 
 
-def _hyphenated(word):
-    """An option such as --validation_tasks=200 as the command spells it."""
-    option, equals, value = word.partition("=")
+def _hyphenated(argument):
+    """Replaces the underscores of an option such as --validation_tasks by hyphens."""
+    option, equals, value = argument.partition("=")
     if option.startswith("--"):
         option = option.replace("_", "-")
     return option + equals + value

@@ -88,8 +88,8 @@ def for_images(ways, shots, photographs=False):
     mean, interval = 100 * figure["mean"], 100 * figure["interval"]
     task = f"{ways} classes of {shots:.3g} image{'s' * (shots != 1)}"
     return card, (
-        f"{card.name}: best on validation tasks from {card.family} of "
-        f"{scores.protocol(figure)} ({mean:.1f}% ± {interval:.1f}%), the nearest to "
+        f"{card.name}: best on validation tasks of {scores.protocol(figure)} from "
+        f"{card.family} ({mean:.1f}% ± {interval:.1f}%), which are the most similar to "
         f"{task}"
     )
 

@@ -320,14 +320,14 @@ def start(*threads, operation=True):
 def start_noise_dropped():
     """Filters `START_NOISE` from stderr; the filter outlives a crash of the process."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     command = [sys.executable, "-I", "-S", "-c", FILTER, START_NOISE]
-    filtering = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=kept)
+    filtering = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr)
     os.dup2(filtering.stdin.fileno(), 2)
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         filtering.communicate()

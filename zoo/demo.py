@@ -144,7 +144,9 @@ def _served(path, request):
         task, result = f"{folder}/task.npz", f"{folder}/result.npy"
         np.savez(task, **{name: value[None] for name, value in request.items()})
         command = [sys.executable, "-c", RELOAD, str(path.resolve()), task, result]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"the exported model cannot be served:\n{done.stderr}")
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if process.returncode:
+            raise RuntimeError(
+                f"the exported model cannot be served:\n{process.stderr}"
+            )
         return np.load(result)[0]

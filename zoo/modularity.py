@@ -63,16 +63,16 @@ def agree(runs):
     """
     orders = [
         {
-            (one, two)
-            for one in shares
-            for two in shares
-            if shares[one] > shares[two] + TIE
+            (first, second)
+            for first in shares
+            for second in shares
+            if shares[first] > shares[second] + TIE
         }
         for shares in runs
     ]
     every = set.union(*orders)
     return bool(set.intersection(*orders)) and not any(
-        (two, one) in every for one, two in every
+        (second, first) in every for first, second in every
     )
 
 

@@ -208,6 +208,13 @@ SCALE_RULES = {
 }
 
 
+# Layers after an encoder's convolutions, in words.
+PARTS = {
+    networks.Whitening: ", features whitened within classes",
+    networks.HOG: ", joined with histograms of oriented gradients",
+}
+
+
 def scale_rule(learner):
     """The gradient of the scales of sigma-Reptile, a line of its page."""
     if hasattr(learner, "scale_rule"):
@@ -221,10 +228,13 @@ def encoder(learner):
         return
     convolutions = sum(isinstance(v, keras.layers.Conv2D) for v in network.layers)
     weights = f"{network.count_params():,} weights"
-    hog = any(isinstance(layer, networks.HOG) for layer in network.layers)
-    joined = ", joined with histograms of oriented gradients" if hog else ""
+    parts = "".join(
+        words
+        for kind, words in PARTS.items()
+        if any(isinstance(layer, kind) for layer in network.layers)
+    )
     trained = "not trained" if fixed else "trained with the rest of the learner"
-    yield f"- Encoder: {convolutions} convolutions, {weights}{joined}; {trained}"
+    yield f"- Encoder: {convolutions} convolutions, {weights}{parts}; {trained}"
 
 
 def unchanged_encoder(learner):

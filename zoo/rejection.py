@@ -168,8 +168,8 @@ def _values(learner, pool, ways, shots, tasks, seed):
     known, unknown = {}, {}
     for episode, labels in data.batch(scores.BATCH):
         state = learner.adapt(episode["support_x"], episode["support_y"])
-        found = statistics(learner, state, episode["query_x"], ways)
-        for name, values in found.items():
+        values_by_name = statistics(learner, state, episode["query_x"], ways)
+        for name, values in values_by_name.items():
             for label, value in zip(labels.numpy(), values, strict=True):
                 known.setdefault(name, []).append(value[label < ways])
                 unknown.setdefault(name, []).append(value[label == ways])

@@ -37,12 +37,12 @@ class ANIL(gradient.GradientLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only; convolutions
-            with weights that differ by task are a loop over tasks in either case.
-        support_order: order in which inner batches take the support examples outside
-            meta-training; no effect without `inner_batch`. "shuffled": a fixed
-            permutation, the same for all support sets of S examples. "given": the
-            order of the input.
+            By default True for networks of dense layers and False for others, because a
+            vectorized computation runs convolutions one task after another.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed permutation, the same for all support sets of S examples. "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an

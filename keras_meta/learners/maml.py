@@ -20,7 +20,7 @@ class MAML(gradient.GradientLearner):
     differentiates through those steps:
 
         theta_0 = phi,  theta_k = theta_{k-1} - a grad L_support(theta_{k-1})
-        phi <- phi - optimizer(grad_phi mean_t L_query(theta_K))
+        phi <- phi - optimizer(grad_phi mean_t L_query(theta_M))
 
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
@@ -29,7 +29,7 @@ class MAML(gradient.GradientLearner):
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
             support examples.
-        inner_steps: number of inner steps K during meta-training.
+        inner_steps: number of inner steps M during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
@@ -39,12 +39,12 @@ class MAML(gradient.GradientLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only; convolutions
-            with weights that differ by task are a loop over tasks in either case.
-        support_order: order in which inner batches take the support examples outside
-            meta-training; no effect without `inner_batch`. "shuffled": a fixed
-            permutation, the same for all support sets of S examples. "given": the
-            order of the input.
+            By default True for networks of dense layers and False for others, because a
+            vectorized computation runs convolutions one task after another.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed permutation, the same for all support sets of S examples. "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
@@ -75,9 +75,9 @@ class MAML(gradient.GradientLearner):
 class FOMAML(MAML):
     """First-order MAML: the meta-gradient is the query gradient at the adapted weights.
 
-    The inner gradients are treated as constants, so that d theta_K / d phi = 1:
+    The inner gradients are treated as constants, so that d theta_M / d phi = 1:
 
-        phi <- phi - optimizer(mean_t grad_theta L_query(theta_K))
+        phi <- phi - optimizer(mean_t grad_theta L_query(theta_M))
 
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
@@ -86,7 +86,7 @@ class FOMAML(MAML):
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
             support examples.
-        inner_steps: number of inner steps K during meta-training.
+        inner_steps: number of inner steps M during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
         inner_batch: support examples per inner step; all of them by default.
@@ -96,12 +96,12 @@ class FOMAML(MAML):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only; convolutions
-            with weights that differ by task are a loop over tasks in either case.
-        support_order: order in which inner batches take the support examples outside
-            meta-training; no effect without `inner_batch`. "shuffled": a fixed
-            permutation, the same for all support sets of S examples. "given": the
-            order of the input.
+            By default True for networks of dense layers and False for others, because a
+            vectorized computation runs convolutions one task after another.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed permutation, the same for all support sets of S examples. "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an

@@ -37,8 +37,8 @@ class Shrinkage(gradient.GradientLearner):
     """Learns which modules of a network adapt, and how far (Chen et al., 2020).
 
     The weights of a task have a Gaussian prior around the initial weights, with one
-    learned scale per module. Adaptation computes the mode of the posterior. All tasks
-    share a module whose scale is zero:
+    learned scale per module. Adaptation computes the mode of the posterior. A module
+    whose scale is zero has the same weights in all tasks. The model is:
 
         theta_m ~ Normal(phi_m, sigma_m^2)
         theta_hat = argmin 1/S [-sum_s log p(y_s | x_s, theta) - log p(theta | phi)]
@@ -58,8 +58,9 @@ class Shrinkage(gradient.GradientLearner):
             `network.Network.paths`), to a module name. A list: the module name of each
             trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
-            multiplies the learning rate of `log sigma^2` by `scale_rate`.
+        scale_rate: a factor of the learning rate of the scales with Adam. The trained
+            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
+            `scale_rate` times as fast.
         frozen: names of modules that do not adapt, whatever their scale; they learn
             from the outer loss alone. Assign the attribute later to freeze or unfreeze
             modules.
@@ -68,8 +69,8 @@ class Shrinkage(gradient.GradientLearner):
             `(phi, scale) -> distribution` of TensorFlow Probability that is registered
             with `keras.saving.register_keras_serializable`, whose step is solved
             numerically. Only `SigmaMAML` accepts others than "normal". A Laplace prior
-            has a dead zone: where `|grad| < 1 / (S b)` nothing moves, and b has no
-            gradient and cannot recover. Start with b well above `1 / (S |grad|)`.
+            of scale b has a dead zone: where `|grad| < 1 / (S b)` no weight changes and
+            b has no gradient. Start with b well above `1 / (S |grad|)`.
         inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
             support examples.
         inner_steps: number of inner steps during meta-training.
@@ -82,12 +83,12 @@ class Shrinkage(gradient.GradientLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only; convolutions
-            with weights that differ by task are a loop over tasks in either case.
-        support_order: order in which inner batches take the support examples outside
-            meta-training; no effect without `inner_batch`. "shuffled": a fixed
-            permutation, the same for all support sets of S examples. "given": the
-            order of the input.
+            By default True for networks of dense layers and False for others, because a
+            vectorized computation runs convolutions one task after another.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed permutation, the same for all support sets of S examples. "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
@@ -252,9 +253,10 @@ class Shrinkage(gradient.GradientLearner):
 class SigmaMAML(Shrinkage):
     """Sigma-MAML: MAML with a prior on the adapted weights (Chen et al., 2020).
 
-    The prior has one learned standard deviation sigma for each module. The
-    meta-gradient differentiates through every inner step. In the limit of infinite
-    sigma the learner equals MAML. The weights of a module with sigma = 0 do not adapt.
+    The prior has one learned scale sigma for each module; for a normal prior, sigma is
+    the standard deviation. The meta-gradient differentiates through every inner step.
+    In the limit of infinite sigma the learner equals MAML. The weights of a module with
+    sigma = 0 do not adapt.
 
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
@@ -267,15 +269,16 @@ class SigmaMAML(Shrinkage):
             `network.Network.paths`), to a module name. A list: the module name of each
             trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
-            multiplies the learning rate of `log sigma^2` by `scale_rate`.
+        scale_rate: a factor of the learning rate of the scales with Adam. The trained
+            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
+            `scale_rate` times as fast.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: family of the prior: "normal", "laplace", or a function `(phi, scale)`
             that returns a distribution of TensorFlow Probability; phi are the initial
             weights. Register the function with
-            `keras.saving.register_keras_serializable`. `Shrinkage` describes the
-            families.
+            `keras.saving.register_keras_serializable`. The base class,
+            `learners.shrinkage.Shrinkage`, describes the families.
         inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
             support examples.
         inner_steps: number of inner steps during meta-training.
@@ -288,12 +291,12 @@ class SigmaMAML(Shrinkage):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only; convolutions
-            with weights that differ by task are a loop over tasks in either case.
-        support_order: order in which inner batches take the support examples outside
-            meta-training; no effect without `inner_batch`. "shuffled": a fixed
-            permutation, the same for all support sets of S examples. "given": the
-            order of the input.
+            By default True for networks of dense layers and False for others, because a
+            vectorized computation runs convolutions one task after another.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed permutation, the same for all support sets of S examples. "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
@@ -337,8 +340,9 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             `network.Network.paths`), to a module name. A list: the module name of each
             trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
-            multiplies the learning rate of `log sigma^2` by `scale_rate`.
+        scale_rate: a factor of the learning rate of the scales with Adam. The trained
+            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
+            `scale_rate` times as fast.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: "normal", the only family that this meta-gradient supports.
@@ -357,12 +361,12 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only; convolutions
-            with weights that differ by task are a loop over tasks in either case.
-        support_order: order in which inner batches take the support examples outside
-            meta-training; no effect without `inner_batch`. "shuffled": a fixed
-            permutation, the same for all support sets of S examples. "given": the
-            order of the input.
+            By default True for networks of dense layers and False for others, because a
+            vectorized computation runs convolutions one task after another.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed permutation, the same for all support sets of S examples. "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an

@@ -37,8 +37,9 @@ class SigmaReptile(shrinkage.Shrinkage):
             `network.Network.paths`), to a module name. A list: the module name of each
             trainable variable.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: the trained variable is `log sigma^2 / scale_rate`. With Adam, this
-            multiplies the learning rate of `log sigma^2` by `scale_rate`.
+        scale_rate: a factor of the learning rate of the scales with Adam. The trained
+            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
+            `scale_rate` times as fast.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: "normal", the only family that this meta-gradient supports.
@@ -58,12 +59,12 @@ class SigmaReptile(shrinkage.Shrinkage):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, the tasks of a batch are one vectorized computation; if
             False, each task is a computation of its own, and several run in parallel.
-            By default True for networks that have dense layers only; convolutions
-            with weights that differ by task are a loop over tasks in either case.
-        support_order: order in which inner batches take the support examples outside
-            meta-training; no effect without `inner_batch`. "shuffled": a fixed
-            permutation, the same for all support sets of S examples. "given": the
-            order of the input.
+            By default True for networks of dense layers and False for others, because a
+            vectorized computation runs convolutions one task after another.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed permutation, the same for all support sets of S examples. "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an

@@ -100,7 +100,7 @@ def least_squares(
             targets and examples.
     """
     check_pairs(support_x, support_y, 1)
-    basis, wanted = (
+    support_features, query_features = (
         np.asarray(features(tf.cast(x, tf.float64))) for x in (support_x, query_x)
     )
     targets = 2 * np.float64(support_y) - 1
@@ -108,5 +108,6 @@ def least_squares(
         if not (np.abs(targets) < 1).all():
             raise ValueError("expected squashed targets in (0, 1), got some outside.")
         targets = np.arctanh(targets)
-    outputs = wanted @ (np.linalg.pinv(basis, rcond=LEAST_VARIATION) @ targets)
+    weights = np.linalg.pinv(support_features, rcond=LEAST_VARIATION) @ targets
+    outputs = query_features @ weights
     return (1 + (np.tanh(outputs) if squashed else outputs)) / 2

@@ -1,10 +1,10 @@
-"""Answers requests as TensorFlow Serving does: the v1 loader and a plain Session.
+"""Runs requests as TensorFlow Serving does: the v1 loader and a plain Session.
 
-    python session.py EXPORT REQUESTS ANSWERS
+    python session.py EXPORT REQUESTS RESULTS
 
-REQUESTS is an .npz of `<number>/<signature>/<input>` arrays, an input `after` being the
-number of a request whose outputs are inputs too; ANSWERS gets `<number>/<output>`
-arrays, or `<number>/error`. It cannot import keras_meta.
+REQUESTS is an .npz of `<number>/<signature>/<input>` arrays. An input `after` is the
+number of a request whose outputs are inputs too. The script writes `<number>/<output>`
+arrays or `<number>/error` to RESULTS. It cannot import keras_meta.
 """
 
 import sys
@@ -23,14 +23,14 @@ sys.meta_path.insert(0, Forbidden())
 import tensorflow.compat.v1 as tf  # noqa: E402
 
 
-def main(export, requests, answers):
-    given, found = np.load(requests, allow_pickle=True), {}  # bytes are objects
+def main(export, requests, results_path):
+    arrays, results = np.load(requests, allow_pickle=True), {}  # bytes are objects
     calls = {}
-    for key in given:
+    for key in arrays:
         number, signature, name = key.split("/")
-        calls.setdefault((int(number), signature), {})[name] = given[key]
-    # Threads inside an op as the tests have them: others sum in another order, which
-    # ten steps of twenty ways on noise made 2e-3 of.
+        calls.setdefault((int(number), signature), {})[name] = arrays[key]
+    # As many threads inside an op as in the tests: others sum in another order. Ten
+    # inner steps of twenty ways on noise amplified this to 2e-3.
     config = tf.ConfigProto(intra_op_parallelism_threads=1)
     with tf.Session(graph=tf.Graph(), config=config) as session:
         loaded = tf.saved_model.loader.load(session, ["serve"], export)
@@ -39,7 +39,7 @@ def main(export, requests, answers):
                 before = f"{inputs.pop('after')}/"
                 inputs |= {
                     key.removeprefix(before): value
-                    for key, value in found.items()
+                    for key, value in results.items()
                     if key.startswith(before)
                 }
             definition = loaded.signature_def[signature]
@@ -49,8 +49,8 @@ def main(export, requests, answers):
                 outputs = session.run(fetch, feed)
             except tf.errors.InvalidArgumentError as error:
                 outputs = {"error": np.array(error.message)}
-            found |= {f"{number}/{name}": value for name, value in outputs.items()}
-    np.savez(answers, **found)
+            results |= {f"{number}/{name}": value for name, value in outputs.items()}
+    np.savez(results_path, **results)
 
 
 if __name__ == "__main__":

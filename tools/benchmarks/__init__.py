@@ -1,1 +1,1 @@
-"""Benchmarks of `tools/benchmark.py`, one a file."""
+"""Benchmarks of `tools/benchmark.py`, one per file."""

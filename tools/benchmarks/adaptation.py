@@ -14,7 +14,7 @@ REPEATS = 40
 
 
 def measure(model):
-    """Median seconds to adapt to one task and to predict one query; peak MB."""
+    """Returns peak MB and median seconds: to adapt to one task, to predict a query."""
     import tensorflow as tf
 
     import keras_meta as km
@@ -34,13 +34,13 @@ def measure(model):
     x, y = tf.constant(x[:, : y.shape[1]]), tf.constant(y)
     times = {"adapt": [], "infer": []}
     for _ in range(REPEATS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         state = learner.adapt(x, y)
         tf.nest.map_structure(np.asarray, state)
-        middle = time.perf_counter()
+        adapted_at = time.perf_counter()
         np.asarray(km.learner.stacked(learner.infer(state, x[:, :1])))
-        times["adapt"].append(middle - began)
-        times["infer"].append(time.perf_counter() - middle)
+        times["adapt"].append(adapted_at - start)
+        times["infer"].append(time.perf_counter() - adapted_at)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {"MB": harness.peak_memory(), **medians}
 
@@ -50,20 +50,20 @@ def table():
 
     names = [card.name for card in cards.stored()]
     print("\n".join(facts.skipped()), file=sys.stderr)
-    measured = {
+    figures_by_model = {
         name: harness.in_process(measure, model=name)
         for name in rich.progress.track(names, "measuring")
     }
-    unit = measured[BASE]["adapt"]
+    baseline = figures_by_model[BASE]["adapt"]
     rows = [
         {
             "model": name,
             "ms to adapt": round(1000 * figures["adapt"], 1),
-            "relative to MAML": round(figures["adapt"] / unit, 2),
+            "relative to MAML": round(figures["adapt"] / baseline, 2),
             "ms to predict a query": round(1000 * figures["infer"], 1),
             "peak MB": round(figures["MB"]),
         }
-        for name, figures in measured.items()
+        for name, figures in figures_by_model.items()
     ]
     title = f"One task of the trained size, one query; MAML is {BASE}"
     return harness.Table(title, rows)

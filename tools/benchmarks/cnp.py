@@ -17,7 +17,7 @@ REPEATS = 15
 
 
 def measure():
-    """Median seconds to adapt to S points and to predict Q, in the order of SIZES."""
+    """Returns median seconds to adapt to S points and predict Q, in order of SIZES."""
     import tensorflow as tf
 
     import keras_meta as km
@@ -37,17 +37,17 @@ def measure():
 
 def table():
     seconds = harness.in_process(measure)
-    slope, start = np.polyfit([sum(size) for size in SIZES], seconds, 1)
+    slope, intercept = np.polyfit([sum(size) for size in SIZES], seconds, 1)
     rows = [
         {
             "S": support,
             "Q": queries,
-            "ms": round(1000 * spent, 2),
+            "ms": round(1000 * duration, 2),
             "relative to the fit": round(
-                spent / (start + slope * (support + queries)), 2
+                duration / (intercept + slope * (support + queries)), 2
             ),
         }
-        for (support, queries), spent in zip(SIZES, seconds, strict=True)
+        for (support, queries), duration in zip(SIZES, seconds, strict=True)
     ]
-    fit = f"Linear fit: {1000 * start:.2f} ms and {1e6 * slope:.2f} us a point."
+    fit = f"Linear fit: {1000 * intercept:.2f} ms and {1e6 * slope:.2f} us a point."
     return harness.Table("CNP of 128 units, 1 task", rows, (fit,))

@@ -28,7 +28,7 @@ POINTS = "x,y\n-2,0.1\n-1,-0.8\n0,0.1\n1,0.9\n1.5,1\n-0.5,\n0.5,\n"
 
 
 def draw(folder):
-    """Writes the task of `learn`: an image of each class, and images to classify."""
+    """Writes a task for `learn`: a support image of each class, and query images."""
     for label in range(CLASSES):
         strokes = np.random.RandomState(label).uniform(15, 90, [5, 2])
         for index in range(1 + QUERIES):
@@ -44,32 +44,32 @@ def draw(folder):
 
 
 def measure(command, folder):
-    """Seconds of a command by stage, `exit` and `total` too.
+    """Measures the seconds of a command by stage, and of `exit` and `total`.
 
     Raises:
         SystemExit: the command failed.
     """
     report = folder / "stages.json"
     arguments = [str(time.time()), str(report), *command.split()]
-    began = time.perf_counter()
-    done = subprocess.run(
+    start = time.perf_counter()
+    process = subprocess.run(
         [sys.executable, "-P", str(PROGRAM), *arguments],
         cwd=folder,
         env=os.environ | {"TFDS_DATA_DIR": str(folder)},  # `demo` draws glyphs
         capture_output=True,
         text=True,
     )
-    total = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"benchmark: error: keras-meta {command} failed: {done.stderr}")
+    total = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"benchmark: error: keras-meta {command} failed: {process.stderr}")
     seconds = json.loads(report.read_text(encoding="utf-8"))
     return {**seconds, "exit": total - sum(seconds.values()), "total": total}
 
 
 def table():
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
+    with tempfile.TemporaryDirectory() as path:
+        folder = pathlib.Path(path)
         draw(folder / "task")
         (folder / "points.csv").write_text(POINTS, encoding="utf-8")
         for command in rich.progress.track(COMMANDS, "measuring"):

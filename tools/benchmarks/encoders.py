@@ -1,4 +1,4 @@
-"""ProtoNet and CNP classification with Conv-4 and ResNet-12, against PyTorch."""
+"""ProtoNet and CNP classification with Conv-4 and ResNet-12 against PyTorch."""
 
 from benchmarks import harness, problems, sides
 
@@ -13,7 +13,7 @@ ENCODERS = {
     "ResNet-12": {"encoder": "resnet12", "filters": problems.RESNET12},
 }
 TASKS, SHOTS = 4, 5
-IMAGES = TASKS * problems.WAYS * (SHOTS + problems.QUERIES)  # of a step
+IMAGES = TASKS * problems.WAYS * (SHOTS + problems.QUERIES)  # in a step
 
 
 def table():
@@ -21,15 +21,16 @@ def table():
     for learner, problem, precision in CASES:
         for network, settings in ENCODERS.items():
             half = {"half": True} if precision == "bfloat16" else {}
-            listed, seconds = sides.both_layouts(
+            compared_sides, seconds = sides.both_layouts(
                 problem, tasks=TASKS, shots=SHOTS, **settings, **half
             )
             case = {"learner": learner, "network": network, "precision": precision}
             rates = {"images a second": IMAGES}
             rows += [
-                {**case, **row} for row in harness.compared(listed, seconds, rates)
+                {**case, **row}
+                for row in harness.compared(compared_sides, seconds, rates)
             ]
-            sentence = harness.verdict(listed, seconds, "PyTorch")
+            sentence = harness.verdict(compared_sides, seconds, "PyTorch")
             notes.append(f"{learner} with {network} in {precision}: {sentence}.")
     title = (
         f"A meta-training step, {TASKS} tasks of {problems.WAYS} ways, {SHOTS} shots, "

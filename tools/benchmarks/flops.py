@@ -6,7 +6,7 @@ from benchmarks import problems
 
 
 def conv4(image_shape=(28, 28, 1), filters=64):
-    """Operations of `networks.conv4` on one image, forward."""
+    """Operations of a forward pass of `networks.conv4` on one image."""
     import keras
 
     import keras_meta as km
@@ -23,12 +23,12 @@ def conv4(image_shape=(28, 28, 1), filters=64):
 def maml(image, steps):
     """Operations of the second-order meta-gradient of a task, 5 ways, 1 shot.
 
-    A backward pass costs two forward passes. A backward pass through an inner step,
-    which is one forward and one backward pass, costs twice those three.
+    A backward pass costs two forward passes. An inner step is one forward and one
+    backward pass: three forward passes. The backward pass through it costs twice that.
 
     Args:
-        image: operations of one image, forward.
-        steps: inner steps.
+        image: operations of a forward pass on one image.
+        steps: number of inner steps.
     """
     ways, queries = problems.WAYS, problems.QUERIES
     return (9 * steps * ways + 3 * ways * queries) * image

@@ -1,4 +1,4 @@
-"""Time of adaptation with some modules frozen."""
+"""Adaptation time with frozen modules."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ STEPS, REPEATS = 100, 15
 
 
 def measure():
-    """`{modules that adapt: median seconds to adapt to one task}`."""
+    """Returns `{modules that adapt: median seconds to adapt to one task}`."""
     import tensorflow as tf
 
     import keras_meta as km
@@ -18,7 +18,7 @@ def measure():
     km.runtime.configure()
     batch, _ = tf.nest.map_structure(tf.constant, problems.images(1))
 
-    def adapts(learner):
+    def adapt(learner):
         state = learner.adapt(batch["support_x"], batch["support_y"])
         np.asarray(state["weights"][-1])
 
@@ -29,8 +29,8 @@ def measure():
         learner = zoo.load(MODEL)
         learner.evaluation_steps = STEPS
         frozen = learner.freeze_below(thresholds[count])
-        adapted = ", ".join(name for name in scales if name not in frozen)
-        calls[adapted] = lambda learner=learner: adapts(learner)
+        adapted_modules = ", ".join(name for name in scales if name not in frozen)
+        calls[adapted_modules] = lambda learner=learner: adapt(learner)
     return harness.interleaved(calls, REPEATS, untimed=1)
 
 

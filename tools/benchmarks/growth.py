@@ -4,7 +4,7 @@ import rich.progress
 
 from benchmarks import harness, problems
 
-USUAL = {"tasks": 16, "steps": 1, "shots": 1, "filters": 64}
+DEFAULTS = {"tasks": 16, "steps": 1, "shots": 1, "filters": 64}
 VALUES = {
     "tasks": (4, 16, 64),
     "steps": (2, 5, 10),
@@ -15,7 +15,7 @@ REPEATS = 7
 
 
 def measure(tasks, steps, shots, filters):
-    """`[seconds of a meta-training step, peak memory of this process in MB]`."""
+    """Returns `[seconds of a meta-training step, peak MB of this process]`."""
     import tensorflow as tf
 
     import keras_meta as km
@@ -34,7 +34,7 @@ def measure(tasks, steps, shots, filters):
 
 def table():
     cases = [
-        {**USUAL, name: value} for name, values in VALUES.items() for value in values
+        {**DEFAULTS, name: value} for name, values in VALUES.items() for value in values
     ]
     rows = []
     for case in rich.progress.track(cases, "measuring"):

@@ -1,4 +1,4 @@
-"""Measures in separate processes, times the sides of a comparison in turn, tables."""
+"""Measurements in separate processes, times of alternating libraries, and tables."""
 
 import csv
 import dataclasses
@@ -17,19 +17,19 @@ import rich.table
 from absl import flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 7, "Turns of each side of a comparison.", lower_bound=1)
+flags.DEFINE_integer("rounds", 7, "Timed turns of each side.", lower_bound=1)
 flags.DEFINE_float(
     "seconds", 1.5, "Approximate duration of a turn in seconds.", lower_bound=0.0
 )
 
 COMMAND = pathlib.Path(__file__).resolve().parents[1] / "benchmark.py"
-LOSSES = 3  # losses of the first steps, which all sides must agree on
-# Relative and absolute: rounding differs (most in bfloat16, where losses near zero
-# differ by some thousandths), and Adam's first steps amplify it.
+LOSSES = 3  # first steps in which the losses of all sides must agree
+# Relative and absolute. Rounding differs, and Adam's first steps amplify differences.
+# In bfloat16, losses near zero differ by some thousandths.
 TOLERANCE, ABSOLUTE = 0.02, 0.005
-TOGETHER = 10  # steps of `fit` in one call of a graph (`steps_per_execution`)
-OURS = "keras-meta"
-WIDTH = 140  # of a printed table, in characters
+STEPS_PER_CALL = 10  # `steps_per_execution` of `fit`
+KERAS_META = "keras-meta"
+WIDTH = 140  # characters of a printed table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Table:
     """The result of a benchmark.
 
     Attributes:
-        title: states the setting, with units.
+        title: the setting, with units.
         rows: dicts with equal keys.
-        notes: sentences that follow the table.
+        notes: sentences below the table.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Table:
             writer.writerows(self.rows)
 
 
-# Measurements in a process of their own.
+# Measurements in separate processes.
 
 
 def _command(function, arguments, in_turns=False):
@@ -81,25 +81,25 @@ def in_process(function, **arguments):
     """Calls a function of a module in a new process.
 
     Args:
-        function: a function of a module of `benchmarks`; returns what JSON can hold.
-        **arguments: its arguments, which JSON can hold.
+        function: a function of a module of `benchmarks` with JSON-serializable result.
+        **arguments: JSON-serializable arguments of the function.
 
     Returns:
-        What the function returned.
+        The result of the function.
 
     Raises:
         SystemExit: the process failed; its error is on standard error.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         _command(function, arguments), stdout=subprocess.PIPE, text=True
     )
-    if done.returncode:
-        sys.exit(done.returncode)
-    return json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        sys.exit(process.returncode)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def run_case(text):
-    """Runs the function that `in_process` or `race` names, inside the new process."""
+    """Runs the function of `in_process` or `race` in the new process."""
     case = json.loads(text)
     function = getattr(importlib.import_module(case["module"]), case["function"])
     result = function(**case["arguments"])
@@ -109,13 +109,13 @@ def run_case(text):
         print(json.dumps(result))
 
 
-def _take_turns(take):
-    """Takes as many steps as each line of input states; prints their seconds."""
-    print(json.dumps([take(1) for _ in range(LOSSES)]), flush=True)
+def _take_turns(take_steps):
+    """Reads the number of steps from each line of input; prints their seconds."""
+    print(json.dumps([take_steps(1) for _ in range(LOSSES)]), flush=True)
     for line in sys.stdin:
-        began = time.perf_counter()
-        take(int(line))
-        print(json.dumps(time.perf_counter() - began), flush=True)
+        start = time.perf_counter()
+        take_steps(int(line))
+        print(json.dumps(time.perf_counter() - start), flush=True)
 
 
 def usable_cores():
@@ -125,7 +125,7 @@ def usable_cores():
 
 
 def thread_counts():
-    """Numbers of threads of a library: one, and as many as there are cores."""
+    """Numbers of threads to compare: one, and the number of usable cores."""
     return list(dict.fromkeys((1, usable_cores())))
 
 
@@ -140,7 +140,7 @@ def _not_reported(kind):
 
 
 def peak_memory():
-    """Peak memory of this process in MB.
+    """Returns the peak memory of this process in MB.
 
     Raises:
         SystemExit: the system does not report it.
@@ -154,7 +154,7 @@ def peak_memory():
 
 
 def anonymous_memory():
-    """Memory of this process in MB, without mapped files.
+    """Returns the memory of this process in MB, without mapped files.
 
     Raises:
         SystemExit: the system does not report it.
@@ -173,8 +173,8 @@ def interleaved(calls, repeats, untimed=0):
 
     Args:
         calls: `{name: function}`.
-        repeats: timed calls of each.
-        untimed: calls of each before them, such as those that trace.
+        repeats: timed calls of each function.
+        untimed: calls of each function before the timed ones, for example for tracing.
 
     Returns:
         `{name: median seconds of a call}`.
@@ -182,42 +182,42 @@ def interleaved(calls, repeats, untimed=0):
     times = {name: [] for name in calls}
     for repeat in range(untimed + repeats):
         for name, call in calls.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             call()
             if repeat >= untimed:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def ratios(column, seconds, base, digits):
-    """Rows of milliseconds, and their ratio to a time.
+def ratios(column, seconds, baseline, digits):
+    """Returns rows of milliseconds and their ratios to a baseline.
 
     Args:
-        column: heading of the names.
+        column: heading of the column of names.
         seconds: `{name: seconds}`.
-        base: seconds.
-        digits: of the milliseconds.
+        baseline: the seconds that the ratios are relative to.
+        digits: decimal places of the milliseconds.
     """
     return [
         {
             column: name,
-            "ms": round(1000 * spent, digits),
-            "ratio": round(spent / base, 3),
+            "ms": round(1000 * duration, digits),
+            "ratio": round(duration / baseline, 3),
         }
-        for name, spent in seconds.items()
+        for name, duration in seconds.items()
     ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One side of a comparison, which runs in a process of its own.
+    """One side of a comparison, which runs in a separate process.
 
     Attributes:
-        library: such as "keras-meta".
-        form: what distinguishes it from other sides of the library.
-        threads: the threads that it has, in words.
-        prepare: a function of a module; returns `take(count) -> loss of the last step`.
-        arguments: of `prepare`.
+        library: name of the library, for example "keras-meta".
+        form: variant of the library's computation; empty if there is only one.
+        threads: number of threads, in words.
+        prepare: a function of a module; returns `(steps) -> loss of the last step`.
+        arguments: arguments of `prepare`.
     """
 
     library: str
@@ -232,13 +232,13 @@ class Side:
 
 
 def race(sides):
-    """Lets sides take training steps in turn.
+    """Times the training steps of the sides in turn.
 
-    A side takes its first steps, and one whole turn, before anything is timed. The
-    flags `rounds` and `seconds` set the number of turns and their duration.
+    A side takes its first steps and one whole turn before its timed turns. The flags
+    `rounds` and `seconds` set the number of turns and their duration.
 
     Args:
-        sides: a list of `Side`; the losses of all that have one must agree.
+        sides: a list of `Side`. The losses of all sides with a loss must agree.
 
     Returns:
         Median seconds of a step, in the order of `sides`.
@@ -247,29 +247,29 @@ def race(sides):
         SystemExit: a side failed; its error is on standard error.
         AssertionError: the losses of two sides differ.
     """
-    running, losses = [], []
+    processes, losses = [], []
 
-    def reply(place):
-        line = running[place].stdout.readline()
+    def read_reply(index):
+        line = processes[index].stdout.readline()
         if not line:
-            side = sides[place]
+            side = sides[index]
             sys.exit(
                 f"benchmark: error: {side.name}, {side.threads} failed; its error is "
                 "above."
             )
         return json.loads(line)
 
-    def turn(place, steps):
-        running[place].stdin.write(f"{steps}\n")
-        running[place].stdin.flush()
-        return reply(place) / steps
+    def time_step(index, steps):
+        processes[index].stdin.write(f"{steps}\n")
+        processes[index].stdin.flush()
+        return read_reply(index) / steps
 
-    places = range(len(sides))
+    indices = range(len(sides))
     times = [[] for _ in sides]
     try:
-        for place in rich.progress.track(places, "preparing"):
-            side = sides[place]
-            running.append(
+        for index in rich.progress.track(indices, "preparing"):
+            side = sides[index]
+            processes.append(
                 subprocess.Popen(
                     _command(side.prepare, side.arguments, in_turns=True),
                     stdin=subprocess.PIPE,
@@ -277,19 +277,23 @@ def race(sides):
                     text=True,
                 )
             )
-            losses.append(reply(place))
+            losses.append(read_reply(index))
         check_losses(sides, losses)
         steps = [
-            max(TOGETHER * round(FLAGS.seconds / turn(place, 1) / TOGETHER), 1)
-            for place in places
+            max(
+                STEPS_PER_CALL
+                * round(FLAGS.seconds / time_step(index, 1) / STEPS_PER_CALL),
+                1,
+            )
+            for index in indices
         ]
-        for place in places:
-            turn(place, steps[place])  # traces the call of several steps
+        for index in indices:
+            time_step(index, steps[index])  # traces the graph of several steps
         for _ in rich.progress.track(range(FLAGS.rounds), "measuring"):
-            for place in places:
-                times[place].append(turn(place, steps[place]))
+            for index in indices:
+                times[index].append(time_step(index, steps[index]))
     finally:
-        for process in running:
+        for process in processes:
             process.kill()
     return [statistics.median(values) for values in times]
 
@@ -299,7 +303,7 @@ def check_losses(sides, losses):
 
     Args:
         sides: a list of `Side`.
-        losses: a list of each side's first losses; None for a side without a loss.
+        losses: a list of the first losses of each side; None for a side without a loss.
     """
     for side, values in zip(sides, losses, strict=True):
         if None not in values:
@@ -309,52 +313,54 @@ def check_losses(sides, losses):
 
 
 def one_by_one(step):
-    """`take(count)` of a function that takes one step and returns its loss."""
+    """Converts a function of one step to a function of a number of steps."""
 
-    def take(count):
+    def take_steps(count):
         for _ in range(count):
             loss = step()
         return loss
 
-    return take
+    return take_steps
 
 
 def compared(sides, seconds, rates=None):
-    """Rows of a comparison, relative to the fastest side of keras-meta.
+    """Returns rows of a comparison, relative to the fastest side of keras-meta.
 
     Args:
         sides: a list of `Side`.
-        seconds: of a step, in their order.
-        rates: `{column: number a step}` of columns such as "images a second".
+        seconds: seconds of a step of each side.
+        rates: `{column: number in a step}` for columns such as "images a second".
     """
-    ours = fastest(sides, seconds, OURS)[1]
+    baseline, rates = fastest(sides, seconds, KERAS_META)[1], rates or {}
     return [
         {
             "side": side.name,
             "threads": side.threads,
-            "ms a step": round(1000 * spent, 2),
-            **{name: round(count / spent, 1) for name, count in (rates or {}).items()},
-            "relative time": round(spent / ours, 2),
+            "ms a step": round(1000 * duration, 2),
+            **{name: round(count / duration, 1) for name, count in rates.items()},
+            "relative time": round(duration / baseline, 2),
         }
-        for side, spent in zip(sides, seconds, strict=True)
+        for side, duration in zip(sides, seconds, strict=True)
     ]
 
 
 def fastest(sides, seconds, library):
-    """The fastest side of a library, and its seconds."""
+    """Returns the fastest side of a library and its seconds."""
     pairs = zip(sides, seconds, strict=True)
-    return min((p for p in pairs if p[0].library == library), key=lambda pair: pair[1])
+    pairs = [pair for pair in pairs if pair[0].library == library]
+    return min(pairs, key=lambda pair: pair[1])
 
 
 def verdict(sides, seconds, library):
-    """A sentence that compares the fastest side of a library with that of keras-meta.
+    """Compares the fastest sides of a library and of keras-meta in a sentence.
 
-    Such as "PyTorch, channels last (2 threads) takes 1.31 times the time of keras-meta
-    (1 thread an op, 2 ops at once)".
+    An example is "PyTorch, channels last (2 threads) takes 1.31 times the time of
+    keras-meta (1 thread an op, 2 ops at once)".
     """
-    ours, spent = fastest(sides, seconds, OURS)
-    theirs, others = fastest(sides, seconds, library)
+    baseline, baseline_time = fastest(sides, seconds, KERAS_META)
+    peer, peer_time = fastest(sides, seconds, library)
+    ratio = peer_time / baseline_time
     return (
-        f"{theirs.name} ({theirs.threads}) takes {others / spent:.2f} times the time "
-        f"of {ours.name} ({ours.threads})"
+        f"{peer.name} ({peer.threads}) takes {ratio:.2f} times the time of "
+        f"{baseline.name} ({baseline.threads})"
     )

@@ -10,16 +10,16 @@ TASKS = 4
 
 
 def measure(learner, steps):
-    """Peak memory of this process in MB after three meta-gradients."""
+    """Returns the peak MB of this process after three meta-gradients."""
     import tensorflow as tf
 
     import keras_meta as km
 
     km.runtime.configure()
     network = km.networks.conv4((28, 28, 1), outputs=problems.WAYS)
-    built = getattr(km, learner)(network, inner_rate=0.1, inner_steps=steps)
+    meta_learner = getattr(km, learner)(network, inner_rate=0.1, inner_steps=steps)
     batch, query_y = tf.nest.map_structure(tf.constant, problems.images(TASKS))
-    gradient = tf.function(lambda: built.meta_gradient(batch, query_y)[:2])
+    gradient = tf.function(lambda: meta_learner.meta_gradient(batch, query_y)[:2])
     for _ in range(3):
         gradient()
     return harness.peak_memory()
@@ -28,16 +28,16 @@ def measure(learner, steps):
 def table():
     rows = []
     for learner in rich.progress.track(LEARNERS, "measuring"):
-        few, many = (
+        few_steps_mb, many_steps_mb = (
             harness.in_process(measure, learner=learner, steps=steps)
             for steps in (FEW, MANY)
         )
         rows.append(
             {
                 "learner": learner,
-                f"MB at {FEW} steps": round(few),
-                f"MB at {MANY} steps": round(many),
-                "ratio": round(many / few, 3),
+                f"MB at {FEW} steps": round(few_steps_mb),
+                f"MB at {MANY} steps": round(many_steps_mb),
+                "ratio": round(many_steps_mb / few_steps_mb, 3),
             }
         )
     title = f"Peak memory of a meta-training process, Conv-4 5w1s, {TASKS} tasks"

@@ -1,4 +1,4 @@
-"""Episodes a second of the data pipeline, and its cost while training."""
+"""Episodes per second of the data pipeline, and its cost during training."""
 
 import tempfile
 import time
@@ -7,15 +7,15 @@ import numpy as np
 
 from benchmarks import harness, problems
 
-SECONDS = 5  # of each source
+SECONDS = 5  # for each source
 TASKS = problems.TASKS
 
 
 def measure(on_disk):
-    """`{source: median seconds of a batch}`.
+    """Returns `{source: median seconds per batch}`.
 
-    The sources are "alone" (episodes are drawn and not used), "drawn" (training on
-    episodes as they are drawn) and "prepared" (training on one batch in memory).
+    The sources are "alone" (drawing episodes without training), "drawn" (training on
+    episodes while they are drawn) and "prepared" (training on one batch in memory).
     """
     import tensorflow as tf
 
@@ -45,13 +45,13 @@ def measure(on_disk):
         }
 
         def one_second(data, use):
-            """Seconds of a batch over about a second."""
+            """Returns seconds per batch, measured for about one second."""
             use(data)
-            began, count = time.perf_counter(), 0
-            while time.perf_counter() - began < 1:
+            start, count = time.perf_counter(), 0
+            while time.perf_counter() - start < 1:
                 use(data)
                 count += 1
-            return (time.perf_counter() - began) / count
+            return (time.perf_counter() - start) / count
 
         times = {name: [] for name in sources}
         for _ in range(SECONDS):
@@ -64,14 +64,14 @@ def table():
     rows = []
     for on_disk in (False, True):
         seconds = harness.in_process(measure, on_disk=on_disk)
-        lost = 1 - seconds["prepared"] / seconds["drawn"]
+        lost_share = 1 - seconds["prepared"] / seconds["drawn"]
         rows.append(
             {
                 "images": "on disk" if on_disk else "in memory",
                 "episodes a second, alone": round(TASKS / seconds["alone"]),
                 "tasks a second, training": round(TASKS / seconds["drawn"], 1),
                 "with a prepared batch": round(TASKS / seconds["prepared"], 1),
-                "lost": f"{lost:.1%}",
+                "lost": f"{lost_share:.1%}",
             }
         )
     title = f"5w1s, {problems.QUERIES} queries, 4400 classes of 20 images of 28x28"

@@ -10,14 +10,14 @@ import numpy as np
 from benchmarks import harness, problems
 
 CLASSES = (1000, 10_000, 100_000, 500_000)
-IMAGES = 20  # of a class
+IMAGES = 20  # per class
 EPISODES = 1600
 
 
 def measure(classes):
-    """Memory of this process, without mapped files, and times.
+    """Measures the memory of this process, without mapped files, and times.
 
-    The file has a size and no content, so that ten million images fit on any disk.
+    The file is sparse, so that ten million images fit on any disk.
     """
     import keras_meta as km
 
@@ -28,23 +28,24 @@ def measure(classes):
         np.lib.format.open_memmap(path, "w+", "uint8", shape)
         size = os.path.getsize(path) / 2**20
         images, labels = np.load(path, mmap_mode="r"), np.repeat(range(classes), IMAGES)
-        before, began = harness.anonymous_memory(), time.perf_counter()
+        memory_before, start = harness.anonymous_memory(), time.perf_counter()
         pool = km.ClassPool.from_arrays(images, labels, km.ImagePreprocess())
-        opened = time.perf_counter() - began
+        opening_time = time.perf_counter() - start
         data = pool.episodes(problems.WAYS, 1, problems.QUERIES)
-        first = time.perf_counter()
+        start = time.perf_counter()
         next(iter(data))
-        first = time.perf_counter() - first
+        first_episode_time = time.perf_counter() - start
         data = iter(data.batch(problems.TASKS))
         next(data)
-        began, after = time.perf_counter(), []
+        start, memory_samples = time.perf_counter(), []
         for _ in range(EPISODES // problems.TASKS):
             next(data)
-            after.append(harness.anonymous_memory())
-        rate = EPISODES / (time.perf_counter() - began)
-    half = len(after) // 2
-    growth = statistics.mean(after[half:]) - statistics.mean(after[:half])
-    memory = after[0] - before
+            memory_samples.append(harness.anonymous_memory())
+        rate = EPISODES / (time.perf_counter() - start)
+    half = len(memory_samples) // 2
+    first_half, second_half = memory_samples[:half], memory_samples[half:]
+    growth = statistics.mean(second_half) - statistics.mean(first_half)
+    memory = memory_samples[0] - memory_before
     return {
         "images": classes * IMAGES,
         "file MB": round(size),
@@ -52,8 +53,8 @@ def measure(classes):
         "bytes a class": round(memory * 2**20 / classes),
         "bytes an image": round(memory * 2**20 / classes / IMAGES, 1),
         "growth MB": round(growth),
-        "opening s": round(opened, 2),
-        "first episode s": round(first, 2),
+        "opening s": round(opening_time, 2),
+        "first episode s": round(first_episode_time, 2),
         "episodes a second": round(rate),
     }
 

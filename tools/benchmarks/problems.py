@@ -1,4 +1,4 @@
-"""What the comparisons train: a learner, its data, and the settings that peers need."""
+"""Problems of the comparisons: a learner, its data, and the settings of the peers."""
 
 import dataclasses
 
@@ -9,20 +9,20 @@ INNER_RATE = 0.1
 # iMAML's lambda: plain conjugate gradient then converges, without the safeguards that
 # `solvers.conjugate_gradient` has against negative curvature.
 REGULARIZATION = 10.0
-FEATURES, UNITS, LENGTH = 64, 200, 50  # of sequences
+FEATURES, UNITS, LENGTH = 64, 200, 50  # for sequences
 RESNET12 = (64, 96, 160, 256)
-CLASSES, BATCH, SMOOTHING = 64, 128, 0.1  # of supervised pretraining
+CLASSES, BATCH, SMOOTHING = 64, 128, 0.1  # for supervised pretraining
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A meta-training step, the same on every side.
+    """A meta-training step, the same for every library.
 
     Attributes:
-        learner: not compiled.
-        episode: a batch of tasks, as `Learner` takes it.
-        query_y: their query labels or targets.
-        settings: other arguments of a peer, which JSON can hold.
+        learner: an uncompiled learner.
+        episode: a batch of tasks, the input of `Learner`.
+        query_y: query labels or targets of the tasks.
+        settings: other arguments of a peer; JSON-serializable.
     """
 
     learner: object
@@ -32,14 +32,14 @@ class Problem:
 
 
 def characters():
-    """Random uint8 images `[n, 28, 28, 1]` of 1100 classes, 20 of each, and labels."""
+    """Returns random uint8 images `[n, 28, 28, 1]`, 20 of 1100 classes, and labels."""
     random = np.random.RandomState(0)
     images = random.randint(0, 256, [1100 * 20, 28, 28, 1], "uint8")
     return images, np.repeat(np.arange(1100), 20)
 
 
 def images(tasks, shots=1, shape=(28, 28, 1), queries=QUERIES):
-    """A batch of random 5-way tasks: the episode and its query labels."""
+    """Returns a batch of random 5-way tasks: the episode and its query labels."""
     random = np.random.RandomState(0)
 
     def pixels(count):
@@ -97,9 +97,9 @@ def _encoder(name, size, filters, half=False):
 
     Args:
         name: "conv4" or "resnet12".
-        size: of the images, in pixels.
-        filters: of its layers.
-        half: whether its layers compute in bfloat16.
+        size: height and width of the images in pixels.
+        filters: filters of the layers.
+        half: if True, the layers compute in bfloat16.
     """
     import keras_meta as km
     from keras_meta.zoo import precision
@@ -127,13 +127,13 @@ def protonet(
     network, settings = _encoder(encoder, size, filters, half)
     learner = km.ProtoNet(network)
     data = images(tasks, shots, (size, size, 3), queries)
-    return Problem(learner, *data, _named(learner, settings))
+    return Problem(learner, *data, _with_paths(learner, settings))
 
 
 def cnp_classes(
     encoder="conv4", filters=64, size=32, tasks=4, shots=5, queries=QUERIES
 ):
-    """A conditional neural process that classifies, 5 ways, 5 shots, 32x32x3."""
+    """A conditional neural process for classification, 5 ways, 5 shots, 32x32x3."""
     import keras_meta as km
 
     network, settings = _encoder(encoder, size, filters)
@@ -141,11 +141,11 @@ def cnp_classes(
     decoder = km.networks.mlp((2 * width,), 1, (128, 128))
     learner = km.CNP(network, decoder, "sparse_categorical_crossentropy")
     data = images(tasks, shots, (size, size, 3), queries)
-    return Problem(learner, *data, _named(learner, settings))
+    return Problem(learner, *data, _with_paths(learner, settings))
 
 
 def supervised(filters=RESNET12, size=32, batch=BATCH):
-    """An encoder that learns to classify all training classes, 32x32x3."""
+    """Supervised pretraining of an encoder on all training classes, 32x32x3."""
     from keras_meta.zoo import supervised as stage
 
     network, settings = _encoder("resnet12", size, filters)
@@ -155,17 +155,17 @@ def supervised(filters=RESNET12, size=32, batch=BATCH):
     y = random.randint(CLASSES, size=[1, batch]).astype("int32")
     settings |= {"classes": CLASSES, "smoothing": SMOOTHING}
     episode = {"support_x": x, "support_y": y, "query_x": x}
-    return Problem(learner, episode, y, _named(learner, settings))
+    return Problem(learner, episode, y, _with_paths(learner, settings))
 
 
-def _named(learner, settings):
-    """The settings, and the paths of the weights: a peer finds its layers by them."""
+def _with_paths(learner, settings):
+    """Adds the paths of the weights, by which a peer loads its layers."""
     paths = [variable.path for variable in learner.trainable_variables]
     return {**settings, "paths": paths}
 
 
 def lstm(unroll=False):
-    """An LSTM learner on sequences; keras-meta reads them with `lstm_scan`."""
+    """An LSTM learner on sequences; keras-meta computes it with `lstm_scan`."""
     import keras_meta as km
 
     return _sequences(km.LSTMLearner, unroll)
@@ -183,7 +183,7 @@ def _sequences(build, unroll=False):
     x = random.normal(size=[TASKS, LENGTH, FEATURES]).astype("float32")
     y = random.randint(WAYS, size=x.shape[:2]).astype("int32")
     learner = build(example_shape=[FEATURES], outputs=WAYS, units=UNITS, unroll=unroll)
-    return Problem(learner, *_cut(x, y, LENGTH - 1), {"classes": WAYS})
+    return Problem(learner, *_split(x, y, LENGTH - 1), {"classes": WAYS})
 
 
 def cnp():
@@ -193,11 +193,11 @@ def cnp():
     x = np.random.RandomState(0).normal(size=[64, 18, 1]).astype("float32")
     encoder = km.networks.mlp((2,), 128, (128, 128, 128))
     learner = km.CNP(encoder, km.networks.mlp((129,), 2, (128, 128)))
-    return Problem(learner, *_cut(x, np.sin(x), 9), {})
+    return Problem(learner, *_split(x, np.sin(x), 9), {})
 
 
-def _cut(x, y, examples):
-    """Tasks whose first examples are the support set."""
+def _split(x, y, examples):
+    """Splits sequences: the first examples are the support set, the others queries."""
     support = {"support_x": x[:, :examples], "support_y": y[:, :examples]}
     return {**support, "query_x": x[:, examples:]}, y[:, examples:]
 
@@ -209,7 +209,7 @@ PROBLEMS = {
 
 
 def build(name, **settings):
-    """The problem of a name, from equal random weights in every process."""
+    """Builds a problem by name, with equal random weights in every process."""
     import keras
 
     keras.utils.set_random_seed(0)

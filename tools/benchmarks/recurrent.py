@@ -6,11 +6,14 @@ from benchmarks import harness, problems, sides
 def table():
     rows, notes = [], []
     for problem in ("lstm", "mann", "cnp"):
-        listed, seconds = sides.compare(problem, _sides(problem))
+        compared_sides, seconds = sides.compare(problem, _sides(problem))
         rows += [
-            {"learner": problem, **row} for row in harness.compared(listed, seconds)
+            {"learner": problem, **row}
+            for row in harness.compared(compared_sides, seconds)
         ]
-        notes.append(f"{problem}: {harness.verdict(listed, seconds, 'PyTorch')}.")
+        notes.append(
+            f"{problem}: {harness.verdict(compared_sides, seconds, 'PyTorch')}."
+        )
     title = (
         f"A meta-training step: {problems.TASKS} sequences of {problems.LENGTH} steps "
         f"with {problems.FEATURES} features, {problems.UNITS} units; CNP of 128 units, "
@@ -20,12 +23,15 @@ def table():
 
 
 def _sides(problem):
-    def listed(path):
-        ours = [
-            sides.ours(problem, path, count, {}) for count in harness.thread_counts()
+    def list_sides(path):
+        keras_meta_sides = [
+            sides.keras_meta_side(problem, path, count, {})
+            for count in harness.thread_counts()
         ]
         if problem == "lstm":
-            ours.append(sides.ours(problem, path, 1, {"unroll": True}, "unrolled"))
-        return [*ours, *sides.torch_peers(path, problem, {"": {}})]
+            keras_meta_sides.append(
+                sides.keras_meta_side(problem, path, 1, {"unroll": True}, "unrolled")
+            )
+        return [*keras_meta_sides, *sides.torch_peers(path, problem, {"": {}})]
 
-    return listed
+    return list_sides

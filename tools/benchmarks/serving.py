@@ -11,7 +11,7 @@ REPEATS = 300
 
 
 def measure():
-    """`{request: median seconds}` for one task with one query a class."""
+    """Returns `{request: median seconds}` for one task with one query of each class."""
     import tensorflow as tf
 
     import keras_meta as km
@@ -24,7 +24,7 @@ def measure():
         export = km.export(learner, f"{folder}/{MODEL}")
         graph, v1 = tf.Graph(), tf.compat.v1
         with graph.as_default():
-            # The same threads as in process.
+            # The session has as many threads as the computation in process.
             threads = tf.config.threading
             config = v1.ConfigProto(
                 intra_op_parallelism_threads=threads.get_intra_op_parallelism_threads(),

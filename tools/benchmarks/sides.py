@@ -1,4 +1,4 @@
-"""Training steps of keras-meta, PyTorch and JAX from equal weights on equal data."""
+"""Training steps of keras-meta, PyTorch and JAX with equal weights and equal data."""
 
 import json
 import os
@@ -8,26 +8,28 @@ import numpy as np
 
 from benchmarks import harness, problems
 
-RATE = 1e-4  # of Adam
+RATE = 1e-4  # Adam's learning rate
 PEAK_SIZE = 2048  # rows of the matrices whose product measures the peak rate
 
 
 def write(problem, path, settings):
     """Writes the weights, the data and the settings of a problem for all sides."""
-    built = problems.build(problem, **settings)
-    values = built.learner.trainable_variables
-    weights = {f"weight{i}": np.asarray(v) for i, v in enumerate(values)}
+    instance = problems.build(problem, **settings)
+    variables = instance.learner.trainable_variables
+    weights = {
+        f"weight{i}": np.asarray(variable) for i, variable in enumerate(variables)
+    }
     np.savez(
         path,
         **weights,
-        **built.episode,
-        query_y=built.query_y,
-        settings=json.dumps(built.settings),
+        **instance.episode,
+        query_y=instance.query_y,
+        settings=json.dumps(instance.settings),
     )
 
 
 def read(path):
-    """`(weights, episode, query_y, settings)` of `write`."""
+    """Returns `(weights, episode, query_y, settings)` from a file of `write`."""
     with np.load(path) as file:
         arrays = dict(file)
     count = sum(name.startswith("weight") for name in arrays)
@@ -37,8 +39,8 @@ def read(path):
     return weights, arrays, query_y, settings
 
 
-def our_steps(problem, path, intra_op, inter_op, settings):
-    """Steps of `fit` on a batch in memory."""
+def keras_meta_steps(problem, path, intra_op, inter_op, settings):
+    """Training steps of `fit` on a batch in memory."""
     import keras
     import tensorflow as tf
 
@@ -52,43 +54,43 @@ def our_steps(problem, path, intra_op, inter_op, settings):
         variable.assign(value)
     data = iter(tf.data.Dataset.from_tensors((episode, query_y)).repeat())
     functions = {}
-    for size in (harness.TOGETHER, 1):
-        learner.train_function = None  # another size needs another function
+    for size in (harness.STEPS_PER_CALL, 1):
+        learner.train_function = None  # each size has its own function
         learner.make_train_function()
         functions[size] = learner.train_function
 
-    def take(count):
+    def take_steps(count):
         loss = None
         for size, function in functions.items():
-            learner.steps_per_execution = size  # is read when a function is traced
+            learner.steps_per_execution = size  # tracing reads it
             for _ in range(count // size):
                 learner.reset_metrics()
                 loss = function(data)["loss"]
             count %= size
         return float(loss)
 
-    return take
+    return take_steps
 
 
 def torch_steps(peer, path, threads, settings):
-    """Steps of a PyTorch peer."""
+    """Training steps of a PyTorch peer."""
     import peers_torch
     import torch
 
     torch.set_num_threads(threads)
-    weights, episode, query_y, others = read(path)
+    weights, episode, query_y, problem_settings = read(path)
     step, _ = peers_torch.CASES[peer](
-        weights, episode, query_y, rate=RATE, **others, **settings
+        weights, episode, query_y, rate=RATE, **problem_settings, **settings
     )
     return harness.one_by_one(step)
 
 
 def jax_steps(peer, path, threads):
-    """Steps of a JAX peer."""
+    """Training steps of a JAX peer."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-        if hasattr(os, "sched_setaffinity"):  # other systems have the flag alone
+        if hasattr(os, "sched_setaffinity"):  # other systems rely on XLA_FLAGS
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     import peers_jax
 
@@ -99,7 +101,7 @@ def jax_steps(peer, path, threads):
 
 
 def peak_steps(threads):
-    """Products of two large matrices: the highest rate that this machine reaches."""
+    """Products of two large matrices, which reach the peak rate of this machine."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -116,14 +118,14 @@ def threads_in_words(count):
     return f"{count} thread{'s' * (count > 1)}"
 
 
-def ours(problem, path, intra_op, settings, form=""):
-    """The side of keras-meta with `intra_op` threads an op, an op at a time a core."""
+def keras_meta_side(problem, path, intra_op, settings, form=""):
+    """The side of keras-meta: `intra_op` threads per op, one op per core at a time."""
     cores = harness.usable_cores()
     return harness.Side(
-        harness.OURS,
+        harness.KERAS_META,
         form,
         f"{threads_in_words(intra_op)} an op, {cores} ops at once",
-        our_steps,
+        keras_meta_steps,
         {
             "problem": problem,
             "path": path,
@@ -135,10 +137,10 @@ def ours(problem, path, intra_op, settings, form=""):
 
 
 def torch_peers(path, peer, forms):
-    """The sides of a PyTorch peer, with each number of threads.
+    """The sides of a PyTorch peer, one for each number of threads.
 
     Args:
-        path: of the data.
+        path: path of the data.
         peer: a name in `peers_torch.CASES`.
         forms: `{form: settings of the peer}`.
     """
@@ -156,7 +158,7 @@ def torch_peers(path, peer, forms):
 
 
 def jax_peers(path, peers):
-    """The sides of JAX peers, `{form: name}`, with each number of threads."""
+    """The sides of JAX peers, `{form: name}`, one for each number of threads."""
     return [
         harness.Side(
             "JAX",
@@ -171,28 +173,28 @@ def jax_peers(path, peers):
 
 
 def peak():
-    """The side that measures the peak rate with all cores."""
+    """The side that measures the peak rate on all cores."""
     cores = harness.usable_cores()
     words = threads_in_words(cores)
     return harness.Side("peak", "", words, peak_steps, {"threads": cores})
 
 
-def compare(problem, sides, **settings):
+def compare(problem, list_sides, **settings):
     """Times the sides of a problem in turn.
 
     Args:
         problem: a name in `problems.PROBLEMS`.
-        sides: `path of the data -> list of sides`.
-        **settings: of the problem.
+        list_sides: a function that maps the path of the data to a list of sides.
+        **settings: settings of the problem.
 
     Returns:
-        `(sides, seconds of a step)`, lists in one order.
+        `(sides, seconds of a step)`, lists in the same order.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/case.npz"
         harness.in_process(write, problem=problem, path=path, settings=settings)
-        listed = sides(path)
-        return listed, harness.race(listed)
+        sides = list_sides(path)
+        return sides, harness.race(sides)
 
 
 def both_layouts(problem, **settings):
@@ -205,7 +207,7 @@ def both_layouts(problem, **settings):
         problem,
         lambda path: [
             *(
-                ours(problem, path, count, settings)
+                keras_meta_side(problem, path, count, settings)
                 for count in harness.thread_counts()
             ),
             *torch_peers(path, problem, layouts),

@@ -2,14 +2,15 @@
 
     python -P tools/benchmarks/stages.py BEGAN REPORT WORD...
 
-BEGAN is the time at which the process was started, REPORT a JSON file. The stages are:
+BEGAN is the start time of the process in seconds since the epoch. REPORT is a JSON
+file. The stages are:
 
 - import: start of Python, imports, start of TensorFlow;
 - load: the model, and the data of a task;
-- trace: building of graphs in Python;
+- trace: construction of graphs in Python;
 - run: all other work.
 
-A moment belongs to the innermost stage. This file imports only small modules of the
+Time counts for the innermost stage. This file imports only small modules of the
 standard library, because its own imports are not measured.
 """
 
@@ -27,7 +28,7 @@ class Stages:
     """Assigns the time of the main thread to stages.
 
     Args:
-        began: when the process was started, in seconds since the epoch.
+        began: start time of the process in seconds since the epoch.
     """
 
     def __init__(self, began):
@@ -43,7 +44,7 @@ class Stages:
         return previous
 
     def timed(self, stage, function):
-        """The function; its time belongs to a stage."""
+        """Wraps a function: its time counts for a stage."""
 
         @functools.wraps(function)
         def call(*args, **kwargs):
@@ -58,11 +59,11 @@ class Stages:
         return call
 
     def time(self, stage, owner, name):
-        """Replaces a function of a module or a class by its timed form."""
+        """Replaces a function of a module or a class by its timed wrapper."""
         setattr(owner, name, self.timed(stage, getattr(owner, name)))
 
 
-def main(began, report, *words):
+def main(began, report, *arguments):
     stages = Stages(float(began))
     stages.time("import", builtins, "__import__")
     stages.time("import", importlib, "import_module")
@@ -70,7 +71,7 @@ def main(began, report, *words):
 
     start = stages.timed("import", console.start)
 
-    def started(*threads):
+    def timed_start(*threads):
         km = start(*threads)
         from tensorflow.python.framework import func_graph
 
@@ -82,8 +83,8 @@ def main(began, report, *words):
         stages.time("load", files, "load_image")
         return km
 
-    console.start = started
-    code = cli.main(list(words))
+    console.start = timed_start
+    code = cli.main(list(arguments))
     stages.enter("run")
     pathlib.Path(report).write_text(json.dumps(stages.seconds), encoding="utf-8")
     return code

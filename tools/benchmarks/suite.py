@@ -13,7 +13,7 @@ from benchmarks import harness
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "docs" / "measured"
-# Read by other pages than docs/benchmarks.md.
+# Tables for other pages than docs/benchmarks.md.
 PLACES = {"adaptation": ROOT / "zoo" / "adaptation.csv"}
 HEADER = MEASURED / "benchmarks.json"
 PEERS = ("torch", "jax")
@@ -21,10 +21,10 @@ PACKAGES = ("keras-meta", "tensorflow", "keras", "numpy", *PEERS)
 
 
 def processor():
-    """The name of the processor, as the system reports it."""
-    information = pathlib.Path("/proc/cpuinfo")  # Linux
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
+    """Returns the name of the processor that the system reports."""
+    cpu_info = pathlib.Path("/proc/cpuinfo")  # Linux
+    if cpu_info.exists():
+        for line in cpu_info.read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return value.strip()
@@ -32,7 +32,7 @@ def processor():
 
 
 def settings():
-    """Machine and versions: all tables of one header have them in common."""
+    """Returns machine and versions, which all tables of one header share."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "machine": {
@@ -45,13 +45,13 @@ def settings():
 
 
 def header(machine, versions, commit, date):
-    """The paragraph that docs/benchmarks.md begins with."""
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    """Returns the first paragraph of docs/benchmarks.md."""
+    version_list = ", ".join(f"{name} {version}" for name, version in versions.items())
     commit = f" at commit {commit[:10]}" if commit else ""
     return (
         "All tables are the output of one run of `python tools/benchmark.py "
         f"--what=all`, finished on {date}{commit}. Machine: {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['system']}. Versions: {listed}."
+        f"{machine['cores']} cores, {machine['system']}. Versions: {version_list}."
     )
 
 
@@ -63,11 +63,11 @@ def run(benchmarks, out):
 
     Args:
         benchmarks: `{name: function that returns a harness.Table}`.
-        out: folder of the run.
+        out: folder for the run.
 
     Raises:
-        SystemExit: a peer is not installed, a benchmark failed, or the folder holds a
-            run of another machine or other versions.
+        SystemExit: a peer is not installed, a benchmark failed, or the folder contains
+            a run on another machine or with other versions.
     """
     missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
     if missing:
@@ -77,17 +77,17 @@ def run(benchmarks, out):
         )
     from keras_meta.zoo import runs
 
-    folder, common, tables = pathlib.Path(out), settings(), {}
+    folder, run_settings, tables = pathlib.Path(out), settings(), {}
     try:
         with runs.claimed(folder):
-            runs.record(folder, common)
+            runs.record(folder, run_settings)
             for number, (name, measure) in enumerate(benchmarks.items(), start=1):
                 print(f"benchmark {number} of {len(benchmarks)}: {name}", flush=True)
                 tables[name] = stored(folder / f"{name}.json", measure)
     except ValueError as error:
         sys.exit(f"benchmark: error: {error}")
     date = datetime.date.today().isoformat()
-    publish(tables, header(**common, commit=runs.commit(), date=date))
+    publish(tables, header(**run_settings, commit=runs.commit(), date=date))
 
 
 def stored(path, measure):

@@ -1,4 +1,4 @@
-"""Work of the data pipeline of one of several workers, by number of workers."""
+"""CPU time of one worker's data pipeline by number of workers."""
 
 import statistics
 import time
@@ -11,12 +11,12 @@ TASKS = problems.TASKS
 
 
 def measure(workers, divided):
-    """Seconds of CPU that one worker takes for its share of a meta-step.
+    """Returns the CPU seconds of one worker for its share of a meta-step.
 
     Args:
-        workers: their number.
-        divided: whether workers divide the indices of the episodes; otherwise each
-            computes all episodes and keeps its share.
+        workers: number of workers.
+        divided: if True, workers divide the indices of the episodes; otherwise each
+            worker computes all episodes and uses its share.
     """
     import tensorflow as tf
 
@@ -36,10 +36,10 @@ def measure(workers, divided):
     next(data)
     seconds = []
     for _ in range(REPEATS):
-        began = time.process_time()
+        start = time.process_time()
         for _ in range(BATCHES):
             next(data)
-        seconds.append((time.process_time() - began) / BATCHES)
+        seconds.append((time.process_time() - start) / BATCHES)
     return statistics.median(seconds)
 
 

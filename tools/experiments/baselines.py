@@ -1,7 +1,8 @@
 """Classifiers without meta-training: nearest mean of pixels, HOG features.
 
-Each returns the accuracy of one task from uint8 images `[n, H, W, 1 or 3]` and integer
-labels. They need scikit-image and scikit-learn (pip install -e '.[bench]').
+Each function returns the accuracy on one task from uint8 images `[n, H, W, 1 or 3]` and
+integer labels. The functions need scikit-image and scikit-learn (pip install -e
+'.[bench]').
 """
 
 import functools
@@ -11,13 +12,13 @@ import numpy as np
 # Cells and blocks of Dalal and Triggs, 2005, on images of 64x64 pixels.
 SIZE = 64
 HOG = {"orientations": 9, "pixels_per_cell": (8, 8), "cells_per_block": (2, 2)}
-# Inverse strengths of the L2 penalty, of which validation tasks choose one.
+# Inverse strengths of the L2 penalty; validation tasks choose one.
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 PIXELS, REGRESSION = "nearest mean of pixels", "HOG, logistic regression"
 
 
 def nearest_mean(support, labels, query, query_labels):
-    """The accuracy of the nearest class mean of the pixels."""
+    """Returns the accuracy of the nearest class mean of the pixels."""
     support, query = (x.reshape(len(x), -1).astype("float64") for x in (support, query))
     means = np.stack([support[labels == n].mean(0) for n in range(labels.max() + 1)])
     distances = np.square(query[:, None] - means).sum(-1)
@@ -25,7 +26,7 @@ def nearest_mean(support, labels, query, query_labels):
 
 
 def hog(images):
-    """HOG features `[n, D]` of images, resized to 64x64 grey pixels."""
+    """Returns HOG features `[n, D]` of images, resized to 64x64 grey pixels."""
     import skimage.color
     import skimage.feature
     import skimage.transform
@@ -39,12 +40,12 @@ def hog(images):
 
 
 def hog_regression(support, labels, query, query_labels, strength=1.0):
-    """The accuracy of logistic regression on HOG features."""
+    """Returns the accuracy of logistic regression on HOG features."""
     return of_features(hog(support), labels, hog(query), query_labels, strength)
 
 
 def of_features(support, labels, query, query_labels, strength):
-    """The accuracy of logistic regression on features `[n, D]`."""
+    """Returns the accuracy of logistic regression on features `[n, D]`."""
     import sklearn.linear_model
 
     model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000)
@@ -52,22 +53,23 @@ def of_features(support, labels, query, query_labels, strength):
 
 
 def best_strength(tasks):
-    """The strength of `hog_regression` with the best accuracy on validation tasks.
+    """Returns the strength of `hog_regression` with the best validation accuracy.
 
     Args:
-        tasks: tuples of support images, labels, query images and query labels.
+        tasks: validation tasks, tuples of support images, labels, query images and
+            query labels.
     """
     scores = np.zeros(len(STRENGTHS))
     for support, labels, query, query_labels in tasks:
-        features = hog(support), hog(query)
-        for place, strength in enumerate(STRENGTHS):
-            scores[place] += of_features(
-                features[0], labels, features[1], query_labels, strength
+        support_features, query_features = hog(support), hog(query)
+        for index, strength in enumerate(STRENGTHS):
+            scores[index] += of_features(
+                support_features, labels, query_features, query_labels, strength
             )
     return STRENGTHS[int(scores.argmax())]
 
 
 def all_baselines(strength):
-    """`{name: function}`, with the strength of `best_strength`."""
+    """Returns `{name: function}`, with the strength of `best_strength`."""
     regression = functools.partial(hog_regression, strength=strength)
     return {PIXELS: nearest_mean, REGRESSION: regression}

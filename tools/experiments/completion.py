@@ -1,10 +1,10 @@
-"""Completion of characters from some of their pixels.
+"""Completion of characters from some known pixels.
 
     python tools/experiments/completion.py --out=runs/completion
 
 A neural process, the k nearest known pixels, and a Gaussian process predict the same
-test characters from the same known pixels. The settings of the last two (k; length,
-scale and noise) are chosen on validation characters, for each number of known pixels.
+test characters from the same known pixels. Validation characters choose k, and the
+length, scale and noise of the Gaussian process, for each number of known pixels.
 The results are a table, a picture and a CSV file.
 """
 
@@ -29,72 +29,74 @@ LENGTHS, SCALES, NOISES = (0.03, 0.06, 0.1, 0.2), (0.2, 0.4), (0.05, 0.15)
 
 
 def nearest(k):
-    """Mean of the k nearest known pixels, without a scale."""
+    """Returns a predictor: the mean of the k nearest known pixels, without a scale."""
 
     def predict(support_x, support_y, query_x):
-        apart = np.square(query_x[:, :, None] - support_x[:, None]).sum(-1)
-        places = np.argsort(apart, axis=-1, kind="stable")[..., :k]
-        tasks_ = np.arange(len(places))[:, None, None]
-        return support_y[..., 0][tasks_, places].mean(-1)[..., None], None
+        distances = np.square(query_x[:, :, None] - support_x[:, None]).sum(-1)
+        neighbours = np.argsort(distances, axis=-1, kind="stable")[..., :k]
+        task_indices = np.arange(len(neighbours))[:, None, None]
+        return support_y[..., 0][task_indices, neighbours].mean(-1)[..., None], None
 
     return predict
 
 
 def process(length, scale, noise):
-    """The posterior of a Gaussian process around the mean of the known pixels."""
+    """Returns a predictor: a Gaussian process around the mean of the known pixels."""
     family = tasks.gaussian_process("matern32", length, scale, noise)
 
     def predict(support_x, support_y, query_x):
-        level = support_y.mean(1, keepdims=True)
-        mean, deviation = family.posterior(support_x, support_y - level, query_x)
-        return mean.numpy() + level, deviation.numpy()
+        pixel_mean = support_y.mean(1, keepdims=True)
+        mean, deviation = family.posterior(support_x, support_y - pixel_mean, query_x)
+        return mean.numpy() + pixel_mean, deviation.numpy()
 
     return predict
 
 
-def entry(learner):
+def model_predictor(learner):
     def predict(support_x, support_y, query_x):
         outputs = learner.infer(learner.adapt(support_x, support_y), query_x)
-        return [v.numpy() for v in outputs]
+        return [output.numpy() for output in outputs]
 
     return predict
 
 
 def score(predict, batches):
-    """Squared error, and NLL if there is a scale, of each task: `[T, 1 or 2]`."""
+    """Squared error, and NLL if there is a scale, of each task, `[T, 1 or 2]`."""
     rows = []
     for episode, y in batches:
-        mean, scale = predict(*(episode[k] for k in checks.INPUTS))
-        row = [np.square(y - mean)]
+        mean, scale = predict(*(episode[name] for name in checks.INPUTS))
+        errors = [np.square(y - mean)]
         if scale is not None:
             distance = (y - mean) / scale
-            row.append(np.log(scale) + distance**2 / 2 + np.log(2 * np.pi) / 2)
-        rows.append(np.stack([v.mean((1, 2)) for v in row], 1))
+            errors.append(np.log(scale) + distance**2 / 2 + np.log(2 * np.pi) / 2)
+        rows.append(np.stack([values.mean((1, 2)) for values in errors], 1))
     return np.concatenate(rows)
 
 
-def drawn(family, known, seed, count):
-    """Batches of tasks whose queries are all other pixels."""
+def task_batches(family, known, seed, count):
+    """Returns batches of tasks whose queries are all other pixels."""
     data = family.episodes(known, SIDE**2 - known, seed)
     return list(data.take(count).batch(BATCH).as_numpy_iterator())
 
 
-def best(settings, make, batches, column):
-    """The setting with the least error (0) or NLL (1) on validation tasks."""
-    return min(settings, key=lambda s: score(make(*s), batches)[:, column].mean())
+def best(settings, build, batches, column):
+    """Returns the setting with the least error (column 0) or NLL (column 1)."""
+    return min(
+        settings, key=lambda setting: score(build(*setting), batches)[:, column].mean()
+    )
 
 
 def predictors(learner, validation, known):
-    """`{name: predict}`, tuned for this many known pixels."""
+    """Returns `{name: predict}`, tuned for this number of known pixels."""
     seed = FLAGS.seed + sources.PART_SEEDS["validation"]
-    batches = drawn(validation, known, seed, FLAGS.tuning_tasks)
+    batches = task_batches(validation, known, seed, FLAGS.tuning_tasks)
     (k,) = best([(k,) for k in NEIGHBOURS], nearest, batches, 0)
     setting = best(
         list(itertools.product(LENGTHS, SCALES, NOISES)), process, batches, 1
     )
     print(f"{known} pixels: k = {k}; length, scale and noise {setting}", flush=True)
     return {
-        FLAGS.model: entry(learner),
+        FLAGS.model: model_predictor(learner),
         "k nearest pixels": nearest(k),
         "Gaussian process": process(*setting),
     }
@@ -117,7 +119,7 @@ def show(figures):
 
 
 def draw(models, tests):
-    """Characters in groups of rows; columns: truth, known pixels, each predictor."""
+    """Draws rows of characters; columns: truth, known pixels, each predictor."""
     names = list(models[KNOWN[0]])
     titles = ["truth", "known", names[0], "its scale", *names[1:], "its scale"]
     rows = []
@@ -131,8 +133,10 @@ def draw(models, tests):
             for predict in models[known].values():
                 outputs = predict(episode["support_x"], episode["support_y"], x)
                 row += [(x, values) for values in outputs if values is not None]
-            shown = [plots.placed(x[0], v[0, :, 0], (SIDE, SIDE)) for x, v in row]
-            rows.append((str(known), shown))
+            panels = [
+                plots.placed(x[0], values[0, :, 0], (SIDE, SIDE)) for x, values in row
+            ]
+            rows.append((str(known), panels))
     titles = [title.replace(".", ".\n").replace(" ", "\n") for title in titles]
     return plots.images(rows, titles)
 
@@ -148,7 +152,7 @@ def main(out):
     validation, test = task.family(pools["validation"]), task.family(pools["test"])
     seed = FLAGS.seed + sources.PART_SEEDS["test"]
     models = {known: predictors(learner, validation, known) for known in KNOWN}
-    tests = {known: drawn(test, known, seed, FLAGS.tasks) for known in KNOWN}
+    tests = {known: task_batches(test, known, seed, FLAGS.tasks) for known in KNOWN}
     figures = {
         known: {name: score(predict, tests[known]) for name, predict in by_name.items()}
         for known, by_name in models.items()
@@ -165,7 +169,7 @@ def main(out):
 
 
 if __name__ == "__main__":
-    unit = "Test characters for each number of pixels."
+    unit = "Test characters for each number of known pixels."
     results.define_flags("completion", 500, unit)
     flags.DEFINE_string("model", "cnp.completion_omniglot", "Entry to score.")
     flags.DEFINE_integer("tuning_tasks", 50, "Validation characters.")

@@ -3,12 +3,12 @@
     python tools/experiments/cross_domain.py --out=runs/cross_domain
 
 Tasks of 5 ways are drawn as uint8 images at the size of the data, and are the same for
-all models; each model resizes and inverts them with its own `preprocess.pair`, as
+all models. Each model resizes and inverts them with its own `preprocess.pair`, as
 `keras-meta learn` does. `--models` accepts names of entries and files of learners. Two
 baselines without meta-training are scored on the same tasks. Validation classes of each
 data set choose the penalty of the regression. The results are a table and a CSV file
-with differences from the regression, task by task. An interrupted run resumes.
-Caltech-101 needs CALTECH101_DIR.
+with paired differences from the regression. The same command resumes an interrupted
+run. Caltech-101 needs CALTECH101_DIR.
 """
 
 import functools
@@ -29,7 +29,7 @@ from keras_meta.zoo import intervals, named, transfer
 from keras_meta.zoo.recipes import characters, photo_sources, sources
 
 WAYS, QUERIES, BATCH = 5, 15, 4
-# The data, and the height, width and channels at which tasks are drawn.
+# The source of each data set, and the shape of its images in tasks.
 DATA = {
     "CIFAR-FS": (photo_sources.CIFAR_FS, (32, 32, 3)),
     "FC100": (photo_sources.FC100, (32, 32, 3)),
@@ -41,84 +41,86 @@ VALIDATION_TASKS = 20
 
 @functools.cache
 def pools(data):
-    """The preprocessing that keeps the size of the data, and the pool of each part."""
+    """Returns preprocessing at the size of the data, and the pool of each part."""
     source, shape = DATA[data]
-    plain = km.ImagePreprocess(*shape, invert=False)
-    return plain, source.pools(plain)
+    preprocess = km.ImagePreprocess(*shape, invert=False)
+    return preprocess, source.pools(preprocess)
 
 
 def tasks(data, part, shots, count):
-    """Tasks of uint8 images: support, labels, queries and their labels, a list.
+    """Returns a list of tasks: uint8 support images, labels, queries, query labels.
 
     Args:
         data: a key of `DATA`.
         part: "validation" or "test".
         shots: support examples of each class.
-        count: tasks.
+        count: number of tasks.
     """
-    plain, loaded = pools(data)
+    preprocess, part_pools = pools(data)
     seed = FLAGS.seed + sources.PART_SEEDS[part]
-    episodes = loaded[part].episodes(WAYS, shots, QUERIES, seed).take(count)
+    episodes = part_pools[part].episodes(WAYS, shots, QUERIES, seed).take(count)
     return [
         (
-            plain.unscale(episode["support_x"]).numpy(),
+            preprocess.unscale(episode["support_x"]).numpy(),
             episode["support_y"].numpy(),
-            plain.unscale(episode["query_x"]).numpy(),
+            preprocess.unscale(episode["query_x"]).numpy(),
             query_y.numpy(),
         )
         for episode, query_y in episodes
     ]
 
 
-def of_entry(learner, test):
-    """The accuracy of a learner on each task."""
+def learner_accuracies(learner, test):
+    """Returns the accuracy of a learner on each task."""
     preprocess = learner.preprocess
     encoder, learner = transfer.on_features(learner)
-    features = once(encoder) if encoder else lambda x: x
-    scores = []
+    features = cached_features(encoder) if encoder else lambda x: x
+    accuracies = []
     for start in range(0, len(test), BATCH):
         support, labels, query, query_labels = map(
             np.stack, zip(*test[start : start + BATCH], strict=True)
         )
         support_x, query_x = map(features, preprocess.pair(support, query))
         logits = learner.infer(learner.adapt(support_x, labels), query_x)
-        guesses = np.asarray(logits).argmax(-1)
-        scores.append((guesses == query_labels).mean(1))
-    return np.concatenate(scores)
+        predictions = np.asarray(logits).argmax(-1)
+        accuracies.append((predictions == query_labels).mean(1))
+    return np.concatenate(accuracies)
 
 
-def once(encoder):
-    """The features of images `[T, n, ...]`, computed once for each different image."""
-    known = {}
+def cached_features(encoder):
+    """Returns a function that computes the features of each different image once."""
+    cache = {}
 
     def features(x):
         images = np.reshape(x, [-1, *x.shape[2:]])
         keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
-        new = {
-            k: image for k, image in zip(keys, images, strict=True) if k not in known
+        new_images = {
+            key: image
+            for key, image in zip(keys, images, strict=True)
+            if key not in cache
         }
-        if new:
-            outputs = encoder(np.stack(list(new.values()))).numpy()
-            known.update(zip(new, outputs, strict=True))
-        values = np.stack([known[key] for key in keys])
+        if new_images:
+            outputs = encoder(np.stack(list(new_images.values()))).numpy()
+            cache.update(zip(new_images, outputs, strict=True))
+        values = np.stack([cache[key] for key in keys])
         return values.reshape(*x.shape[:2], *values.shape[1:])
 
     return features
 
 
-def entries():
-    """The entries of images with enough outputs, by name."""
+def entry_names():
+    """Returns the names of the image entries with enough outputs."""
     cards = [card for card in zoo.list_models() if card.inputs == "images"]
     return [card.name for card in cards if card.ways >= WAYS and not card.external]
 
 
-def scored(out, data, shots):
-    """`{name: accuracy of each task}` of baselines and entries on one data set."""
+def score_models(out, data, shots):
+    """Scores baselines and entries on a data set: `{name: accuracy of each task}`."""
     folder = out / f"{data}-{shots}"
     folder.mkdir(exist_ok=True)
     test = tasks(data, "test", shots, FLAGS.tasks)
 
-    def of_baselines():
+    def score_baselines():
         strength = baselines.best_strength(
             tasks(data, "validation", shots, VALIDATION_TASKS)
         )
@@ -129,14 +131,14 @@ def scored(out, data, shots):
             for name, function in functions.items()
         }
 
-    scores = results.stored_arrays(folder / "baselines.npz", of_baselines)
-    for model in FLAGS.models or entries():
+    scores = results.stored_arrays(folder / "baselines.npz", score_baselines)
+    for model in FLAGS.models or entry_names():
 
-        def of_one(model=model):
-            return {"scores": of_entry(named.image_learner(model), test)}
+        def score_model(model=model):
+            return {"scores": learner_accuracies(named.image_learner(model), test)}
 
         name = named.short(model)
-        stored = results.stored_arrays(folder / f"{name}.npz", of_one)
+        stored = results.stored_arrays(folder / f"{name}.npz", score_model)
         scores[name] = stored["scores"]
         mean, interval = intervals.summary(scores[name])
         print(f"{data}, {shots} shots, {name}: {mean:.3f} ± {interval:.3f}", flush=True)
@@ -146,12 +148,12 @@ def scored(out, data, shots):
 def main(out):
     settings = {"tasks": FLAGS.tasks, "seed": FLAGS.seed}
     if results.stored(out / "run.json", lambda: settings) != settings:
-        results.stop(f"expected the tasks and the seed that {out} began with.")
+        results.stop(f"expected the tasks and the seed of the run in {out}.")
     rows, table = [], {}
     for data in results.chosen("data", DATA):
         for shots in map(int, FLAGS.shots):
             try:
-                scores = scored(out, data, shots)
+                scores = score_models(out, data, shots)
             except ValueError as error:
                 results.stop(error)
             for name, values in scores.items():
@@ -181,6 +183,6 @@ def main(out):
 
 if __name__ == "__main__":
     results.define_flags("cross_domain", 200, models=[])
-    flags.DEFINE_list("data", None, f"Of {', '.join(DATA)}; all by default.")
+    flags.DEFINE_list("data", None, f"Data sets: {', '.join(DATA)}; all by default.")
     flags.DEFINE_list("shots", ["1", "5"], "Support examples of each class.")
     results.start(main)

@@ -3,10 +3,10 @@
     python tools/experiments/finetuning.py --out=runs/finetuning
 
 `km.finetune` starts from the adapted weights. An epoch of its `fit` over the whole
-support set is one more inner step (under the learned prior, for a shrinkage learner),
-as a test shows. The accuracy after E epochs is therefore that of a learner with E more
-evaluation steps, which is computed for many test tasks at once. The results are a
-table, a picture and a CSV file.
+support set equals one more inner step (under the learned prior, for a shrinkage
+learner); a test verifies this. A learner with E more evaluation steps therefore has the
+accuracy after E epochs, computed for many test tasks at once. The results are a table,
+a picture and a CSV file.
 """
 
 import os
@@ -26,7 +26,7 @@ BATCH = 20
 
 
 def curve(name):
-    """Accuracy and half-width of its 95% interval by epoch, in percent, `[2, E]`."""
+    """Returns accuracy and half-width of its 95% interval in percent, `[2, E]`."""
     learner, card = zoo.load(name), zoo.card(name)
     task = recipes.recipe(name).task
     data = task.test_episodes(
@@ -38,9 +38,9 @@ def curve(name):
         FLAGS.seed,
     )
     data = data.take(FLAGS.tasks).batch(BATCH).cache()
-    adapted, accuracies = learner.evaluation_steps, []
+    adaptation_steps, accuracies = learner.evaluation_steps, []
     for epochs in EPOCHS:
-        learner.evaluation_steps = adapted + epochs
+        learner.evaluation_steps = adaptation_steps + epochs
         scores = learner.evaluate(data, verbose=0, return_dict=True)
         accuracies.append([100 * scores[key] for key in ("accuracy", "accuracy_95")])
         print(f"{name}: {epochs} epochs, {accuracies[-1][0]:.2f}%", flush=True)
@@ -52,7 +52,9 @@ def main(out):
         curves = {name: curve(name) for name in FLAGS.models}
     except ValueError as error:
         results.stop(error)
-    normalizations = ", ".join(f"{n} {zoo.card(n).normalization}" for n in curves)
+    normalizations = ", ".join(
+        f"{name} {zoo.card(name).normalization}" for name in curves
+    )
     results.show(
         f"Accuracy (%) after epochs of fine-tuning, {FLAGS.tasks} test tasks, seed "
         f"{FLAGS.seed}, 95% intervals; {normalizations}",

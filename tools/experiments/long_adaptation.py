@@ -2,13 +2,13 @@
 
     python tools/experiments/long_adaptation.py --out=runs/long
 
-A task is 20 characters of one alphabet, with five drawings of each to adapt to, in
-mini-batches, not rotated. Each method has the same number of candidate settings: the
-inner rate and, if it has a prior, its scale. Short trainings choose one on validation
-alphabets. The chosen one is trained with three seeds and scored by step on the same
-tasks of test alphabets, for every method and seed. A sigma form is better than another
-method if the interval of paired differences lies above zero for every seed.
-Normalization is inductive.
+A task has 20 characters of one alphabet, not rotated, and five support drawings of each
+character. Inner steps use mini-batches. Each method has the same number of candidate
+settings: the inner rate and, if the method has a prior, its scale. Short trainings
+choose a candidate on validation alphabets. The chosen candidate is trained with three
+seeds. It is scored by step on tasks of test alphabets, the same for every method and
+seed. A sigma form is better than another method if the interval of paired differences
+lies above zero for every seed. Normalization is inductive.
 
 Each result is stored as soon as it is computed, and a training resumes from its
 checkpoint: the same command resumes an interrupted run.
@@ -30,7 +30,7 @@ from results import FLAGS
 from keras_meta import plots
 from keras_meta.zoo import intervals
 
-# Each sigma form, and a method that it is compared with.
+# A sigma form, and the method that it is compared with.
 PAIRS = [
     ("sigma-MAML", "MAML"),
     ("sigma-MAML", "first-order MAML"),
@@ -43,8 +43,8 @@ COLOURS = {"Reptile": "#009e73", "MAML": "#0072b2", "iMAML": "#d55e00"}
 
 
 def define_flags():
-    flags.DEFINE_string("out", "runs/long", "Folder of the runs.")
-    flags.DEFINE_list("methods", None, "Methods to train, by their names in the table.")
+    flags.DEFINE_string("out", "runs/long", "Folder for the runs.")
+    flags.DEFINE_list("methods", None, "Methods to train: names in the table.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and training tasks.")
     for name, value, least, text in (
         ("meta_steps", 400, 1, "Meta-steps of each run."),
@@ -56,14 +56,14 @@ def define_flags():
         ("filters", 32, 1, "Filters of each convolution."),
     ):
         flags.DEFINE_integer(name, value, text, lower_bound=least)
-    flags.DEFINE_bool("estimate", False, "Print the remaining hours, and stop.")
+    flags.DEFINE_bool("estimate", False, "Print the remaining hours and exit.")
 
 
-def validation_rows(every, out):
-    """The validation curves of all runs."""
-    for run in every:
+def validation_rows(runs, out):
+    """Yields rows of the validation curves of all runs."""
+    for run in runs:
         for row in long_runs.log(run, out):
-            accuracy = {k: row[f"val_{k}"] for k in ("accuracy", "accuracy_95")}
+            accuracy = {key: row[f"val_{key}"] for key in ("accuracy", "accuracy_95")}
             settings = {
                 "settings": json.dumps(long_runs.settings_of(run)),
                 "step": row["step"],
@@ -83,29 +83,33 @@ def share_rows(scored):
     for run, arrays in scored.items():
         columns = arrays["modules"], arrays["scales"], arrays["w"]
         for module, scale, w in zip(*columns, strict=True):
-            place = {"method": run.method, "seed": run.seed, "module": str(module)}
-            yield {**place, "scale": float(scale), "w": float(w)}
+            key = {"method": run.method, "seed": run.seed, "module": str(module)}
+            yield {**key, "scale": float(scale), "w": float(w)}
 
 
 def differences(scored):
-    """Paired differences of each sigma form to its plain form and MAML, by seed."""
-    right = {
-        (run.method, run.seed): arrays["right"][long_runs.SCORED.index(long_runs.STEPS)]
-        for run, arrays in scored.items()
+    """Yields rows of the paired differences of `PAIRS`, by seed."""
+    index = long_runs.SCORED.index(long_runs.STEPS)
+    accuracies = {
+        (run.method, run.seed): arrays["right"][index] for run, arrays in scored.items()
     }
-    seeds = sorted({seed for _, seed in right})
-    for one, two in PAIRS:
+    seeds = sorted({seed for _, seed in accuracies})
+    for method, baseline in PAIRS:
         pairs = [
-            intervals.summary(intervals.difference(right[one, seed], right[two, seed]))
+            intervals.summary(
+                intervals.difference(
+                    accuracies[method, seed], accuracies[baseline, seed]
+                )
+            )
             for seed in seeds
-            if (one, seed) in right and (two, seed) in right
+            if (method, seed) in accuracies and (baseline, seed) in accuracies
         ]
         verdict = intervals.over_seeds(pairs)
         for seed, (mean, interval) in zip(seeds, pairs, strict=False):
             points = {"points": 100 * mean, "points_95": 100 * interval}
             row = {
-                "method": one,
-                "against": two,
+                "method": method,
+                "against": baseline,
                 "seed": seed,
                 "steps": long_runs.STEPS,
             }
@@ -113,23 +117,23 @@ def differences(scored):
 
 
 def draw(scored):
-    """Accuracy by step over all seeds, and w of each module, a point for each seed."""
+    """Draws accuracy by step over all seeds, and w of each module and seed."""
     figure = matplotlib.figure.Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for method in dict.fromkeys(run.method for run in scored):
-        mine = [arrays for run, arrays in scored.items() if run.method == method]
-        accuracy = np.concatenate([arrays["right"] for arrays in mine], 1)
+        by_seed = [arrays for run, arrays in scored.items() if run.method == method]
+        accuracy = np.concatenate([arrays["right"] for arrays in by_seed], 1)
         plain = method.removeprefix("sigma-")
         colour = COLOURS.get(plain, "#8a8a8a")
         style = {"color": colour, "linestyle": ":" if method == plain else "-"}
         plots.band(
             left, long_runs.SCORED, *intervals.summaries(accuracy.T), method, **style
         )
-        for arrays in mine:
+        for arrays in by_seed:
             if len(arrays["w"]):
-                places = range(len(arrays["w"]))
-                right.plot(arrays["w"], places, "o", color=colour, alpha=0.7)
-                right.set_yticks(places, map(str, arrays["modules"]))
+                positions = range(len(arrays["w"]))
+                right.plot(arrays["w"], positions, "o", color=colour, alpha=0.7)
+                right.set_yticks(positions, map(str, arrays["modules"]))
     left.set(xlabel="adaptation steps", ylabel="accuracy", xscale="symlog")
     left.set_xticks(long_runs.SCORED, long_runs.SCORED)
     right.set(
@@ -145,9 +149,9 @@ def draw(scored):
     return figure
 
 
-def report(scored, every, frozen, out):
+def report(scored, runs, frozen, out):
     """Writes and prints all results."""
-    results.write_csv(out / "validation.csv", list(validation_rows(every, out)))
+    results.write_csv(out / "validation.csv", list(validation_rows(runs, out)))
     results.write_csv(out / "curves.csv", list(curve_rows(scored)))
     results.write_csv(out / "shares.csv", list(share_rows(scored)))
     results.write_csv(out / "frozen.csv", frozen)
@@ -169,18 +173,18 @@ def report(scored, every, frozen, out):
     results.write_picture(out / "curves.png", draw(scored))
 
 
-def choose(tried, data, out, estimate):
-    """Trains the candidates; returns `{method: place of the best candidate}`."""
+def choose(candidates, data, out, print_estimate):
+    """Trains the candidates; returns `{method: index of the best candidate}`."""
     accuracy = collections.defaultdict(list)
-    for place, run in enumerate(tried, start=1):
+    for number, run in enumerate(candidates, start=1):
         settings = long_runs.settings_of(run)
-        print(f"candidate {place} of {len(tried)}: {run.method}, {settings}")
+        print(f"candidate {number} of {len(candidates)}: {run.method}, {settings}")
         accuracy[run.method].append(long_runs.train(run, data, out))
-        estimate()
-    chosen = {method: int(np.argmax(values)) for method, values in accuracy.items()}
-    for method, place in chosen.items():
-        best = accuracy[method][place]
-        print(f"{method}: {long_runs.METHODS[method][2][place]}, validation {best:.2%}")
+        print_estimate()
+    chosen = {method: int(np.argmax(scores)) for method, scores in accuracy.items()}
+    for method, index in chosen.items():
+        best = accuracy[method][index]
+        print(f"{method}: {long_runs.METHODS[method][2][index]}, validation {best:.2%}")
     return chosen
 
 
@@ -189,29 +193,29 @@ def main(out):
     seeds = list(map(int, FLAGS.seeds))
     data = long_runs.parts()
     clock = long_runs.Clock(methods, data, out)
-    tried, chosen = long_runs.candidates_of(methods), {}
+    candidates, chosen = long_runs.candidate_runs(methods), {}
 
-    def estimate():
-        every = [(run, False) for run in tried]
-        every += [(run, True) for run in long_runs.finals(methods, seeds, chosen)]
-        hours = sum(clock.seconds(run, final) for run, final in every) / 3600
+    def print_estimate():
+        runs = [(run, False) for run in candidates]
+        runs += [(run, True) for run in long_runs.final_runs(methods, seeds, chosen)]
+        hours = sum(clock.seconds(run, final) for run, final in runs) / 3600
         print(f"about {hours:.1f} hours left on an idle machine", flush=True)
 
-    estimate()
+    print_estimate()
     if FLAGS.estimate:
         return
-    chosen.update(choose(tried, data, out, estimate))
-    scored, queue = {}, long_runs.finals(methods, seeds, chosen)
-    for place, run in enumerate(queue, start=1):
-        print(f"run {place} of {len(queue)}: {run.method}, seed {run.seed}")
+    chosen.update(choose(candidates, data, out, print_estimate))
+    scored, final_runs = {}, long_runs.final_runs(methods, seeds, chosen)
+    for number, run in enumerate(final_runs, start=1):
+        print(f"run {number} of {len(final_runs)}: {run.method}, seed {run.seed}")
         long_runs.train(run, data, out)
         scored[run] = long_runs.score(run, data, out)
-        estimate()
+        print_estimate()
     frozen = []
-    for run in queue:
+    for run in final_runs:
         if run.method.startswith("sigma") and run.seed == long_runs.CHOICE_SEED:
             frozen += long_runs.freeze(run, data, out)
-    report(scored, [*tried, *queue], frozen, out)
+    report(scored, [*candidates, *final_runs], frozen, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The runs of `long_adaptation.py`: data, methods, training, scores, time left."""
+"""Runs of `long_adaptation.py`: data, methods, training, scores, remaining time."""
 
 import collections
 import csv
@@ -17,15 +17,15 @@ WAYS, SHOTS, QUERIES, STEPS, BATCH = 20, 5, 5, 100, 20
 EXAMPLES = WAYS * SHOTS
 SIZES = (10, 5, 10)  # training, validation and test alphabets of 20 classes or more
 SCORED = (0, 1, 2, 5, 10, 20, 50, 100, 200)
-RATE = 3e-3  # of Adam
-TOGETHER = 5  # tasks scored at once
-CHOICE_SEED = 0  # of the candidates
-VALIDATION_SEED, TEST_SEED = 10_000, 20_000  # of tasks
-REPEATS = 5  # of a measured time; the median counts
+RATE = 3e-3  # Adam's learning rate
+TASK_BATCH = 5  # tasks in a batch of validation and scoring
+CHOICE_SEED = 0  # seed of the candidates
+VALIDATION_SEED, TEST_SEED = 10_000, 20_000  # seeds of tasks
+REPEATS = 5  # measurements of a time, whose median is reported
 
 # Four candidates for each method: the inner rate, and the prior if it has one.
 RATES = [{"inner_rate": rate} for rate in (0.02, 0.05, 0.1, 0.2)]
-# At 100 examples a scale of 0.3 has the precision of iMAML's lambda of 0.1.
+# At 100 examples, a prior of scale 0.3 has the precision of iMAML's lambda 0.1.
 STRENGTHS = [
     {"inner_rate": rate, "regularization": strength}
     for rate in (0.05, 0.1)
@@ -41,16 +41,16 @@ RULES = [
     for rate in (0.05, 0.1)
     for rule in ("reptile", "implicit")
 ]
-# Log sigma^2 may move by 30 * 3e-3 a meta-step at first, and by 18 in all.
-TRAVEL = {"scale_rate": 30.0}
+# Log sigma^2 can change by 30 * 3e-3 in an early meta-step, and by 18 in total.
+SCALE_SETTINGS = {"scale_rate": 30.0}
 METHODS = {
     "Reptile": (km.Reptile, {"joint": False}, RATES),
     "first-order MAML": (km.FOMAML, {}, RATES),
     "MAML": (km.MAML, {}, RATES),
     "iMAML": (km.IMAML, {"damping": 1.0}, STRENGTHS),
-    "sigma-Reptile": (km.SigmaReptile, {"damping": 1.0, **TRAVEL}, RULES),
-    "sigma-MAML": (km.SigmaMAML, TRAVEL, SCALES),
-    "sigma-iMAML": (km.SigmaIMAML, {"damping": 1.0, **TRAVEL}, SCALES),
+    "sigma-Reptile": (km.SigmaReptile, {"damping": 1.0, **SCALE_SETTINGS}, RULES),
+    "sigma-MAML": (km.SigmaMAML, SCALE_SETTINGS, SCALES),
+    "sigma-iMAML": (km.SigmaIMAML, {"damping": 1.0, **SCALE_SETTINGS}, SCALES),
 }
 PREPARE = km.ImagePreprocess(28, 28, 1, invert=True)
 
@@ -58,7 +58,7 @@ Run = collections.namedtuple("Run", "method candidate seed steps")
 
 
 def alphabets():
-    """`{character's label id: alphabet}`."""
+    """Returns `{label id of a character: alphabet}`."""
     builder = tfds.builder("omniglot")
     builder.download_and_prepare()
     pairs = builder.as_dataset(
@@ -68,27 +68,33 @@ def alphabets():
 
 
 def parts():
-    """`{part: (seed, start) -> episodes}`; the parts share no alphabet."""
+    """Returns `{part: (seed, start) -> episodes}`; the parts share no alphabet."""
     pool = km.ClassPool.from_tfds("omniglot", "train+test", PREPARE)
-    groups = alphabets()
-    count = np.bincount(list(groups.values()))
+    alphabet_by_label = alphabets()
+    count = np.bincount(list(alphabet_by_label.values()))
     order = np.random.RandomState(0).permutation(np.flatnonzero(count >= WAYS))
 
     def episodes(ids):
-        chosen = pool.select(ids)
-        return lambda seed, start=0: chosen.episodes(
-            WAYS, SHOTS, QUERIES, seed, start, groups
+        part_pool = pool.select(ids)
+        return lambda seed, start=0: part_pool.episodes(
+            WAYS, SHOTS, QUERIES, seed, start, alphabet_by_label
         )
 
-    streams = {}
+    part_episodes = {}
     for part, size in zip(("train", "validation", "test"), SIZES, strict=True):
         members, order = order[:size], order[size:]
-        streams[part] = episodes([i for i, a in groups.items() if a in members])
-    return streams
+        part_episodes[part] = episodes(
+            [
+                label
+                for label, alphabet in alphabet_by_label.items()
+                if alphabet in members
+            ]
+        )
+    return part_episodes
 
 
-def make(run):
-    """The compiled learner of a run."""
+def build_learner(run):
+    """Builds the compiled learner of a run."""
     keras.utils.set_random_seed(run.seed)
     network = km.networks.conv4(PREPARE.shape, outputs=WAYS, filters=FLAGS.filters)
     build, settings, candidates = METHODS[run.method]
@@ -106,7 +112,7 @@ def make(run):
 
 
 def settings_of(run):
-    """The candidate settings of a run."""
+    """Returns the candidate settings of a run."""
     return METHODS[run.method][2][run.candidate]
 
 
@@ -122,9 +128,9 @@ def train(run, data, out):
 
     def load():
         validation = data["validation"](VALIDATION_SEED)
-        validation = validation.take(FLAGS.validation_tasks).batch(TOGETHER).cache()
-        make_run = lambda: make(run)  # noqa: E731
-        return make_run, lambda start: data["train"](run.seed, start), validation
+        validation = validation.take(FLAGS.validation_tasks).batch(TASK_BATCH).cache()
+        build_run = lambda: build_learner(run)  # noqa: E731
+        return build_run, lambda start: data["train"](run.seed, start), validation
 
     def best():
         training.fit(load, folder, settings, FLAGS.tasks, FLAGS.every, "accuracy")
@@ -135,35 +141,35 @@ def train(run, data, out):
 
 
 def log(run, out):
-    """The rows of a run's log."""
+    """Reads the rows of a run's log."""
     with (folder_of(run, out) / "log.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def trained(run, out):
+def load_trained(run, out):
     return keras.models.load_model(folder_of(run, out) / "best.keras", compile=False)
 
 
 def accuracies(learner, data):
-    """The accuracy of each test task, `[tasks]`."""
-    tests = data["test"](TEST_SEED).take(FLAGS.test_tasks).batch(TOGETHER)
-    shares = [
+    """Returns the accuracy of each test task, `[tasks]`."""
+    batches = data["test"](TEST_SEED).take(FLAGS.test_tasks).batch(TASK_BATCH)
+    batch_accuracies = [
         np.mean(learner(x).numpy().argmax(-1) == y, axis=1)
-        for x, y in tests.as_numpy_iterator()
+        for x, y in batches.as_numpy_iterator()
     ]
-    return np.concatenate(shares)
+    return np.concatenate(batch_accuracies)
 
 
 def score(run, data, out):
-    """Accuracy of each test task by step, and the learned scales.
+    """Computes the accuracy of each test task by step, and the learned scales.
 
     Returns:
-        A dict of arrays: right `[steps, tasks]`; modules, w and scales, one value for
-        each module and empty without a prior.
+        A dict of arrays: right `[steps, tasks]`, the accuracies; modules, w and scales,
+        one value for each module and empty without a prior.
     """
 
     def compute():
-        learner = trained(run, out)
+        learner = load_trained(run, out)
         accuracy = []
         for learner.evaluation_steps in SCORED:
             accuracy.append(accuracies(learner, data))
@@ -185,13 +191,14 @@ def score(run, data, out):
 
 
 def freeze(run, data, out):
-    """Time to adapt and accuracy by number of modules that adapt, rows of a table.
+    """Returns rows of adaptation time and accuracy by number of modules that adapt.
 
-    Modules are frozen in the order of w, which at one inner rate is that of sigma.
+    Modules are frozen in the order of w, which equals the order of sigma at one inner
+    rate.
     """
-    record = folder_of(run, out) / "frozen.json"
-    rows = results.read_json(record, [])
-    learner = trained(run, out)
+    path = folder_of(run, out) / "frozen.json"
+    rows = results.read_json(path, [])
+    learner = load_trained(run, out)
     scales = learner.scales()
     order = sorted(scales, key=scales.get)
     episode, _ = next(iter(data["test"](TEST_SEED).batch(1)))
@@ -201,10 +208,10 @@ def freeze(run, data, out):
             learner.freeze_below(np.nextafter(scales[order[count - 1]], np.inf))
         mean, interval = intervals.summary(accuracies(learner, data))
         times = []
-        for _ in range(REPEATS + 1):  # the first traces
-            began = time.perf_counter()
+        for _ in range(REPEATS + 1):  # the first call traces
+            start = time.perf_counter()
             learner.adapt(episode["support_x"], episode["support_y"])
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
         rows.append(
             {
                 "method": run.method,
@@ -216,7 +223,7 @@ def freeze(run, data, out):
                 "accuracy_95": interval,
             }
         )
-        results.write_json(record, rows)
+        results.write_json(path, rows)
         print(
             f"{run.method}: {rows[-1]['kept']} modules adapt: {rows[-1]['ms']} ms, "
             f"{mean:.2%} ± {interval:.2%}",
@@ -228,7 +235,7 @@ def freeze(run, data, out):
 class Clock:
     """Estimates the remaining time from the pace of each method, measured once.
 
-    Paces are processor time divided by the number of cores, as on an idle machine.
+    A pace is processor time divided by the number of cores: time on an idle machine.
     """
 
     def __init__(self, methods, data, out):
@@ -241,19 +248,19 @@ class Clock:
                 results.write_json(path, self.paces)
 
     def _measure(self, method, data):
-        """Seconds of a meta-step, and of adaptation and scoring of a task."""
-        learner = make(Run(method, 0, 0, 1))
+        """Measures seconds of a meta-step, and of adaptation and scoring of a task."""
+        learner = build_learner(Run(method, 0, 0, 1))
         batches, tests = data["train"](0).batch(FLAGS.tasks), data["test"](TEST_SEED)
         seconds = []
-        for go in (
+        for call in (
             lambda: learner.fit(batches.take(2), verbose=0),
-            lambda: learner.evaluate(tests.take(10).batch(TOGETHER), verbose=0),
+            lambda: learner.evaluate(tests.take(10).batch(TASK_BATCH), verbose=0),
         ):
-            go()  # traces
-            began = time.process_time()
-            go()
-            spent = time.process_time() - began
-            seconds.append(spent / km.runtime.usable_cores())
+            call()  # for tracing
+            start = time.process_time()
+            call()
+            duration = time.process_time() - start
+            seconds.append(duration / km.runtime.usable_cores())
         pace = {"step": seconds[0] / 2, "task": seconds[1] / 10}
         print(
             f"{method}: {1000 * pace['step']:.0f} ms a meta-step, "
@@ -263,27 +270,27 @@ class Clock:
         return pace
 
     def seconds(self, run, final):
-        """Remaining seconds of a run."""
+        """Returns the remaining seconds of a run."""
         folder, pace = folder_of(run, self.out), self.paces[run.method]
-        left = 0.0
+        remaining = 0.0
         if not (folder / "validation.json").exists():
-            done = 0
+            trained_steps = 0
             if (folder / "log.csv").exists():
-                done = int(log(run, self.out)[-1]["step"])
-            steps = run.steps - done
+                trained_steps = int(log(run, self.out)[-1]["step"])
+            steps = run.steps - trained_steps
             validations = -(-steps // FLAGS.every)
-            left += steps * pace["step"]
-            left += validations * FLAGS.validation_tasks * pace["task"]
+            remaining += steps * pace["step"]
+            remaining += validations * FLAGS.validation_tasks * pace["task"]
         if final and not (folder / "curve.npz").exists():
-            left += FLAGS.test_tasks * pace["task"] * sum(SCORED) / STEPS
+            remaining += FLAGS.test_tasks * pace["task"] * sum(SCORED) / STEPS
         if final and run.method.startswith("sigma") and run.seed == CHOICE_SEED:
             if not (folder / "frozen.json").exists():
                 # Nine rows; adaptation is faster with frozen modules.
-                left += FLAGS.test_tasks * pace["task"] * 5
-        return left
+                remaining += FLAGS.test_tasks * pace["task"] * 5
+        return remaining
 
 
-def candidates_of(methods):
+def candidate_runs(methods):
     return [
         Run(method, index, CHOICE_SEED, FLAGS.candidate_steps)
         for method in methods
@@ -291,8 +298,8 @@ def candidates_of(methods):
     ]
 
 
-def finals(methods, seeds, chosen):
-    """The runs that are scored, seed by seed."""
+def final_runs(methods, seeds, chosen):
+    """Returns the runs that are scored, seed by seed."""
     return [
         Run(method, chosen.get(method, 0), seed, FLAGS.meta_steps)
         for seed in seeds

@@ -2,11 +2,12 @@
 
     python tools/experiments/modularity.py --model=sigma_maml.omniglot_5w1s
 
-Short trainings of the entry's recipe with three seeds give the order of the modules by
+Short trainings of the entry's recipe with three seeds determine the order of modules by
 the shrinkage factor w. Then the entry itself is scored on the same validation tasks
-with no module frozen, with the half of the modules with the smallest w frozen, and with
-the module with the largest w frozen. The result is a row of zoo/modularity.csv, which
-the entry's page reads. The same command resumes an interrupted run.
+three times: with no frozen module, with the half of the modules that have the smallest
+w frozen, and with the module that has the largest w frozen. The result is a row of
+zoo/modularity.csv, which the entry's page reads. The same command resumes an
+interrupted run.
 """
 
 import dataclasses
@@ -32,37 +33,37 @@ from keras_meta.zoo import (
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "The entry.", required=True)
-    flags.DEFINE_string("out", "runs/modularity", "Folder of the short trainings.")
+    flags.DEFINE_string("model", None, "Entry to test.", required=True)
+    flags.DEFINE_string("out", "runs/modularity", "Folder for the short trainings.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the short trainings.")
-    flags.DEFINE_integer("steps", 1000, "Meta-steps of each.", lower_bound=1)
+    flags.DEFINE_integer(
+        "steps", 1000, "Meta-steps of each short training.", lower_bound=1
+    )
     flags.DEFINE_integer("every", 100, "Meta-steps between checkpoints.", lower_bound=1)
     flags.DEFINE_integer("tasks", 1000, "Validation tasks.", lower_bound=2)
     flags.DEFINE_bool("publish", True, "Write zoo/modularity.csv and the entry's page.")
 
 
-def trained(name, seed, out):
-    """`{module: w}` after a short training."""
+def train(name, seed, out):
+    """Runs a short training; returns `{module: w}`."""
     recipe = recipes.recipe(name)
     folder = out / name / f"seed-{seed}"
     runs.make(folder)
     steps, origin = (FLAGS.steps, None), recipe.stages[0].warm_start
-    for stage, stage_folder, count, begins in runs.stages(
-        recipe, folder, steps, origin
-    ):
-        entries.train(name, stage, stage_folder, count, seed, FLAGS.every, 100, begins)
+    for stage, stage_folder, count, start in runs.stages(recipe, folder, steps, origin):
+        entries.train(name, stage, stage_folder, count, seed, FLAGS.every, 100, start)
     learner = keras.models.load_model(folder / "best.keras", compile=False)
-    return learner.shares(examples(name))
+    return learner.shares(support_size(name))
 
 
-def examples(name):
-    """S of an entry's tasks."""
+def support_size(name):
+    """Returns the number of support examples in an entry's tasks."""
     card = zoo.card(name)
     return card.ways * card.shots
 
 
 def frozen_scores(learner, name, frozen):
-    """Accuracy of each validation task with some modules frozen."""
+    """Returns the accuracy of each validation task with these modules frozen."""
     recipe = recipes.recipe(name)
     validation = recipe.task.episodes(learner.preprocess, recipe.seed)["validation"]
     learner.frozen = frozen
@@ -72,23 +73,23 @@ def frozen_scores(learner, name, frozen):
     return score["tasks"]
 
 
-def measured(name, shares_of_seeds):
-    """A `modularity.Measured`."""
+def measure(name, shares_of_seeds):
+    """Scores an entry; returns a `modularity.Measured`."""
     learner, card = zoo.load(name), zoo.card(name)
-    shares = learner.shares(examples(name))
+    shares = learner.shares(support_size(name))
     order = sorted(shares, key=shares.get)
     half, largest = order[: len(order) // 2], order[-1]
-    whole, less, least = (
+    unfrozen, half_frozen, largest_frozen = (
         frozen_scores(learner, name, frozen) for frozen in ([], half, [largest])
     )
-    rows = {
-        "half_cost": intervals.difference(whole, less),
-        "largest_cost": intervals.difference(whole, least),
-        "more": intervals.difference(less, least),
+    differences = {
+        "half_cost": intervals.difference(unfrozen, half_frozen),
+        "largest_cost": intervals.difference(unfrozen, largest_frozen),
+        "more": intervals.difference(half_frozen, largest_frozen),
     }
     figures = {}
-    for title, tasks in rows.items():
-        mean, interval = intervals.summary(tasks)
+    for title, task_differences in differences.items():
+        mean, interval = intervals.summary(task_differences)
         figures[title] = round(mean, 6)
         figures[title.removesuffix("_cost") + "_95"] = round(interval, 6)
     return modularity.Measured(
@@ -105,7 +106,7 @@ def measured(name, shares_of_seeds):
 
 
 def write(rows, path):
-    """Writes rows of `modularity.Measured`."""
+    """Writes a list of `modularity.Measured` to a CSV file."""
     results.write_csv(path, list(map(dataclasses.asdict, rows)))
 
 
@@ -115,15 +116,15 @@ def main(out):
         learner, card = zoo.load(name), zoo.card(name)
         if not hasattr(learner, "scales") or card.ways is None:
             raise ValueError(
-                f"expected an entry of classes with learned scales, got {name}."
+                f"expected a classification entry with learned scales, got {name}."
             )
         shares = []
         for number, seed in enumerate(map(int, FLAGS.seeds), start=1):
             print(f"training {number} of {len(FLAGS.seeds)}, seed {seed}", flush=True)
-            shares.append(trained(name, seed, out))
-            listed = ", ".join(f"{m} {w:.3f}" for m, w in shares[-1].items())
-            print(f"seed {seed}: w: {listed}", flush=True)
-        row = measured(name, shares)
+            shares.append(train(name, seed, out))
+            factors = ", ".join(f"{m} {w:.3f}" for m, w in shares[-1].items())
+            print(f"seed {seed}: w: {factors}", flush=True)
+        row = measure(name, shares)
     except ValueError as error:
         results.stop(error)
     write([row], out / name / "modularity.csv")

@@ -29,7 +29,7 @@ MODELS = [
 ]
 SHOWN = (1, 2, 3, 4, 5, 10)
 BATCH = 20
-# Percent at the presentations SHOWN, by number of classes (table 1 of the paper).
+# Percentages at the presentations SHOWN by number of classes (table 1 of the paper).
 PUBLISHED = {
     5: {
         "human, 5 classes": (34.5, 57.3, 70.1, 71.8, 81.4, 92.4),
@@ -40,14 +40,14 @@ PUBLISHED = {
 }
 
 
-def published(names):
-    """The paper's figures with as many classes as these entries have."""
+def published_figures(names):
+    """Returns the paper's figures for the numbers of classes of these entries."""
     ways = sorted({zoo.card(name).ways for name in names})
-    return {name: row for n in ways for name, row in PUBLISHED[n].items()}
+    return {name: row for count in ways for name, row in PUBLISHED[count].items()}
 
 
 def score(name):
-    """Accuracy of each sequence by presentation in percent, `[tasks, K]`."""
+    """Returns percent accuracy of each sequence by presentation, `[tasks, K]`."""
     learner, card = zoo.load(name), zoo.card(name)
     task = recipes.recipe(name).task
     data = task.test_episodes(
@@ -59,7 +59,7 @@ def score(name):
 
 
 def differences(accuracies):
-    """`{title: [tasks, K]}`: paired differences of two entries of one protocol."""
+    """Returns paired differences of entries of one protocol, `{title: [tasks, K]}`."""
     pairs = {}
     for name in accuracies:
         pairs.setdefault(zoo.card(name).protocol, []).append(name)
@@ -77,7 +77,7 @@ def show(accuracies):
         means, widths = intervals.summaries(values)
         cells = [results.cell(means[k - 1], widths[k - 1], 1) for k in SHOWN]
         rows.append([name, *cells])
-    for name, means in published(accuracies).items():
+    for name, means in published_figures(accuracies).items():
         rows.append([f"published: {name}", *means])
     results.show(
         f"Accuracy (%) by presentation, {FLAGS.tasks} sequences of test characters, "
@@ -94,7 +94,7 @@ def draw(accuracies):
         means, widths = intervals.summaries(values)
         k = np.arange(1, len(means) + 1)
         axes.errorbar(k, means, widths, marker="o", markersize=4, label=name)
-    for name, means in published(accuracies).items():
+    for name, means in published_figures(accuracies).items():
         axes.plot(SHOWN, means, "--", linewidth=1, label=f"published: {name}")
     axes.set(xlabel="presentation of a class", ylabel="accuracy (%)", ylim=(0, 100))
     axes.legend(fontsize=7)

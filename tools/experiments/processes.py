@@ -2,10 +2,11 @@
 
     python tools/experiments/processes.py --out=runs/processes
 
-On the same test tasks: the negative log-likelihood of new points by number of context
-points, and the shares of them inside the 50% and 90% intervals. The exact posterior
-belongs to the process that the tasks are drawn from; no model can do better. The
-results are tables, a picture and a CSV file.
+All predictors are scored on the same test tasks by the negative log-likelihood of new
+points by number of context points, and by the shares of new points inside the 50% and
+90% intervals. The exact posterior belongs to the process that the tasks are drawn from:
+its expected negative log-likelihood is the lowest possible. The results are tables, a
+picture and a CSV file.
 """
 
 import os
@@ -32,19 +33,19 @@ DRAWN, DRAWN_CONTEXT = 3, 6
 
 
 def predictors(family):
-    """`{name: (support_x, support_y, query_x) -> (mean, scale)}`, as arrays."""
+    """Returns `{name: (support_x, support_y, query_x) -> (mean, scale)}`, on arrays."""
 
     def predictor(learner):
         def predict(support_x, support_y, query_x):
             outputs = learner.infer(learner.adapt(support_x, support_y), query_x)
-            return [np.asarray(v, np.float64) for v in outputs]
+            return [np.asarray(output, np.float64) for output in outputs]
 
         return predict
 
     models = {name: predictor(zoo.load(name)) for name in FLAGS.models}
     return {
         **models,
-        EXACT: lambda *data: [v.numpy() for v in family.posterior(*data)],
+        EXACT: lambda *data: [array.numpy() for array in family.posterior(*data)],
     }
 
 
@@ -58,7 +59,7 @@ def score(mean, scale, y):
 
 
 def score_all(family, models):
-    """`{name: {context points: [tasks, 1 + levels]}}` on the same tasks."""
+    """Returns `{name: {context points: [tasks, 1 + levels]}}` on the same tasks."""
     figures = {name: {} for name in models}
     for points in CONTEXTS:
         seed = FLAGS.seed + sources.PART_SEEDS["test"]
@@ -66,7 +67,7 @@ def score_all(family, models):
         parts = {name: [] for name in models}
         for episode, y in data.as_numpy_iterator():
             for name, predict in models.items():
-                inputs = [episode[k] for k in checks.INPUTS]
+                inputs = [episode[key] for key in checks.INPUTS]
                 parts[name].append(score(*predict(*inputs), y))
         for name in models:
             figures[name][points] = np.concatenate(parts[name])
@@ -92,8 +93,8 @@ def show(figures):
     }
     rows = []
     for name, values in pooled.items():
-        above = intervals.difference(values[:, 0], pooled[EXACT][:, 0])
-        nats = [intervals.summary(values[:, 0]), intervals.summary(above)]
+        excess = intervals.difference(values[:, 0], pooled[EXACT][:, 0])
+        nats = [intervals.summary(values[:, 0]), intervals.summary(excess)]
         shares = [intervals.summary(values[:, 1 + i]) for i in range(len(LEVELS))]
         rows.append(
             [
@@ -105,7 +106,7 @@ def show(figures):
     results.show(
         f"Over {TRAINED[0]} to {TRAINED[-1]} context points, as trained",
         [
-            *("predictor", "NLL", "above the exact posterior (paired)"),
+            *("predictor", "NLL", "excess over the exact posterior (paired)"),
             *(f"in the {level:.0%} interval" for level in LEVELS),
         ],
         rows,
@@ -113,30 +114,32 @@ def show(figures):
 
 
 def draw(family, models):
-    """The first test tasks, a row each; a column for each predictor."""
+    """Draws the first test tasks: a row for each task, a column for each predictor."""
     figure = matplotlib.figure.Figure(
         (4 * len(models), 2.6 * DRAWN), layout="constrained"
     )
     grid = np.linspace(-2, 2, 200, dtype=np.float32)[None, :, None]
     for row, panels in enumerate(figure.subplots(DRAWN, len(models), squeeze=False)):
         seed = episodes.fold_seed(FLAGS.seed + sources.PART_SEEDS["test"], row)
-        x, y = (v.numpy() for v in family.sample(seed, 300))
+        x, y = (array.numpy() for array in family.sample(seed, 300))
         order = np.argsort(x[:, 0])
         context = x[None, :DRAWN_CONTEXT], y[None, :DRAWN_CONTEXT]
         for (name, predict), axes in zip(models.items(), panels, strict=True):
-            mean, scale = (v[0, :, 0] for v in predict(*context, grid))
-            for width, shade in ((1.645, 0.15), (0.674, 0.25)):
+            mean, scale = (array[0, :, 0] for array in predict(*context, grid))
+            for width, alpha in ((1.645, 0.15), (0.674, 0.25)):
                 axes.fill_between(
                     grid[0, :, 0],
                     mean - width * scale,
                     mean + width * scale,
                     color="C0",
-                    alpha=shade,
+                    alpha=alpha,
                     linewidth=0,
                 )
             axes.plot(x[order], y[order], color="grey", linewidth=0.8)
             axes.plot(grid[0, :, 0], mean, color="C0")
-            axes.plot(*(v[0, :, 0] for v in context), "o", color="C1", markersize=5)
+            axes.plot(
+                *(array[0, :, 0] for array in context), "o", color="C1", markersize=5
+            )
             axes.set_ylim(-3, 3)
             axes.set_title(name if row == 0 else "", fontsize=10)
     figure.suptitle(
@@ -147,7 +150,7 @@ def draw(family, models):
 
 
 def table(figures):
-    """Rows of the CSV file."""
+    """Yields the rows of the CSV file."""
     names = ["nll", *(f"covered_{level}" for level in LEVELS)]
     for predictor, by_points in figures.items():
         for points, values in by_points.items():

@@ -1,4 +1,4 @@
-"""Flags, tables, pictures, CSV files and stored units of the experiments."""
+"""Flags, tables, pictures, CSV files and stored results of the experiments."""
 
 import csv
 import json
@@ -14,19 +14,19 @@ import keras_meta as km
 from keras_meta.zoo import atomic, runs
 
 FLAGS = flags.FLAGS
-WIDTH = 160  # of a printed table, in characters
+WIDTH = 160  # characters of a printed table
 
 
 def define_flags(name, tasks, unit="Test tasks.", models=None):
     """Defines the flags of an experiment that scores entries of the zoo.
 
     Args:
-        name: of the experiment and its default folder.
-        tasks: the default number of tasks.
-        unit: help of that number.
-        models: the default entries; None defines no flag for them.
+        name: name of the experiment and of its default folder.
+        tasks: default number of tasks.
+        unit: help text of the number of tasks.
+        models: default entries; None defines no flag for entries.
     """
-    flags.DEFINE_string("out", f"runs/{name}", "Folder of the results.")
+    flags.DEFINE_string("out", f"runs/{name}", "Folder for the results.")
     flags.DEFINE_integer("tasks", tasks, unit, lower_bound=2)
     flags.DEFINE_integer("seed", 0, "Seed of the tasks.")
     if models is not None:
@@ -34,12 +34,12 @@ def define_flags(name, tasks, unit="Test tasks.", models=None):
 
 
 def start(main, intra_op=1, folder=lambda: FLAGS.out):
-    """Runs an experiment, whose flags are defined.
+    """Parses the flags of an experiment and runs it.
 
     Args:
-        main: takes the folder of the results, a `pathlib.Path` that exists.
-        intra_op: threads of an operation.
-        folder: returns the folder, after the flags are parsed.
+        main: a function of the folder for the results, a `pathlib.Path` that exists.
+        intra_op: threads per operation.
+        folder: a function that returns the folder after the flags are parsed.
     """
     km.runtime.configure(intra_op)
 
@@ -55,12 +55,12 @@ def start(main, intra_op=1, folder=lambda: FLAGS.out):
 
 
 def stop(error):
-    """Ends the program with one sentence."""
+    """Exits with an error message of one sentence."""
     sys.exit(f"{pathlib.Path(sys.argv[0]).stem}: error: {error}")
 
 
 def chosen(flag, known):
-    """The names that a flag lists, or all known names if it lists none."""
+    """Returns the names that a flag lists, or all known names if it lists none."""
     names = FLAGS[flag].value or list(known)
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -69,7 +69,7 @@ def chosen(flag, known):
 
 
 def cell(mean, interval, digits=2):
-    """A mean and the half-width of its 95% interval."""
+    """Formats a mean and the half-width of its 95% interval."""
     return f"{mean:.{digits}f} ± {interval:.{digits}f}"
 
 
@@ -77,30 +77,30 @@ def show(title, columns, rows, width=WIDTH):
     """Prints a table.
 
     Args:
-        title: states unit, number of tasks, seed and interval.
+        title: unit, number of tasks, seed and interval.
         columns: headings.
         rows: sequences of cells.
-        width: in characters.
+        width: width in characters.
     """
     table = rich.table.Table(title=title)
-    for place, column in enumerate(columns):
-        table.add_column(str(column), justify="right" if place else "left")
+    for index, column in enumerate(columns):
+        table.add_column(str(column), justify="right" if index else "left")
     for row in rows:
         table.add_row(*map(str, row), end_section=any("\n" in str(c) for c in row))
     rich.console.Console(width=width).print(table)
 
 
 def plain(axes):
-    """Draws a light grid and no frame on the top and the right."""
+    """Adds a light grid to the axes and removes their top and right borders."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-# Files; a reader never sees half of one.
+# Files are replaced atomically, so that a reader never reads a partial file.
 
 
 def write_csv(path, rows):
-    """Writes dicts with equal keys; none without any."""
+    """Writes dicts with equal keys to a CSV file; writes no file without rows."""
 
     def draft(path):
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -125,19 +125,19 @@ def write_json(path, value):
 
 
 def read_json(path, default=None):
-    """The value of a JSON file, or the default if there is no such file."""
+    """Reads the value of a JSON file; returns the default if the file is missing."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
 
 def stored(path, compute):
-    """The JSON value of a file, which is computed and written if it is missing."""
+    """Reads a JSON file; computes and writes its value first if it is missing."""
     if not path.exists():
         write_json(path, compute())
     return read_json(path)
 
 
 def stored_arrays(path, compute):
-    """The arrays of an NPZ file, which are computed and written if it is missing."""
+    """Reads an NPZ file; computes and writes its arrays first if it is missing."""
 
     def draft(path):
         with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The shrinkage paper's synthetic experiments: risk by adaptation step.
+"""Synthetic experiments of the shrinkage paper: risk by adaptation step.
 
     python tools/experiments/shrinkage.py --experiment=1 --out=runs/shrinkage1
 
@@ -35,14 +35,14 @@ class Experiment:
 
     Attributes:
         phi: mean of every theta.
-        sigma: scale of each theta, M of them.
-        xi: noise of each dimension of y, D of them.
-        examples: support examples of a task, N.
-        steps: the longest adaptation; scales are learned at it.
-        meta_steps: of each method.
-        rate: of the inner loop, just below 2 over the largest curvature.
-        mean: `mu`, from a list of M scalars to a list of D.
-        floors: `{name: risk}` to compare with.
+        sigma: scales of the M thetas.
+        xi: noise scales of the D dimensions of y.
+        examples: N, the number of support examples of a task.
+        steps: number of steps of the longest adaptation, at which scales are learned.
+        meta_steps: meta-steps of each method.
+        rate: inner rate, just below 2 divided by the largest curvature.
+        mean: `mu`, a function from a list of M scalars to a list of D scalars.
+        floors: `{name: risk}`, reference values.
     """
 
     phi: float
@@ -56,7 +56,7 @@ class Experiment:
     floors: dict
 
     def sample(self, seed):
-        """Theta, support and query examples of one task."""
+        """Returns `mu(theta)`, support examples and query examples of one task."""
         seeds = tf.unstack(tf.random.split(seed, 2))
         theta = tf.random.stateless_normal([len(self.sigma)], seeds[0])
         mean = tf.stack(self.mean(tf.unstack(self.phi + self.sigma * theta)))
@@ -65,7 +65,7 @@ class Experiment:
         return mean, y[: self.examples], y[self.examples :]
 
     def episodes(self, start=0):
-        """Training episodes; the data have no input, so x is 1."""
+        """Returns training episodes; the data have no input, so x is 1."""
 
         def draw(seed):
             _, support_y, query_y = self.sample(seed)
@@ -75,7 +75,7 @@ class Experiment:
         return episodes.stream(draw, FLAGS.seed, start)
 
     def test_episodes(self):
-        """Test episodes of one query, whose target is the mean of y."""
+        """Returns test episodes of one query, whose target is the mean of y."""
 
         def draw(seed):
             mean, support_y, _ = self.sample(seed)
@@ -86,23 +86,23 @@ class Experiment:
         return episodes.stream(draw, TEST_SEED, 0)
 
     def exact_risk(self, scales):
-        """Risk of the MAP estimate under these scales, where `mu` is linear.
+        """Returns the risk of the MAP estimate for these scales and a linear `mu`.
 
         `D/2 + tr(R^-1 E[(mu - mu_hat)(mu - mu_hat)']) / 2` in closed form. The scales
-        may differ from the true ones; infinite scales are maximum likelihood.
+        may differ from the true scales; infinite scales mean maximum likelihood.
         """
         basis = np.eye(len(self.sigma))
-        a = np.array([self.mean(list(row)) for row in basis]).T  # [D, M]
+        design = np.array([self.mean(list(row)) for row in basis]).T  # [D, M]
         noise = np.diag(1 / np.square(self.xi))
-        precision = a.T @ noise @ a
-        pull = np.diag(1 / np.square(np.asarray(scales, float)))
-        inverse = np.linalg.inv(self.examples * precision + pull)
-        # theta_hat - theta = inverse (A' R^-1 sum of noise - pull (theta - phi))
+        precision = design.T @ noise @ design
+        prior = np.diag(1 / np.square(np.asarray(scales, float)))
+        inverse = np.linalg.inv(self.examples * precision + prior)
+        # theta_hat - theta = inverse (A' R^-1 sum of noise - prior (theta - phi))
         error = inverse @ (
-            self.examples * precision + pull @ np.diag(np.square(self.sigma)) @ pull
+            self.examples * precision + prior @ np.diag(np.square(self.sigma)) @ prior
         )
         error = error @ inverse
-        return len(self.xi) / 2 + np.trace(noise @ a @ error @ a.T) / 2
+        return len(self.xi) / 2 + np.trace(noise @ design @ error @ design.T) / 2
 
 
 def linear(thetas):
@@ -111,14 +111,14 @@ def linear(thetas):
 
 
 def spiral(thetas):
-    """Rotates each pair of thetas by pi/5 times its length."""
-    turned = []
+    """Rotates each pair of thetas by pi/5 times the pair's length."""
+    rotated = []
     for x, y in zip(thetas[::2], thetas[1::2], strict=True):
         # The small constant keeps the slope finite at the origin.
         angle = math.pi / 5 * (x * x + y * y + 1e-12) ** 0.5
         cosine, sine = keras.ops.cos(angle), keras.ops.sin(angle)
-        turned += [cosine * x - sine * y, sine * x + cosine * y]
-    return turned
+        rotated += [cosine * x - sine * y, sine * x + cosine * y]
+    return rotated
 
 
 EXPERIMENTS = {
@@ -149,7 +149,7 @@ EXPERIMENTS = {
 
 @keras.saving.register_keras_serializable("shrinkage")
 class Mean(keras.layers.Layer):
-    """`mu(theta)` for each example; every theta is a weight of its own."""
+    """`mu(theta)` for each example; every theta is a separate weight."""
 
     def __init__(self, experiment, **kwargs):
         super().__init__(**kwargs)
@@ -157,7 +157,7 @@ class Mean(keras.layers.Layer):
 
     def build(self, input_shape):
         count = len(EXPERIMENTS[self.experiment].sigma)
-        # Random, because a spiral's slope is not defined at the origin.
+        # Random, because the slope of a spiral is undefined at the origin.
         self.thetas = [
             self.add_weight(shape=[], initializer="random_normal", name=f"theta{i}")
             for i in range(count)
@@ -183,8 +183,8 @@ class Likelihood(keras.losses.Loss):
         self.xi = xi
 
     def call(self, y_true, y_pred):
-        gaps = (y_true - y_pred) / np.asarray(self.xi, "float32")
-        return keras.ops.sum(keras.ops.square(gaps), axis=-1) / 2
+        residuals = (y_true - y_pred) / np.asarray(self.xi, "float32")
+        return keras.ops.sum(keras.ops.square(residuals), axis=-1) / 2
 
     def get_config(self):
         return {**super().get_config(), "xi": list(self.xi)}
@@ -201,8 +201,8 @@ class Risk(metrics.EpisodeMetric):
         self.xi = xi
 
     def query_scores(self, y_true, y_pred):
-        gaps = (y_true - y_pred) / np.asarray(self.xi, "float32")
-        squares = keras.ops.sum(keras.ops.square(gaps), axis=-1)
+        residuals = (y_true - y_pred) / np.asarray(self.xi, "float32")
+        squares = keras.ops.sum(keras.ops.square(residuals), axis=-1)
         return squares / 2 + len(self.xi) / 2
 
     def get_config(self):
@@ -213,7 +213,7 @@ def one_group(path):
     return "all"
 
 
-# The plain methods train with few steps, where early stopping still regularizes them.
+# Methods without a prior train with few steps, where early stopping regularizes them.
 SHORT = 10
 METHODS = {
     "Reptile": (km.Reptile, {"inner_steps": SHORT, "joint": False}),
@@ -228,13 +228,17 @@ METHODS = {
 
 def define_flags():
     flags.DEFINE_enum("experiment", "1", ["1", "2"], "1: linear; 2: spiral.")
-    flags.DEFINE_string("out", None, "Folder; by default runs/shrinkage<n>.")
-    flags.DEFINE_list("methods", None, "Methods to train, by their names in the table.")
+    flags.DEFINE_string(
+        "out", None, "Folder for the results; by default runs/shrinkage<n>."
+    )
+    flags.DEFINE_list("methods", None, "Methods to train: names in the table.")
     flags.DEFINE_integer(
-        "meta_steps", None, "Meta-steps, instead of the experiment's.", lower_bound=1
+        "meta_steps", None, "Meta-steps; by default the experiment's.", lower_bound=1
     )
     flags.DEFINE_integer("tasks", 100, "Tasks in a meta-step.", lower_bound=1)
-    flags.DEFINE_integer("test_tasks", 5000, "Test tasks of a method.", lower_bound=2)
+    flags.DEFINE_integer(
+        "test_tasks", 5000, "Test tasks for each method.", lower_bound=2
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the training tasks.")
 
 
@@ -242,8 +246,8 @@ def meta_steps():
     return FLAGS.meta_steps or EXPERIMENTS[FLAGS.experiment].meta_steps
 
 
-def make(method):
-    """The compiled learner of a method."""
+def build_learner(method):
+    """Builds the compiled learner of a method."""
     experiment = EXPERIMENTS[FLAGS.experiment]
     keras.utils.set_random_seed(FLAGS.seed)
     inputs = keras.Input([1])
@@ -273,7 +277,7 @@ def make(method):
 
 
 def risks(experiment):
-    """The mean risk and its 95% interval, Keras metrics."""
+    """Returns Keras metrics: the mean risk and its 95% interval."""
     return [
         Risk(experiment.xi),
         Risk(experiment.xi, interval=True, name="nll_95"),
@@ -281,7 +285,7 @@ def risks(experiment):
 
 
 def curve(learner, experiment):
-    """`[(steps, risk, half-width)]` on the test tasks."""
+    """Returns `[(steps, risk, half-width)]` on the test tasks."""
     tests = experiment.test_episodes().take(FLAGS.test_tasks).batch(1000).cache()
     rows = []
     longest = math.log10(experiment.steps)
@@ -293,37 +297,37 @@ def curve(learner, experiment):
 
 
 def draw(curves, experiment):
-    """Risk by adaptation step, a line for each method; dashed lines are floors."""
+    """Draws risk by adaptation step; dashed lines are floors."""
     figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for place, (method, rows) in enumerate(curves.items()):
+    for index, (method, rows) in enumerate(curves.items()):
         steps, risks, widths = np.array(rows).T
-        # Some methods coincide: the gaps of a line show those below.
-        style = (2 * place, (5, place)) if place else "-"
+        # Some methods coincide: the gaps of a dashed line show the lines below it.
+        style = (2 * index, (5, index)) if index else "-"
         plots.band(axes, steps, risks, widths, method, linestyle=style)
-    first = experiment.steps / 50  # all risks before are far above
+    left_limit = experiment.steps / 50  # all earlier risks are far higher
     for name, risk in experiment.floors.items():
         axes.axhline(risk, color="grey", linestyle="--", linewidth=0.8)
-        axes.annotate(name, (first, risk), fontsize=8, color="grey", va="bottom")
-    lowest = min(experiment.floors.values())
+        axes.annotate(name, (left_limit, risk), fontsize=8, color="grey", va="bottom")
+    lowest_floor = min(experiment.floors.values())
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set_xlim(left=first, right=experiment.steps)
-    axes.set_ylim(lowest - 0.15, max(experiment.floors.values()) + 0.5)
+    axes.set_xlim(left=left_limit, right=experiment.steps)
+    axes.set_ylim(lowest_floor - 0.15, max(experiment.floors.values()) + 0.5)
     axes.set_xlabel("adaptation steps")
     axes.set_ylabel("expected negative log-likelihood")
     axes.legend(fontsize=8)
     return figure
 
 
-def trained(method, experiment, out):
-    """The trained learner of a method; its training resumes."""
+def train(method, experiment, out):
+    """Trains a method, or resumes its training; returns the learner."""
     validation = experiment.test_episodes().skip(FLAGS.test_tasks).take(1000).batch(500)
     folder = out / method.replace(" ", "_")
     training.fit(
-        lambda: (lambda: make(method), experiment.episodes, validation),
+        lambda: (lambda: build_learner(method), experiment.episodes, validation),
         folder,
         {
             "steps": meta_steps(),
@@ -362,7 +366,7 @@ def main(out):
     curves, scales = {}, {}
     for method in results.chosen("methods", METHODS):
         print(f"{method}:", flush=True)
-        learner = trained(method, experiment, out)
+        learner = train(method, experiment, out)
         curves[method] = curve(learner, experiment)
         if isinstance(learner, km.learners.shrinkage.Shrinkage):
             scales[method] = [round(s, 2) for s in learner.scales().values()]

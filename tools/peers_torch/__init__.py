@@ -1,8 +1,9 @@
-"""PyTorch peers of `tools/benchmark.py`, written as PyTorch's users would.
+"""PyTorch implementations (peers) for the comparisons of `tools/benchmark.py`.
 
-A peer takes `weights` (in Keras' order and layout), `episode`, `query_y`, `rate` (of
-Adam) and settings of its own. It returns `(step, parameters)`: a function that takes
-one meta-training step and returns its loss, and the trained parameters in Keras' order.
+The arguments of a peer are `weights` (in Keras' order and layout), `episode`,
+`query_y`, `rate` (Adam's learning rate) and its own settings. It returns `(step,
+parameters)`: a function that takes one meta-training step and returns its loss, and the
+trained parameters in Keras' order.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """ProtoNet, classification by a neural process, and pretraining, with encoders.
 
-Layers have the names of Keras' layers, by which their weights are loaded.
+Layers have the names of Keras' layers: weights are loaded by name.
 """
 
 import collections
@@ -11,14 +11,14 @@ from torch.nn import functional
 
 from peers_torch import layout
 
-EPSILON = 1e-3  # of Keras' batch normalization
-# Names of weights in Keras and here.
+EPSILON = 1e-3  # Keras' batch normalization
+# Names of weights in Keras and in PyTorch.
 NAMES = {"kernel": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
-def _normalized(inputs, filters, size, stride, name):
-    """Layers of a convolution and batch normalization, by name."""
+def _convolution(inputs, filters, size, stride, name):
+    """A convolution and its batch normalization, `{name: layer}`."""
     padding = size // 2
     return {
         f"conv{name}": nn.Conv2d(inputs, filters, size, stride, padding, bias=False),
@@ -33,7 +33,7 @@ def _sequential(layers):
 def conv4(filters, channels=3):
     layers = {}
     for block in range(1, 5):
-        layers |= _normalized(channels, filters, 3, 2, block)
+        layers |= _convolution(channels, filters, 3, 2, block)
         layers[f"relu{block}"] = nn.ReLU(inplace=True)
         channels = filters
     layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()}
@@ -45,10 +45,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, block, inputs, filters):
         super().__init__()
-        self.first = _sequential(_normalized(inputs, filters, 3, 1, f"{block}_1"))
-        self.second = _sequential(_normalized(filters, filters, 3, 1, f"{block}_2"))
-        self.third = _sequential(_normalized(filters, filters, 3, 1, f"{block}_3"))
-        shortcut = _normalized(inputs, filters, 1, 1, f"{block}_shortcut")
+        self.first = _sequential(_convolution(inputs, filters, 3, 1, f"{block}_1"))
+        self.second = _sequential(_convolution(filters, filters, 3, 1, f"{block}_2"))
+        self.third = _sequential(_convolution(filters, filters, 3, 1, f"{block}_3"))
+        shortcut = _convolution(inputs, filters, 1, 1, f"{block}_shortcut")
         self.shortcut = _sequential(shortcut)
         self.relu = nn.LeakyReLU(0.1, inplace=True)
         self.pool = nn.MaxPool2d(2)
@@ -90,7 +90,7 @@ class ProtoNet(nn.Module):
 
 
 class ClassProcess(nn.Module):
-    """A decoder's score of each pair of a query and a class; scores support too."""
+    """A decoder scores each pair of a query, or support example, and a class."""
 
     def __init__(self, encoder, width, hidden=128):
         super().__init__()
@@ -131,18 +131,18 @@ class Supervised(nn.Module):
         return self.classes(encode(query_x)), query_y
 
 
-def _loaded(network, weights, paths, channels_last):
+def _load_weights(network, weights, paths, channels_last):
     """Loads Keras' weights by their paths; returns the parameters in Keras' order."""
-    named = {".".join(k.split(".")[-2:]): p for k, p in network.named_parameters()}
+    missing = {".".join(k.split(".")[-2:]): p for k, p in network.named_parameters()}
     parameters = []
     with torch.no_grad():
         for path, weight in zip(paths, weights, strict=True):
             layer, name = path.split("/")[-2:]
-            parameter = named.pop(f"{layer}.{NAMES[name]}")
+            parameter = missing.pop(f"{layer}.{NAMES[name]}")
             parameter.copy_(layout.tensor(weight))
             parameters.append(parameter)
-    if named:
-        raise ValueError(f"expected weights of every layer, got none of {list(named)}.")
+    if missing:
+        raise ValueError(f"expected weights of all layers, got none for {[*missing]}.")
     network.to(memory_format=FORMATS[channels_last])
     return parameters
 
@@ -161,21 +161,21 @@ def train(
     half=False,
     **settings,
 ):
-    """A network whose encoder runs on the images of all tasks at once.
+    """Returns a step of a network that encodes the images of all tasks at once.
 
     Args:
         build: `ProtoNet`, `ClassProcess` or `Supervised`.
-        weights, episode, query_y, rate: as for every peer.
-        paths: of Keras' weights.
+        weights, episode, query_y, rate: the arguments of every peer.
+        paths: paths of Keras' weights.
         encoder: a name in ENCODERS.
-        filters: of the encoder.
-        smoothing: of the labels.
-        channels_last: the layout of images.
-        half: whether the encoder computes in bfloat16, by autocast.
-        **settings: of `build`.
+        filters: filters of the encoder's layers.
+        smoothing: label smoothing.
+        channels_last: if True, images have PyTorch's channels-last layout.
+        half: if True, the encoder computes in bfloat16, by autocast.
+        **settings: other arguments of `build`.
     """
     network = build(*ENCODERS[encoder](filters), **settings)
-    parameters = _loaded(network, weights, paths, channels_last)
+    parameters = _load_weights(network, weights, paths, channels_last)
     optimizer = layout.adam(parameters, rate)
     data = layout.tasks(episode, query_y)
 

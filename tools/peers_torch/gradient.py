@@ -19,19 +19,19 @@ def _loss(theta, x, y):
     return functional.cross_entropy(_conv4(theta, x), y)
 
 
-def _prepared(weights, episode, query_y):
-    """Parameters, and the tensors of the tasks."""
+def _prepare(weights, episode, query_y):
+    """Returns the parameters, and the tensors of the tasks."""
     phi = [layout.tensor(weight).requires_grad_() for weight in weights]
     return phi, layout.tasks(episode, query_y)
 
 
-def _descended(theta, gradients, rate):
+def _descend(theta, gradients, rate):
     return [w - rate * g for w, g in zip(theta, gradients, strict=True)]
 
 
 def maml_loop(weights, episode, query_y, rate, inner_steps, inner_rate):
     """MAML, tasks in a loop through autograd, as in learn2learn and higher."""
-    phi, tensors = _prepared(weights, episode, query_y)
+    phi, tensors = _prepare(weights, episode, query_y)
     optimizer = layout.adam(phi, rate)
     tasks = list(zip(*tensors, strict=True))
 
@@ -43,7 +43,7 @@ def maml_loop(weights, episode, query_y, rate, inner_steps, inner_rate):
             for _ in range(inner_steps):
                 loss = _loss(theta, support_x, support_y)
                 gradients = torch.autograd.grad(loss, theta, create_graph=True)
-                theta = _descended(theta, gradients, inner_rate)
+                theta = _descend(theta, gradients, inner_rate)
             loss = _loss(theta, query_x, query_y)
             (loss / len(tasks)).backward()
             total += loss.item()
@@ -55,13 +55,13 @@ def maml_loop(weights, episode, query_y, rate, inner_steps, inner_rate):
 
 def maml_vmap(weights, episode, query_y, rate, inner_steps, inner_rate):
     """MAML, all tasks as one batch through `torch.func`."""
-    phi, tensors = _prepared(weights, episode, query_y)
+    phi, tensors = _prepare(weights, episode, query_y)
     optimizer = layout.adam(phi, rate)
 
     def query_loss(theta, support_x, support_y, query_x, query_y):
         for _ in range(inner_steps):
             gradients = torch.func.grad(_loss)(theta, support_x, support_y)
-            theta = _descended(theta, gradients, inner_rate)
+            theta = _descend(theta, gradients, inner_rate)
         return _loss(theta, query_x, query_y)
 
     over_tasks = torch.func.vmap(
@@ -78,24 +78,24 @@ def maml_vmap(weights, episode, query_y, rate, inner_steps, inner_rate):
     return step, phi
 
 
-def conjugate_gradient(product, right, steps):
-    """Solves `A v = right` from v = 0, on lists of tensors."""
+def conjugate_gradient(product, right_side, steps):
+    """Solves `A v = right_side` from v = 0, on lists of tensors."""
 
     def inner(a, b):
         return sum((x * y).sum() for x, y in zip(a, b, strict=True))
 
-    solution = [torch.zeros_like(r) for r in right]
-    residual = [r.clone() for r in right]
-    direction = [r.clone() for r in right]
-    size = inner(residual, residual)
+    solution = [torch.zeros_like(r) for r in right_side]
+    residual = [r.clone() for r in right_side]
+    direction = [r.clone() for r in right_side]
+    squared_norm = inner(residual, residual)
     for _ in range(steps):
-        ahead = product(direction)
-        length = size / inner(direction, ahead)
-        solution = [s + length * d for s, d in zip(solution, direction, strict=True)]
-        residual = [r - length * a for r, a in zip(residual, ahead, strict=True)]
-        previous, size = size, inner(residual, residual)
-        turn = size / previous
-        direction = [r + turn * d for r, d in zip(residual, direction, strict=True)]
+        curvature = product(direction)
+        step_size = squared_norm / inner(direction, curvature)
+        solution = [s + step_size * d for s, d in zip(solution, direction, strict=True)]
+        residual = [r - step_size * a for r, a in zip(residual, curvature, strict=True)]
+        previous, squared_norm = squared_norm, inner(residual, residual)
+        ratio = squared_norm / previous
+        direction = [r + ratio * d for r, d in zip(residual, direction, strict=True)]
     return solution
 
 
@@ -111,20 +111,20 @@ def imaml(
 ):
     """iMAML, tasks in a loop; Hessian-vector products by double backward.
 
-    The inner step is proximal in the penalty, as in keras-meta.
+    The inner step is a proximal step for the penalty, as in keras-meta.
     """
-    phi, tensors = _prepared(weights, episode, query_y)
+    phi, tensors = _prepare(weights, episode, query_y)
     optimizer = layout.adam(phi, rate)
     tasks = list(zip(*tensors, strict=True))
-    kept = 1 / (1 + inner_rate * regularization)
+    proximal_factor = 1 / (1 + inner_rate * regularization)
 
-    def adapted(x, y):
+    def adapt(x, y):
         theta = [weight.detach().clone().requires_grad_() for weight in phi]
         for _ in range(inner_steps):
             gradients = torch.autograd.grad(_loss(theta, x, y), theta)
             with torch.no_grad():
                 for w, g, start in zip(theta, gradients, phi, strict=True):
-                    w.sub_(inner_rate * g).sub_(start).mul_(kept).add_(start)
+                    w.sub_(inner_rate * g).sub_(start).mul_(proximal_factor).add_(start)
         return theta
 
     def step():
@@ -132,22 +132,23 @@ def imaml(
             weight.grad = torch.zeros_like(weight)
         total = 0.0
         for support_x, support_y, query_x, query_y in tasks:
-            theta = adapted(support_x, support_y)
+            theta = adapt(support_x, support_y)
             loss = _loss(theta, query_x, query_y)
-            right = torch.autograd.grad(loss, theta)
-            slopes = torch.autograd.grad(
+            query_gradients = torch.autograd.grad(loss, theta)
+            support_gradients = torch.autograd.grad(
                 _loss(theta, support_x, support_y), theta, create_graph=True
             )
 
-            def product(direction, slopes=slopes, theta=theta):
-                bent = torch.autograd.grad(
-                    slopes, theta, grad_outputs=direction, retain_graph=True
+            def product(direction, support_gradients=support_gradients, theta=theta):
+                products = torch.autograd.grad(
+                    support_gradients, theta, grad_outputs=direction, retain_graph=True
                 )
                 return [
-                    h + regularization * v for h, v in zip(bent, direction, strict=True)
+                    h + regularization * v
+                    for h, v in zip(products, direction, strict=True)
                 ]
 
-            direction = conjugate_gradient(product, right, conjugate_steps)
+            direction = conjugate_gradient(product, query_gradients, conjugate_steps)
             for weight, v in zip(phi, direction, strict=True):
                 weight.grad += regularization / len(tasks) * v
             total += loss.item()

@@ -1,14 +1,14 @@
-"""Weights and images of Keras in the layout of PyTorch, and the optimizer.
+"""Converts weights and images from Keras' layout to PyTorch's; the optimizer.
 
-Keras pads a strided convolution at the end, PyTorch at both ends. With kernels and
-images flipped, both compute the same at even sizes.
+Keras pads a strided convolution at the end, PyTorch at both ends. With flipped kernels
+and images, both compute the same result for images of even size.
 """
 
 import torch
 
 
 def tensor(weight):
-    """A weight of Keras as a tensor; kernels of convolutions are flipped."""
+    """Converts a Keras weight to a tensor; flips the kernels of convolutions."""
     if weight.ndim == 4:
         weight = weight[::-1, ::-1].transpose(3, 2, 0, 1)
     elif weight.ndim == 2:
@@ -25,12 +25,12 @@ def array(value):
 
 
 def images(x):
-    """`[T, S, H, W, C]`, flipped as the kernels are, to `[T, S, C, H, W]`."""
+    """Converts images `[T, S, H, W, C]` to `[T, S, C, H, W]`, flipped like kernels."""
     return torch.tensor(x[:, :, ::-1, ::-1].transpose(0, 1, 4, 2, 3).copy())
 
 
 def tasks(episode, query_y):
-    """The tensors `support_x, support_y, query_x, query_y` of tasks of images."""
+    """Returns `support_x, support_y, query_x, query_y` of image tasks as tensors."""
     return (
         images(episode["support_x"]),
         torch.tensor(episode["support_y"]).long(),

@@ -8,7 +8,7 @@ from peers_torch import layout
 
 
 def _dense(weights):
-    """Linear layers with ReLU in between."""
+    """Returns linear layers with ReLU between them."""
     layers = []
     for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
         layer = nn.Linear(*kernel.shape)
@@ -20,7 +20,7 @@ def _dense(weights):
 
 
 def cnp(weights, episode, query_y, rate):
-    """A conditional neural process, which predicts the support points too."""
+    """A conditional neural process; the loss includes the support points."""
     encoder, decoder = _dense(weights[:8]), _dense(weights[8:])
     parameters = [*encoder.parameters(), *decoder.parameters()]
     optimizer = layout.adam(parameters, rate)
@@ -32,11 +32,11 @@ def cnp(weights, episode, query_y, rate):
 
     def step():
         optimizer.zero_grad()
-        mean = encoder(torch.cat([support_x, support_y], -1)).mean(1, keepdim=True)
-        mean = mean.expand(-1, x.shape[1], -1)
-        centre, raw = decoder(torch.cat([mean, x], -1)).chunk(2, -1)
-        scale = 0.1 + 0.9 * functional.softplus(raw)
-        loss = -torch.distributions.Normal(centre, scale).log_prob(y).mean()
+        features = encoder(torch.cat([support_x, support_y], -1))
+        representation = features.mean(1, keepdim=True).expand(-1, x.shape[1], -1)
+        mean, raw_scale = decoder(torch.cat([representation, x], -1)).chunk(2, -1)
+        scale = 0.1 + 0.9 * functional.softplus(raw_scale)
+        loss = -torch.distributions.Normal(mean, scale).log_prob(y).mean()
         loss.backward()
         optimizer.step()
         return loss.item()

@@ -8,29 +8,29 @@ from peers_torch import layout
 
 
 class LSTM(torch.nn.Module):
-    """`LSTMLearner` around `torch.nn.LSTM`."""
+    """The network of `LSTMLearner` with `torch.nn.LSTM`."""
 
     def __init__(self, weights, features, classes):
         super().__init__()
         kernel, recurrent, bias, head, offset = map(torch.tensor, weights)
         self.rnn = torch.nn.LSTM(features + classes, recurrent.shape[0])
         self.head = torch.nn.Linear(*head.shape)
-        with torch.no_grad():  # both have the gates in the order i, f, c, o
+        with torch.no_grad():  # both libraries order the gates i, f, c, o
             self.rnn.weight_ih_l0.copy_(kernel.T)
             self.rnn.weight_hh_l0.copy_(recurrent.T)
             self.rnn.bias_ih_l0.copy_(bias)
             self.rnn.bias_hh_l0.zero_()
             self.head.weight.copy_(head.T)
             self.head.bias.copy_(offset)
-        self.rnn.bias_hh_l0.requires_grad_(False)  # Keras has one bias
+        self.rnn.bias_hh_l0.requires_grad_(False)  # Keras has one bias only
 
-    def forward(self, x, late):
-        hidden, _ = self.rnn(torch.cat([x, late], -1))
+    def forward(self, x, previous_labels):
+        hidden, _ = self.rnn(torch.cat([x, previous_labels], -1))
         return self.head(torch.cat([x, hidden], -1))
 
 
 class MANN(torch.nn.Module):
-    """`MANN` with its defaults, a step at a time."""
+    """The network of `MANN` with default settings, one time step after the other."""
 
     def __init__(self, weights, features, classes, rows=128, width=40, heads=4):
         super().__init__()
@@ -55,7 +55,7 @@ class MANN(torch.nn.Module):
                 layer.bias.copy_(bias)
         self.cell.bias_hh.requires_grad_(False)
 
-    def forward(self, x, late):
+    def forward(self, x, previous_labels):
         tasks, units = x.shape[1], self.cell.hidden_size
         hidden = cell = x.new_zeros(tasks, units)
         reads = x.new_zeros(tasks, self.heads * self.width)
@@ -63,14 +63,15 @@ class MANN(torch.nn.Module):
         read_weights = x.new_zeros(tasks, self.heads, self.rows)
         usage = x.new_zeros(tasks, self.rows)
         outputs = []
-        for inputs in torch.cat([x, late], -1):
+        for inputs in torch.cat([x, previous_labels], -1):
             hidden, cell = self.cell(torch.cat([inputs, reads], -1), (hidden, cell))
             keys = torch.tanh(self.key(hidden)).view(tasks, self.heads, self.width)
             gates = torch.sigmoid(self.gate(hidden))[:, :, None]
-            least = torch.sort(usage.detach(), stable=True, dim=-1).indices
-            marks = functional.one_hot(least[:, : self.heads], self.rows).to(x.dtype)
-            write = gates * read_weights + (1 - gates) * marks.sum(1, keepdim=True)
-            memory = memory * (1 - marks[:, 0, :, None])
+            order = torch.sort(usage.detach(), stable=True, dim=-1).indices
+            least_used = functional.one_hot(order[:, : self.heads], self.rows)
+            least_used = least_used.to(x.dtype)
+            write = gates * read_weights + (1 - gates) * least_used.sum(1, keepdim=True)
+            memory = memory * (1 - least_used[:, 0, :, None])
             memory = memory + write.transpose(1, 2) @ keys
             scores = keys @ memory.transpose(1, 2)
             read_weights = torch.softmax(scores, -1)
@@ -81,20 +82,20 @@ class MANN(torch.nn.Module):
 
 
 def recurrent(build, weights, episode, query_y, rate, classes):
-    """A learner of sequences; every prediction counts, those of the support set too."""
+    """Trains on sequences; the loss includes the predictions of support examples."""
     x = np.concatenate([episode["support_x"], episode["query_x"]], 1)
     y = np.concatenate([episode["support_y"], query_y], 1)
     x = torch.tensor(x.transpose(1, 0, 2).copy())  # time first
     y = torch.tensor(y.T.copy()).long()
     labels = functional.one_hot(y, classes).float()
-    late = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])
+    previous_labels = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])
     network = build(weights, x.shape[-1], classes)
     parameters = [w for w in network.parameters() if w.requires_grad]
     optimizer = layout.adam(parameters, rate)
 
     def step():
         optimizer.zero_grad()
-        logits = network(x, late)
+        logits = network(x, previous_labels)
         loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten())
         loss.backward()
         optimizer.step()

@@ -283,10 +283,10 @@ def by_step_figure(names, steps, probabilities):
 
     shown = np.argsort(-probabilities[-1], kind="stable")[:5]
     exact = np.zeros(len(steps))
-    # A name may hold what starts a formula, or an underscore that hides its line.
+    # In a legend, $ starts a formula and a leading underscore hides the line.
     labels = [f" {name}".replace("$", r"\$") for name in names]
-    found = {labels[i]: (steps, probabilities[:, i], exact) for i in shown}
-    figure = plots.curves(found, "inner steps", "probability", log=True)
+    lines = {labels[i]: (steps, probabilities[:, i], exact) for i in shown}
+    figure = plots.curves(lines, "inner steps", "probability", log=True)
     figure.set_size_inches(FIGURE)
     return figure
 

@@ -94,9 +94,9 @@ def serve(directory, port=None, browser=True, ready=lambda url: None):
                 css=CSS,
             )
         except (OSError, OverflowError) as error:
-            wanted = "7860 to 7959" if port is None else port
+            ports = "7860 to 7959" if port is None else port
             raise ValueError(
-                f"expected a free port, {wanted} cannot be used: name another."
+                f"expected a free port, {ports} cannot be used: name another."
             ) from error
         else:
             ready(url)

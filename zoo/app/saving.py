@@ -115,8 +115,8 @@ def export_curve(curve, name, steps, directory):
     x, y = curve.known()[:, :1], curve.known()[:, 1:]
     units = None
     if learner.point_units is not None:
-        found = learner.point_units.fit(x[None], y[None])
-        units = {key: float(np.squeeze(value)) for key, value in found.items()}
+        fitted = learner.point_units.fit(x[None], y[None])
+        units = {key: float(np.squeeze(value)) for key, value in fitted.items()}
         x = (x - units["centre"]) / units["unit"]
         y = (y - units["middle"]) / units["spread"]
         units["end"] = learner.point_units.end

@@ -4,6 +4,8 @@ from keras_meta.zoo.recipes import papers, photo_sources, protocols, schema
 
 # The mean and deviation of CIFAR-100's images, by channel, in [0, 1].
 MEAN, DEVIATION = [0.507, 0.487, 0.441], [0.267, 0.256, 0.276]
+# Images of each class that the features are whitened with.
+WHITENING_IMAGES = 100
 # Processors with instructions for bfloat16 train these networks twice as fast.
 HALF = "mixed_bfloat16"
 
@@ -124,12 +126,32 @@ def _pretrained(encoder, task, pretraining_steps, steps, most_ways, policy=HALF)
 
 def _adapting_head():
     """An ANIL whose linear head adapts; the encoder and HOG features stay fixed."""
+    import keras
+
     import keras_meta as km
 
     encoder = PHOTOS_ENCODER()
-    encoder.trainable = False
-    network = km.networks.with_hog(encoder, weight=0.7, outputs=20)
+    whitened = km.networks.Whitening(shrinkage=0.5, name="whitening")(encoder.output)
+    features = keras.Model(encoder.input, whitened, name=encoder.name)
+    features.trainable = False
+    network = km.networks.with_hog(features, weight=0.5, outputs=20)
     return km.ANIL(network, inner_rate=3.0, inner_steps=50, preprocess=prepared(64))
+
+
+def _whiten(learner):
+    """Whitens the features of an encoder with images of its training classes."""
+    import keras
+    import numpy as np
+
+    layer = learner.network.get_layer("whitening")
+    encoder = keras.Model(learner.network.input, layer.input)
+    pool = photo_sources.PHOTOS.pools(learner.preprocess)["train"]
+    features = [
+        encoder.predict(pool.images_of(label)[:WHITENING_IMAGES], verbose=0)
+        for label in pool.class_ids
+    ]
+    labels = np.repeat(pool.class_ids, [len(part) for part in features])
+    layer.adapt(np.concatenate(features), labels)
 
 
 def _imagenet(application, size, file, md5):
@@ -228,6 +250,10 @@ RECIPES = {
     "protonet.photos": _pretrained(
         PHOTOS_ENCODER, USERS, 10_000, 200, most_ways=60, policy="float32"
     ),
+    # Whitening changed the accuracy on 200 paired validation tasks of 5 ways, of a head
+    # on cached features, by +1.4 ± 0.5, +1.2 ± 0.3 and +1.0 ± 0.3 points at 1, 5 and 10
+    # shots. Shrinkage 0.3 or 0.7, and other weights of HOG from 0 to 0.7, changed it by
+    # at most 0.3 points.
     "anil.photos-on_protonet": schema.Recipe(
         _adapting_head,
         protocols.Classification(
@@ -237,6 +263,7 @@ RECIPES = {
         steps=1_000,
         tasks=4,
         warm_start="protonet.photos",
+        adjust=_whiten,
     ),
     "protonet.imagenet-mobilenet_v2": _imagenet(
         "MobileNetV2",
