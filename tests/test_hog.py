@@ -58,6 +58,7 @@ def test_hog_rejects_images_smaller_than_a_block():
 
 
 def test_joined_features_have_two_norms(tmp_path):
+    keras.utils.set_random_seed(0)
     encoder = km.networks.conv4((32, 32, 3), outputs=None, filters=4, pooling="none")
     joined = km.networks.with_hog(encoder, weight=0.5)
     images = RANDOM.rand(3, 32, 32, 3).astype("float32")

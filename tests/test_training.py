@@ -114,7 +114,7 @@ def test_a_learner_on_features_predicts_like_the_complete_learner(kind, separate
 def test_a_signal_is_handled_while_a_graph_is_traced(tmp_path, capsys):
     learner = km.MAML(km.networks.mlp(), "mse")
     learner.compile("sgd")
-    run = training.Run(tmp_path, None, "mse", 40, 20)
+    run = training.Run(tmp_path, "mse", 40, 20)
     run.set_model(learner)
     run.on_train_begin()
 
@@ -153,6 +153,14 @@ def fit(optimizer, directory, steps, every):
         every,
         "mse",
     )
+
+
+def test_a_complete_run_loads_no_data(tmp_path, capsys):
+    fit(keras.optimizers.Adam(use_ema=True), tmp_path, 4, 2)
+    training.fit(
+        lambda: pytest.fail("data was loaded"), tmp_path, {"steps": 4}, 2, 2, "mse"
+    )
+    assert "4 of 4 meta-steps are done" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):

@@ -278,7 +278,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, capsys):
     check_equal(whole, killed)
 
     # A truncated checkpoint is replaced by the previous one, or by a new start.
-    run = training.Run(killed, None, "mse", 60, 10)
+    run = training.Run(killed, "mse", 60, 10)
     for name, step in (("last", 50), ("previous", None)):
         path = killed / f"{name}.keras"
         path.write_bytes(path.read_bytes()[:-1000])

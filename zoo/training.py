@@ -55,8 +55,9 @@ def fit(load, directory, settings, tasks, every, metric):
 
     Args:
         load: returns `(make, episodes, validation)`; called after `directory` and
-            `settings` are checked. `make` returns the initial learner, compiled with an
-            optimizer that computes a moving average of the weights (`use_ema`);
+            `settings` are checked, unless all meta-steps are done. `make` returns the
+            initial learner, compiled with an optimizer that computes a moving average
+            of the weights (`use_ema`);
             `episodes` is `start -> endless dataset` of training episodes; `validation`
             is a finite dataset of batches of episodes.
         directory: a `pathlib.Path`; see `Run` for the files in it.
@@ -82,14 +83,15 @@ def fit(load, directory, settings, tasks, every, metric):
     # Processes of a cluster share the folder; the first one writes.
     with runs.claimed(directory) if first else contextlib.nullcontext():
         runs.record(directory, {**settings, "tasks": tasks}, write=first)
-        make, episodes, validation = load()
-        calibration = episodes(start=0).batch(tasks).take(CALIBRATION_BATCHES)
-        run = Run(directory, validation, metric, steps, every, calibration)
-        learner = run.resume() or make()
-        done = int(learner.optimizer.iterations.numpy())
-        if done >= steps:
-            print(f"{done} of {steps} meta-steps are done")
+        run = Run(directory, metric, steps, every)
+        learner = run.resume()
+        if run.saved is not None and run.saved >= steps:
+            print(f"{run.saved} of {steps} meta-steps are done")
             return
+        make, episodes, run.validation = load()
+        run.calibration = episodes(start=0).batch(tasks).take(CALIBRATION_BATCHES)
+        learner = learner or make()
+        done = run.saved or 0
         # With several workers, TensorFlow cannot run a learner's loop inside a loop of
         # meta-steps. Checkpoints lie between two loops of meta-steps.
         alone = tf.distribute.get_strategy().cluster_resolver is None
@@ -197,15 +199,15 @@ class Run(keras.callbacks.Callback):
         directory: holds last.keras and previous.keras (checkpoints with the
             optimizer), best.keras (averaged weights, no optimizer), log.csv and
             TensorBoard events.
+        validation: a finite dataset of batches of episodes.
         calibration: training batches that the moving statistics of the averaged
             weights are computed on (`batch_norm.estimate`).
     """
 
-    def __init__(self, directory, validation, metric, steps, every, calibration=()):
+    def __init__(self, directory, metric, steps, every):
         super().__init__()
-        self.calibration = calibration
+        self.validation = self.calibration = None
         self.directory = directory
-        self.validation = validation
         self.metric = metric
         self.steps = steps
         self.every = every
