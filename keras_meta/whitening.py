@@ -97,14 +97,13 @@ class Whitening(keras.layers.Layer):
         if not self.built:
             self.build(x.shape)
         _, classes, counts = np.unique(y, return_inverse=True, return_counts=True)
-        sums = np.zeros([len(counts), x.shape[1]])
+        size = x.shape[1]
+        sums = np.zeros([len(counts), size])
         np.add.at(sums, classes, x)
         deviations = x - (sums / counts[:, None])[classes]
         covariance = deviations.T @ deviations / len(x)
-        size = x.shape[1]
-        shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * np.trace(
-            covariance
-        ) / size * np.eye(size)
+        isotropic = np.trace(covariance) / size * np.eye(size)
+        shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * isotropic
         values, vectors = np.linalg.eigh(shrunk)
         if values[0] <= SMALLEST * values[-1]:
             raise ValueError(

@@ -208,17 +208,17 @@ SCALE_RULES = {
 }
 
 
+def scale_rule(learner):
+    """The gradient of the scales of sigma-Reptile, a line of its page."""
+    if hasattr(learner, "scale_rule"):
+        yield f"- Scales follow {SCALE_RULES[learner.scale_rule]}"
+
+
 # Layers after an encoder's convolutions, in words.
 PARTS = {
     networks.Whitening: ", features whitened within classes",
     networks.HOG: ", joined with histograms of oriented gradients",
 }
-
-
-def scale_rule(learner):
-    """The gradient of the scales of sigma-Reptile, a line of its page."""
-    if hasattr(learner, "scale_rule"):
-        yield f"- Scales follow {SCALE_RULES[learner.scale_rule]}"
 
 
 def encoder(learner):

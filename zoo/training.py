@@ -57,9 +57,8 @@ def fit(load, directory, settings, tasks, every, metric):
         load: returns `(make, episodes, validation)`; called after `directory` and
             `settings` are checked, unless all meta-steps are done. `make` returns the
             initial learner, compiled with an optimizer that computes a moving average
-            of the weights (`use_ema`);
-            `episodes` is `start -> endless dataset` of training episodes; `validation`
-            is a finite dataset of batches of episodes.
+            of the weights (`use_ema`); `episodes` is `start -> endless dataset` of
+            training episodes; `validation` is a finite dataset of batches of episodes.
         directory: a `pathlib.Path`; see `Run` for the files in it.
         settings: the settings of the run, a dict with at least "steps", the total
             number of meta-steps. A run is not resumed with other settings, nor with
@@ -85,13 +84,13 @@ def fit(load, directory, settings, tasks, every, metric):
         runs.record(directory, {**settings, "tasks": tasks}, write=first)
         run = Run(directory, metric, steps, every)
         learner = run.resume()
-        if run.saved is not None and run.saved >= steps:
-            print(f"{run.saved} of {steps} meta-steps are done")
+        done = run.saved or 0
+        if done >= steps:
+            print(f"{done} of {steps} meta-steps are done")
             return
         make, episodes, run.validation = load()
         run.calibration = episodes(start=0).batch(tasks).take(CALIBRATION_BATCHES)
         learner = learner or make()
-        done = run.saved or 0
         # With several workers, TensorFlow cannot run a learner's loop inside a loop of
         # meta-steps. Checkpoints lie between two loops of meta-steps.
         alone = tf.distribute.get_strategy().cluster_resolver is None

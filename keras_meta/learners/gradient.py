@@ -72,10 +72,10 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         vectorize: if True, tasks run as one batch; if False, side by side. By default
             True for networks of dense layers, where it is several times faster.
-        support_order: order in which inner batches take the support examples outside
-            meta-training: "shuffled", a fixed order that depends on S alone
-            (`ordered.permutation`), or "given". Meta-training takes them as given. The
-            order has no effect without `inner_batch`.
+        support_order: the order of the support examples in inner batches. "shuffled": a
+            fixed order that depends on S alone (`ordered.permutation`). "given": the
+            order of the input. Meta-training takes the order of the input in both
+            cases. No effect without `inner_batch`.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
