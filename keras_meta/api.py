@@ -1,4 +1,4 @@
-"""The public names, which `keras_meta` has from here when one of them is first used.
+"""The public names. `keras_meta` imports this module when one is first used.
 
 Importing this module imports TensorFlow, some seconds, and registers the learners with
 Keras.

@@ -1,8 +1,9 @@
 """Random changes of images while training, each a pure function of a seed.
 
-All take images `[n, H, W, C]` in [0, 1] and a seed `[2]`, draw independently for each
-image, and return float32 images of the same shape. `tf.image`'s `stateless_random_*`
-functions, except for flips, draw one amount for all images of a batch.
+The functions `random_*` take images `[n, H, W, C]` in [0, 1] and a seed `[2]`, draw
+independently for each image, and return float32 images of the same shape. `tf.image`'s
+`stateless_random_*` functions, except for flips, draw one amount for all images of a
+batch.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ def affine(
         angle: in radians, counter-clockwise, `[n]`.
         zoom: above 1 enlarges, `[n]`.
         shift: rightwards and downwards, as shares of width and height, `[n, 2]`.
-        shear: of columns by rows, `[n]` or a number.
+        shear: horizontal shift per unit of height, `[n]` or a number.
 
     Returns:
         Images of the same shape, float32.

@@ -23,7 +23,7 @@ _MEASURING: contextvars.ContextVar[list[tuple[Any, Any]] | None] = (
 
 @contextlib.contextmanager
 def measuring() -> Iterator[list[tuple[keras.Variable, tf.Tensor]]]:
-    """Batch normalization measures the batch: statistics are its own, not averages.
+    """Batch normalization uses and records the statistics of the batch.
 
     Inside, the layers of an `exact` network normalize with the statistics of their
     batch, whatever `training` and momentum are; all other layers follow `training`.
@@ -159,7 +159,7 @@ def exact_form(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def is_inexact(layer: keras.layers.Layer) -> bool:
-    """Whether a layer has an exact form: not those of a user's own subclass.
+    """Whether a layer has an exact form; layers of a user's subclass have none.
 
     Batch renormalization has statistics of its own, and no exact form here.
     """
@@ -175,6 +175,26 @@ def require_exact_form(layers: Iterable[keras.layers.Layer]) -> None:
                 f"statistics can be read, got layer '{layer.name}' of "
                 f"{type(layer).__name__}."
             )
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class ConstantAffine(keras.layers.BatchNormalization):
+    """Batch normalization by the batch in `fit`, which does not train gamma and beta.
+
+    With `trainable=False` Keras normalizes by the moving statistics in `fit` too.
+
+    Args:
+        **kwargs: for `keras.layers.BatchNormalization`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        for variable in (self.gamma, self.beta):
+            if variable is not None:
+                variable.trainable = False
 
 
 class Exact(keras.layers.Layer):

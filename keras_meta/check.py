@@ -67,9 +67,10 @@ def _networks(learner):
 
 def _order(learner):
     """Returns the order of the derivatives of the network that a learner uses."""
-    if isinstance(learner, imaml.Implicit) or getattr(learner, "unrolled", False):
-        return 2
-    return 1
+    implicit = isinstance(learner, imaml.Implicit) or (
+        getattr(learner, "scale_rule", None) == "implicit"
+    )
+    return 2 if implicit or getattr(learner, "unrolled", False) else 1
 
 
 def _check_meta_gradient(learner, precise, episode, query_y):
@@ -102,7 +103,7 @@ def _check_meta_gradient(learner, precise, episode, query_y):
     _, eager = meta_gradient(precise, episode, query_y)
     error = findings.relative_error(eager, expected)
     state = "right" if error < findings.TOLERANCE else "wrong"
-    sentence = f"eager and in a graph the same to {error:.0e}"
+    sentence = f"eager and graph execution differ by {error:.0e}"
     results.append(findings.Finding("meta-gradient", state, sentence))
 
     bound = getattr(precise, "bound", None)

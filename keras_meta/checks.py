@@ -291,7 +291,7 @@ def _y_check(learner, name, y, classes=None):
     y = tf.cast(y, tf.int64)  # the number of classes may overflow int8
     if learner.output_size is not None:
         classes, limit = learner.output_size, f"{learner.output_size})"
-        hint = f"{RENUMBER}, and a learner of more outputs (with_classes) takes more"
+        hint = f"{RENUMBER}; for more classes, use learner.with_classes(n)"
         if learner.label_shape:  # the symbols of strings
             hint = "each symbol of a string is one of these"
     elif classes is None:

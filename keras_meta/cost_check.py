@@ -1,4 +1,4 @@
-"""Measures time and memory of a meta-step by number of inner steps."""
+"""Measures time and memory of a meta-gradient by number of inner steps."""
 
 import json
 import pathlib
@@ -70,7 +70,7 @@ def sentence(figures):
 
 
 def _figures(path, steps):
-    """Returns time and memory of a meta-step of four tasks in this process.
+    """Returns time and memory of a meta-gradient of four tasks in this process.
 
     Args:
         path: the `.keras` file of a learner.

@@ -17,15 +17,15 @@ SUFFIXES = (
 )
 HIDDEN, FOLDER, NO_FOLDER = "hidden", "a folder", "not in the folder of a class"
 UNKNOWN = "suffix not known"
-EXTRA = "for want of the extra: pip install 'keras-meta[photos]'"
+EXTRA = "extra not installed: pip install 'keras-meta[photos]'"
 # Names of skipped files that a sentence gives.
 NAMED = 5
 
 
 def load_image(path: StrPath) -> np.ndarray:
-    """Reads an image file as uint8 `[H, W, 1 or 3]`, upright as a camera says.
+    """Reads an image file as uint8 `[H, W, 1 or 3]`, rotated as its EXIF data state.
 
-    Of transparent images, `images.opaque` says what lies below; 16 bits are cut to 8.
+    `images.opaque` replaces transparency. Of 16 bits, the upper 8 are kept.
 
     Raises:
         ValueError: the file cannot be read as an image.
@@ -42,7 +42,7 @@ def load_image(path: StrPath) -> np.ndarray:
             image = PIL.ImageOps.exif_transpose(file)
             grey = image.mode in ("1", "L", "LA", "La")
             if image.mode[0] == "F":
-                raise ValueError("its tones are fractions, of a range that is not said")
+                raise ValueError("its pixels are floats without a known range")
             if image.mode[0] == "I":
                 pixels = _eight_bits(np.asarray(image))
             elif clear:
@@ -63,7 +63,8 @@ def load_image(path: StrPath) -> np.ndarray:
 def encoded_image(path: StrPath) -> bytes:
     """The bytes of a PNG or JPEG image that decode to what `load_image` reads.
 
-    They are the file's own if those do, else a PNG image of its pixels.
+    They are the file's own if those decode to these pixels, else a PNG image of its
+    pixels.
 
     Raises:
         ValueError: as `load_image`.
@@ -171,5 +172,5 @@ def _add_heif():
 def _eight_bits(pixels):
     """The upper half of 16 bits."""
     if pixels.min() < 0 or pixels.max() > 2**16 - 1:
-        raise ValueError("its tones have more than 16 bits")
+        raise ValueError("its pixels have more than 16 bits")
     return (pixels >> 8).astype(np.uint8)

@@ -29,7 +29,7 @@ class HOG(keras.layers.Layer):
         **kwargs: for `keras.layers.Layer`.
 
     Call arguments:
-        images: `[B, H, W, C]` in any affine scale.
+        images: `[B, H, W, C]` of any value range.
 
     Returns:
         Float `[B, D]`, D being `(H // cell - block + 1) (W // cell - block + 1) block^2

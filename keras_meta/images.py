@@ -25,10 +25,10 @@ class ImagePreprocess:
     network's size (`resize`) and scales them when they are drawn (`scale`).
     `preprocess(images)` is `scale(resize(images))`.
 
-    Users may draw light ink on a dark ground where the network expects dark ink on a
-    light ground. `pair` prepares all images of a task. With `detect`, it inverts them
-    if the support images require it, so that ink is 1 in the result. The command line
-    and exports use `pair`; a pool inverts images as `invert` states.
+    Users may draw light ink on a dark background where the network expects dark ink on
+    a light background. `pair` prepares all images of a task. With `detect`, it inverts
+    them if the support images require it, so that ink is 1 in the result. The command
+    line and exports use `pair`; a pool inverts images as `invert` states.
 
     Args:
         height: rows of the result, in pixels.
@@ -40,7 +40,8 @@ class ImagePreprocess:
             `invert`.
         mean: subtracted from each channel of the scaled (and inverted) images: a number
             for all channels or one for each, in units of [0, 1]. None: 0.
-        deviation: divisor of each channel after that, likewise, above 0. None: 1.
+        deviation: the standard deviation by which each channel is then divided, a
+            number or one for each channel, above 0. None: 1.
 
     Call arguments:
         images: uint8 `[..., H, W, 1 or 3]`, any H and W.

@@ -39,11 +39,14 @@ def check_layers(network, single, order):
             try:
                 ahead = keras.Model(network.input, layer.input)
             except (AttributeError, ValueError):
-                sentence = "is called more than once or not at all: not checked alone"
+                sentence = "its input is not part of this network: not checked alone"
                 results.append(findings.Finding(layer.name, "note", sentence))
                 continue
             if not isinstance(layer.input, keras.KerasTensor):
-                continue  # joins tensors, without variables
+                if layer.variables:
+                    sentence = "has several inputs: not checked alone"
+                    results.append(findings.Finding(layer.name, "note", sentence))
+                continue
             x = ahead(_input(network), training=True)
         if getattr(layer, "seed_generator", None) is not None:
             sentence = "is random while training: not checked alone"

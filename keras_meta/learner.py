@@ -79,8 +79,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         `[T, Q, d_y, 2]`.
 
     Raises:
-        ValueError: an argument out of range, or a name that other libraries use for
-            one.
+        ValueError: an argument out of range, or another library's name for one.
     """
 
     # Shape of one class label: () for an integer, (5,) for a string.
@@ -96,7 +95,10 @@ class Learner(settings.Spelled, trainer.Trainer):
     normalization = "inductive"
 
     support_loss = settings.Fixed()
+    classification = settings.Fixed()
+    example_shape = settings.Fixed()
     output_size = settings.Fixed()
+    preprocess = settings.Setting()
     point_units = settings.Setting(units.setting)
     temperature = settings.Setting(logits.temperature)
 
@@ -120,6 +122,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         super().__init__(autocast=False, **kwargs)
         self.supports_jit = False  # until `compile(jit_compile=True)`
         self.support_loss = losses.get(loss, self.variable_dtype)
+        losses.require_outputs(self.support_loss, self.predicts_scale)
         self.classification = losses.is_classification(self.support_loss)
         self.example_shape = tuple(example_shape)
         self.output_size = outputs
@@ -129,8 +132,6 @@ class Learner(settings.Spelled, trainer.Trainer):
         self.query_loss = self.support_loss
         self._loss_config = losses.config(loss)
         self.built = True  # a subclass builds its layers in `__init__`
-
-    # Implemented or overridden by subclasses.
 
     def adapt_tasks(
         self, support_x: tf.Tensor, support_y: tf.Tensor, training: bool = False
@@ -240,8 +241,8 @@ class Learner(settings.Spelled, trainer.Trainer):
 
         Args:
             support_x: `[T, S, ...]`, as `preprocess` returns it.
-            support_y: integer labels `[T, S]`, where the n <= N labels of a task are
-                0..n-1; or targets `[T, S, d_y]`.
+            support_y: labels 0..n-1 `[T, S]` with n <= N, or strings `[T, S, 5]`; or
+                targets `[T, S, d_y]`.
             training: if True, uses the settings of meta-training.
 
         Returns:
@@ -393,8 +394,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         flags = config.pop("layer_flags", None)
         learner = cls(**config)
         # A flag also sets those of the layers inside, which follow in this order.
-        for layer, flag in zip(
-            keras_private.layers_of(learner), flags or [], strict=False
-        ):
+        layers = keras_private.layers_of(learner)
+        for layer, flag in zip(layers, flags or [], strict=False):
             layer.trainable = flag
         return learner

@@ -81,6 +81,23 @@ def get(loss: keras.losses.Loss | str, dtype: str) -> keras.losses.Loss:
     return loss
 
 
+def require_outputs(loss: keras.losses.Loss, scale: bool) -> None:
+    """Raises a ValueError if a regression loss takes outputs of another kind.
+
+    Args:
+        loss: a `keras.losses.Loss`. Losses of users are not checked.
+        scale: whether the outputs are mean and scale, or predictions alone.
+    """
+    kind = type(loss)
+    if isinstance(loss, GaussianNLL) and not scale:
+        raise ValueError("expected a loss of predictions alone, got gaussian.")
+    of_keras = getattr(keras.losses, kind.__name__, None) is kind
+    if of_keras and scale and not is_classification(loss):
+        raise ValueError(
+            f"expected a loss of mean and scale, such as gaussian, got {loss.name}."
+        )
+
+
 def of(
     loss: keras.losses.Loss,
     y_true: TensorLike,

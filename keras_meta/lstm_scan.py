@@ -27,8 +27,8 @@ def run(cell, inputs, state, unroll=False):
     """Runs a cell over a sequence: what `keras.layers.RNN(cell)` returns, faster.
 
     The products that need no earlier time step are one product each: that of the inputs
-    before the loop over time, and those of the weights' gradients after it. The loops
-    hold `h U` and its transpose. First derivatives alone.
+    before the loop over time, and those of the weights' gradients after it. Only the
+    products with U remain in the loops. There are no second derivatives.
 
     Args:
         cell: one that `supports`.
@@ -139,7 +139,7 @@ def _lstm(unroll):
 def _once(gradients, inputs):
     """The gradients; to differentiate them is an error.
 
-    They are computed from what the tape of a second derivative has not seen.
+    They depend on tensors that a tape for second derivatives has not recorded.
 
     Args:
         gradients: tensors.

@@ -226,7 +226,7 @@ class Network:
                 ahead = keras.Model(self.model.inputs[0], layer.input)
                 rest = keras.Model(layer.input, self.model.outputs[0])
             except (AttributeError, ValueError):
-                continue  # called twice, or passed by: one tensor does not carry it all
+                continue  # no single tensor separates the two parts
             if ahead.weights:
                 return batch_norm.exact(ahead), batch_norm.exact(rest)
         return None, self.graph
@@ -324,8 +324,8 @@ def with_outputs(network: keras.Model, outputs: int) -> keras.Model:
     ends = isinstance(network, keras.Sequential) or last.output is network.outputs[0]
     if not isinstance(last, keras.layers.Dense) or not ends:
         raise ValueError(
-            "expected a network that ends in a Dense layer, whose units can be other "
-            f"in number; {network.name} ends in {type(last).__name__}."
+            "expected a network that ends in a Dense layer, whose number of units can "
+            f"change; {network.name} ends in {type(last).__name__}."
         )
     config = network.get_config()
     config["layers"][-1]["config"]["units"] = outputs
@@ -333,10 +333,11 @@ def with_outputs(network: keras.Model, outputs: int) -> keras.Model:
 
 
 def policy(network: keras.Model) -> keras.DTypePolicy | str:
-    """The dtype policy of a network's layers with weights, float32's if they differ.
+    """Returns the dtype policy of a network's layers with trainable weights.
 
-    A Keras model's own policy is the global one of when it was made, whatever that of
-    its layers.
+    If their policies differ, or without such layers, it is the dtype of the first
+    weight, or float32 without weights. The policy of the Keras model itself is not
+    used: it is the global policy at the time of its creation.
     """
     policies = {
         layer.dtype_policy.name: layer.dtype_policy

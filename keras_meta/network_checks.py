@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-# What float16 leaves of a sum of probabilities.
+# Tolerance of a sum of probabilities in float16.
 SUMS_TO_ONE = 1e-2
 
 
@@ -22,7 +22,7 @@ def require_logits(network: keras.Model) -> None:
     ):
         raise ValueError(f"{expected}that ends in a softmax: layer '{layer.name}'.")
     if tf.executing_eagerly() and network.output_shape[-1] > 1:
-        # A softmax by another way: whatever comes in, each row sums to one.
+        # A softmax in another form: the outputs for inputs of zeros sum to one.
         shape = [2, *(side or 8 for side in network.input_shape[1:])]
         rows = tf.cast(network(tf.zeros(shape), training=False), "float32")
         sums = tf.reduce_sum(rows, axis=-1, keepdims=True)

@@ -119,5 +119,5 @@ class OuterLoss:
         )
 
     def factor(self, task):
-        """Returns the factor of an update that is not the gradient of this loss."""
+        """Returns scale times task weight, for updates that are no gradients."""
         return self.scale * tf.cast(task.get("weights", 1.0), self.scale.dtype)

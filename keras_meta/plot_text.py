@@ -52,7 +52,8 @@ def drawable(text, weight):
         `(text, families)`: font families that together have all its characters, the
         default ones first.
     """
-    families, drawn = font_manager.FontProperties().get_family(), ""
+    # A copy: in Matplotlib 3.9 this is the list of `rcParams` itself.
+    families, drawn = [*font_manager.FontProperties().get_family()], ""
     for character in files.printable(text):
         family = family_of(character, weight)
         drawn += character if family else "?"

@@ -310,7 +310,7 @@ def scales(learner: Shrinkage, examples: int | None = None) -> matplotlib.figure
     axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.set_yticks(range(len(names)), names, size=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_title(f"line: the scale of all at the start, {start:.3g}", size=8)
+    axes.set_title(f"vertical line: initial scale of all modules, {start:.3g}", size=8)
     axes.set_xlabel("learned scale σ: how far a module's weights move from their start")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -159,24 +159,24 @@ class ClassPool:
         label id. Classes of equal names in two pools stay two classes.
 
         Args:
-            pools: `{name: ClassPool}`, with examples of one shape and type. The name of
-                a class becomes `name/class`.
+            pools: `{name: ClassPool}`, with examples of one shape and type and equal
+                `prepare`. The name of a class becomes `name/class`.
 
         Returns:
             A `ClassPool`.
 
         Raises:
-            ValueError: examples of different shapes or types, or on disk.
+            ValueError: examples of different shapes, types or `prepare`, or on disk.
         """
-        kinds = {
-            (pool.shape, type(pool._images), pool._images.dtype)
-            for pool in pools.values()
-        }
-        if len(kinds) != 1 or any(
-            isinstance(p._images, sources.OnDisk) for p in pools.values()
+        kinds = {(p.shape, type(p._images), p._images.dtype) for p in pools.values()}
+        prepares = {str(p._prepare and p._prepare.get_config()) for p in pools.values()}
+        if (
+            len(kinds) != 1
+            or len(prepares) != 1
+            or any(isinstance(p._images, sources.OnDisk) for p in pools.values())
         ):
             raise ValueError(
-                "expected pools in memory with examples of one shape and kind, got "
+                "expected pools in memory of one shape, type and prepare, got "
                 f"{', '.join(map(repr, pools.values())) or 'none'}."
             )
         prepare = next(iter(pools.values()))._prepare

@@ -12,8 +12,8 @@ import keras
 
 from keras_meta import steps
 
-# The likeness of two names, of `difflib`, from which one is taken for a misspelling of
-# the other: `iner_rate` and `inner_lr` are alike enough, no attribute of Keras is.
+# The similarity of two names (`difflib`) from which one counts as a misspelling of the
+# other: `iner_rate` and `inner_lr` are alike enough, no attribute of Keras is.
 MISSPELLED = 0.77
 
 # Names of arguments in other libraries, and their equivalents here.
@@ -60,7 +60,7 @@ class Setting:
 
 
 class Fixed(Setting):
-    """A setting that determines the variables of a learner and therefore cannot change.
+    """A setting that cannot change after construction.
 
     Args:
         check: as for `Setting`.
@@ -68,12 +68,7 @@ class Fixed(Setting):
 
     def __set__(self, learner: Any, value: Any) -> None:
         if self.name in learner.__dict__:
-            kind = type(learner).__name__
-            raise AttributeError(
-                f"expected {self.name} of {kind} to stay as it was made, with the "
-                f"variables that depend on it: make a new {kind} with another "
-                f"{self.name}."
-            )
+            raise _constant_error(learner, self.name)
         super().__set__(learner, value)
 
 
@@ -90,9 +85,10 @@ class Signature:
 class Spelled:
     """A Keras model that has settings and refuses misspelled ones.
 
-    Setting a public attribute that neither the class nor the instance has raises an
-    AttributeError if its name is close to that of a setting. All other attributes can
-    be set, as can those that a subclass sets in its `__init__`.
+    Assigning an argument of the constructor that is not a setting raises an
+    AttributeError, because the learner was built with its value (`constants`). So does
+    a public attribute that neither the class nor the instance has, if its name is close
+    to that of a setting. All other attributes can be assigned.
     """
 
     __signature__ = Signature()
@@ -105,6 +101,8 @@ class Spelled:
 
     def __setattr__(self, name, value):
         kind = type(self)
+        if self._made and name in constants(kind):
+            raise _constant_error(self, name)  # before Keras tracks the value
         new = not (name.startswith("_") or name in vars(self) or hasattr(kind, name))
         if new and self._made:
             near = difflib.get_close_matches(name, names(kind), cutoff=MISSPELLED)
@@ -175,9 +173,10 @@ def check_names(kind: type, names: Iterable[str]) -> None:
         names: names of arguments that its constructor passes on.
     """
     for name in ELSEWHERE.keys() & set(names):
+        own = ELSEWHERE[name]
+        hint = f": use {own}" if own.startswith("km.") or accepts(kind, own) else ""
         raise ValueError(
-            f"expected the arguments of {kind.__name__}, got {name}: use "
-            f"{ELSEWHERE[name]}."
+            f"expected the arguments of {kind.__name__}, got {name}{hint}."
         )
 
 
@@ -190,6 +189,33 @@ def names(kind: type) -> list[str]:
             for name, value in vars(base).items()
             if isinstance(value, Setting)
         }
+    )
+
+
+@functools.cache
+def constants(kind: type) -> frozenset[str]:
+    """Returns the names that keep their value after construction.
+
+    They are the `Fixed` settings and the constructor's arguments that are neither
+    settings nor properties.
+
+    Args:
+        kind: the class of a learner.
+    """
+    arguments = signature(kind).parameters.keys() - {"loss"}  # Keras' `compile` sets it
+    return frozenset(
+        name
+        for name in arguments | set(names(kind))
+        if isinstance(getattr(kind, name, None), Fixed)
+        or not isinstance(getattr(kind, name, None), Setting | property)
+    )
+
+
+def _constant_error(learner, name):
+    kind = type(learner).__name__
+    return AttributeError(
+        f"expected {name} of {kind} to keep the value that it was constructed with: "
+        f"construct a new {kind} to change it."
     )
 
 

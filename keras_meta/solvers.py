@@ -64,8 +64,8 @@ def conjugate_gradient(
         return solution, residual, direction, new_size, best, least, active
 
     rounding = np.finfo(right[0].dtype.as_numpy_dtype).eps
-    # Squares of small gradients underflow: solve for those of length about one, a
-    # power of two away, which rounds nothing.
+    # Squares of small gradients underflow: scale them to a length of about one by a
+    # power of two, which is exact.
     largest = tf.reduce_max([tf.reduce_max(tf.abs(r)) for r in right])
     power = tf.math.floor(tf.math.log(largest) / tf.math.log(tf.ones_like(largest) * 2))
     unit = tf.where(largest > 0, 2**power, tf.ones_like(largest))

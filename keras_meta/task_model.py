@@ -110,7 +110,7 @@ class TaskModel(OneTask):
     Args:
         learner: a `Learner`.
         state: the state that `adapt` returned for the task, without T. Tensors that
-            predictions have a gradient with respect to are trained.
+            predictions depend on differentiably are trained.
         **kwargs: for `keras.Model`.
 
     Call arguments:

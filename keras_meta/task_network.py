@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import tensorflow as tf
 
-from keras_meta import keras_private, priors, task_model
+from keras_meta import batch_norm, keras_private, priors, task_model
 from keras_meta.network import assign, values
 from keras_meta.typing_names import Distribution, TensorLike
 
@@ -39,9 +40,8 @@ def build(
     """
     x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     state = learner.adapt(x[None], y[None])
-    network = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(learner.network)
-    )
+    fixed = _fixed_norms(learner)
+    network = _copy(learner.network, fixed)
     sources = {}
     for copy, source in zip(network.variables, learner.network.variables, strict=True):
         copy.assign(source.value)
@@ -61,7 +61,7 @@ def build(
         strict=True,
     )
     for copy, source in layers:
-        if keras_private.is_leaf(source) and id(source) not in adapting:
+        if keras_private.is_leaf(source) and id(source) not in adapting | fixed:
             copy.trainable = False
     trained = {id(v) for v in network.trainable_variables}
     variables = [
@@ -85,6 +85,31 @@ def build(
         )
         network.set_prior(values(originals), scales)
     return network, optimizer
+
+
+def _copy(network, fixed):
+    """A copy of a network; `fixed` are the ids of `_fixed_norms`."""
+    if not fixed:
+        config = keras.saving.serialize_keras_object(network)
+        return keras.saving.deserialize_keras_object(config)
+
+    def copied(layer):
+        kind = batch_norm.ConstantAffine if id(layer) in fixed else type(layer)
+        return kind.from_config(layer.get_config())
+
+    return keras.models.clone_model(network, clone_function=copied, recursive=True)
+
+
+def _fixed_norms(learner):
+    """Batch normalizations that do not adapt, after a layer that adapts, as ids.
+
+    Like the inner loop, `fit` has to normalize by the batch in these layers.
+    """
+    adapting = set(map(id, _adapting_layers(learner)))
+    layers = map(id, keras_private.layers_of(learner.network))
+    after = set(itertools.dropwhile(lambda layer: layer not in adapting, layers))
+    norms = {id(norm) for norm in learner.bound.norms if norm.trainable}
+    return (norms & after) - adapting
 
 
 def _adapting_layers(learner):

@@ -25,6 +25,9 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         **kwargs: for `keras.Model`.
     """
 
+    # Whether a prediction of regression is mean and scale.
+    predicts_scale = False
+
     def __init__(self, trainable: bool = True, **kwargs: Any) -> None:
         self._meta_trains = bool(trainable)
         super().__init__(**kwargs)
@@ -266,7 +269,8 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
                 scales the loss.
 
         Raises:
-            ValueError: a loss that does not fit the learner, or `loss_weights`.
+            ValueError: a loss of other labels or outputs than the learner's, or
+                `loss_weights`.
         """
         if loss_weights is not None:
             raise ValueError(
@@ -282,6 +286,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
                     f"{type(self.support_loss).__name__} is, got "
                     f"{type(loss).__name__}."
                 )
+            losses.require_outputs(loss, self.predicts_scale)
             self.query_loss = loss
         if metrics is None and weighted_metrics is None:
             weighted_metrics = self.default_metrics()

@@ -107,6 +107,7 @@ def _replace_beside(base, new, old, target):
 def _reason(error):
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    # TensorFlow puts the operation around, and the file before the system's words.
+    # TensorFlow's message contains the operation and the file before the system's
+    # reason.
     message = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", error.message)
     return message.rpartition("; ")[2].strip()

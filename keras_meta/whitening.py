@@ -14,12 +14,12 @@ SMALLEST = 1e-12
 
 @keras.saving.register_keras_serializable("keras_meta")
 class Whitening(keras.layers.Layer):
-    """Scales features so that they vary equally in all directions within a class.
+    """Scales features so that they vary more equally in all directions within a class.
 
     Directions in which images of one class differ count less, and directions in which
     only classes differ count more:
 
-        y = (x - mean) ((1 - a) C + a tr(C) / D I)^(-1/2)
+        y = (x - mean) ((1 - a) C + a (tr(C) / D) I)^(-1/2)
 
     C is the covariance of the features within classes, and `a` the shrinkage. `adapt`
     computes the mean and the matrix from labelled examples, usually the training

@@ -6,9 +6,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from xdist.scheduler import loadscope
 
-from keras_meta import runtime
 
-runtime.configure()
+def pytest_configure(config):
+    if not hasattr(config, "workerinput") and config.getoption("tx"):
+        return  # the process that only distributes tests: without TensorFlow
+    from keras_meta import runtime
+
+    runtime.configure()
+
 
 # `--doctest-modules` must not import this script.
 collect_ignore = ["serving/session.py"]

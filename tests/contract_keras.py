@@ -211,6 +211,20 @@ def test_a_changed_setting_takes_effect(name):
 
 
 @rows
+def test_arguments_that_are_no_settings_keep_their_values(name):
+    learner = build(name)
+    kind = type(learner)
+    arguments = settings.signature(kind).parameters.keys()
+    fixed = {"network", "encoder", "decoder", "units", "modules", "rows", "outputs"}
+    assert settings.constants(kind) >= fixed & arguments
+    for key in settings.constants(kind):
+        before = getattr(learner, key, None)
+        with pytest.raises(AttributeError, match=f"expected {key} of"):
+            setattr(learner, key, before)
+        assert getattr(learner, key, None) == before
+
+
+@rows
 def test_temperature_divides_the_logits_of_predictions_only(name):
     learner, data = build(name), batch(name)
     if not learner.classification:

@@ -12,11 +12,16 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float
 @contextlib.contextmanager
 def float64():
     """Keras models constructed inside this context compute in float64."""
-    for dtype in ("float64", "float32"):
-        keras.config.set_floatx(dtype)
-        keras.config.set_dtype_policy(dtype)
-        if dtype == "float64":
-            yield
+    try:
+        _set_dtype("float64")
+        yield
+    finally:
+        _set_dtype("float32")
+
+
+def _set_dtype(dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
 
 
 @float64()

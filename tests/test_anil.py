@@ -10,6 +10,7 @@ from tests import smooth
 SETTINGS = {"inner_rate": 0.3, "inner_steps": 2}
 
 
+@pytest.mark.thorough
 def test_anil_over_all_layers_equals_maml():
     episode, query_y = smooth.episode()
     anil = km.ANIL(smooth.network(), layers=["conv", "norm", "head"], **SETTINGS)

@@ -107,6 +107,7 @@ def test_class_predictions_equal_those_of_learn(
     assert prediction.confidences(10)["ant"] == pytest.approx(row["p_ant"], abs=1e-7)
 
 
+@pytest.mark.thorough
 def test_inner_steps(task):
     assert images.predict(task, LINEAR).steps == 3
     assert models.steps_shown(4) == [0, 1, 2, 3, 4, 5, 10]
@@ -226,6 +227,7 @@ def test_a_failed_save_leaves_no_folder(task, tmp_path, monkeypatch):
     assert saving.save_images(task, tmp_path / "tasks").name == "task-2"
 
 
+@pytest.mark.thorough
 def test_export_of_classes(task, tmp_path):
     inverted = images.Task(
         {n: tuple(255 - i for i in x) for n, x in task.examples.items()},

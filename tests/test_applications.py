@@ -145,6 +145,7 @@ def test_a_prototypical_network_saves_its_frozen_encoder(file, tmp_path):
     assert loaded.trainable_variables == []
 
 
+@pytest.mark.thorough
 def test_anil_adapts_the_head_of_an_encoder(file):
     learner = km.ANIL(encoder(file, outputs=2), inner_rate=0.1)
     state = learner.adapt(episode()["support_x"], episode()["support_y"])
@@ -154,6 +155,7 @@ def test_anil_adapts_the_head_of_an_encoder(file):
     assert abs(state["weights"][0][0].numpy() - kernel).max() > 1e-6
 
 
+@pytest.mark.thorough
 def test_a_class_process_with_an_encoder_returns_logits(file):
     decoder = km.networks.mlp((2 * 1280,), 1, (8,))
     learner = km.CNP(

@@ -116,6 +116,7 @@ def source():
 AUGMENT = {"flip": {}, "crop": {"padding": 2}, "jitter": {}, "cutout": {"size": 3}}
 
 
+@pytest.mark.thorough
 def test_normalization_follows_augmentation():
     unnormalized = km.ImagePreprocess(8, 8, 3, False)
     normalized = km.ImagePreprocess(

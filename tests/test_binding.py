@@ -168,6 +168,7 @@ def test_seeds_of_layers_in_wrappers_cells_and_models():
     assert Network(networks.conv4(filters=2)).seeds == []
 
 
+@pytest.mark.thorough
 def test_metrics_and_optimizers_have_no_role():
     model = rich()
     model.compile("adam", "mse", metrics=["mae"])

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
-from keras_meta import check, cost_check, probes
+from keras_meta import check, cost_check, layer_check, probes
 from keras_meta.zoo import cli
 from tests import smooth
 
@@ -88,6 +88,7 @@ def test_a_wrong_second_derivative_is_reported():
     assert errors_of(km.FOMAML(network(Stopped(name="stopped")))) == {}
 
 
+@pytest.mark.thorough
 def test_a_layer_without_a_second_derivative_is_reported():
     with pytest.raises(LookupError):  # as in training
         learner = km.MAML(network(keras.layers.Conv2D(2, 3), Dilated(name="dilated")))
@@ -109,6 +110,22 @@ def test_a_wrong_first_derivative_is_reported():
     errors = errors_of(km.FOMAML(network(Shifted(name="shifted"))))
     assert errors.keys() == {"shifted"}
     assert "first derivative is off by" in errors["shifted"]
+
+
+@pytest.mark.parametrize("rule, order", [("reptile", 1), ("implicit", 2)])
+def test_implicit_scales_need_second_derivatives(rule, order):
+    learner = km.SigmaReptile(smooth.network(), scale_rule=rule)
+    assert check._order(learner) == order
+
+
+def test_layers_of_several_inputs_are_noted():
+    a, b = keras.Input([4, 6]), keras.Input([4, 6])
+    attention = keras.layers.MultiHeadAttention(2, 3, name="attention")
+    network = keras.Model([a, b], keras.layers.Add(name="sum")([attention(a, b), a]))
+    notes = [f for f in layer_check.check_layers(network, None, 1) if f.state == "note"]
+    assert [(f.what, f.sentence) for f in notes] == [
+        ("attention", "has several inputs: not checked alone")
+    ]
 
 
 @pytest.mark.thorough

@@ -151,6 +151,7 @@ def test_regression_gradients_match_finite_differences(aggregate):
         assert smooth.along(gradients, direction) == pytest.approx(slope, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_classification_gradients_match_finite_differences():
     cnp = classification()
     episode, query_y = smooth.episode()

@@ -41,6 +41,7 @@ def probabilities(learner, task):
     return tf.nn.softmax(learner.infer(state, x[1])).numpy()
 
 
+@pytest.mark.thorough
 def test_files_and_exports_normalize_as_python_does(learner, task, tmp_path):
     expected = probabilities(learner, task)
     unnormalized = type(learner).from_config(learner.get_config())

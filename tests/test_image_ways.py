@@ -253,6 +253,7 @@ def test_commands_report_skipped_files_and_print_unusual_names(
     assert (tmp_path / "predictions.png").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_evaluate_reports_files_that_it_skips_or_squeezes(
     drawings, tmp_path, monkeypatch, capsys

@@ -10,14 +10,18 @@ from keras_meta import batch_norm, task_network
 from tests import smooth
 
 
-def mlp(outputs=3, policy=None, seed=0):
+def mlp(outputs=3, policy=None, seed=0, **norm):
     keras.utils.set_random_seed(seed)
     inputs = keras.Input([6])
     # Before a normalization, the gradient of a bias is only rounding error.
     x = keras.layers.Dense(16, use_bias=False, dtype=policy)(inputs)
-    x = keras.layers.BatchNormalization(momentum=0.9, dtype=policy)(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, dtype=policy, **norm)(x)
     x = keras.layers.Activation("tanh", dtype=policy)(x)
     return keras.Model(inputs, keras.layers.Dense(outputs, dtype=policy)(x))
+
+
+def process(loss="gaussian"):
+    return km.CNP(km.networks.mlp((2,), 4, (8,)), km.networks.mlp((5,), 2, (8,)), loss)
 
 
 def task(classes=3, shots=2, queries=4, tasks=2, seed=0):
@@ -90,6 +94,13 @@ LEARNERS = {
     "SigmaIMAML": lambda: with_scales(km.SigmaIMAML(mlp(), **RATE)),
     "SigmaReptile": lambda: with_scales(km.SigmaReptile(mlp(), **RATE)),
     "frozen": lambda: with_scales(km.SigmaMAML(mlp(), frozen=["dense"], **RATE)),
+    "frozen norm": lambda: with_scales(
+        km.SigmaMAML(mlp(), frozen=["batch_normalization"], **RATE)
+    ),
+    "ANIL, first and last layer": lambda: km.ANIL(
+        mlp(), layers=["dense", "dense_1"], **RATE
+    ),
+    "norm without weights": lambda: km.MAML(mlp(center=False, scale=False), **RATE),
     "by weight": lambda: with_scales(
         km.SigmaMAML(
             mlp(), modules="weight", frozen=["batch_normalization/beta"], **RATE
@@ -138,6 +149,26 @@ def test_an_epoch_of_fine_tuning_is_one_more_inner_step(name, classes, reset_nam
         fine_tuned = by_path.get(source.path, by_suffix.get(source.path))
         # The tolerance covers a few float32 roundings.
         np.testing.assert_allclose(fine_tuned, value[0], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["frozen norm", "ANIL, first and last layer"])
+def test_a_norm_that_does_not_adapt_stays_fixed_in_files(name, tmp_path, reset_names):
+    learner = LEARNERS[name]()
+    episode, _ = task()
+    x, y = episode["support_x"][0], episode["support_y"][0]
+    model = km.finetune(learner, x, y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    norm = getattr(model, "network", model).layers[2]
+    before = [norm.gamma.numpy(), norm.beta.numpy()]
+    for copy in (model, loaded):
+        copy.fit(x, y, epochs=2, verbose=0, batch_size=len(y))
+        norm = getattr(copy, "network", copy).layers[2]
+        np.testing.assert_array_equal(norm.gamma, before[0])
+        np.testing.assert_array_equal(norm.beta, before[1])
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.thorough
@@ -323,6 +354,9 @@ def with_two(side):
         (lambda: km.MAML(mlp(), inner_steps=None), "inner_steps to be an integer"),
         (lambda: km.MAML(mlp(), first_order=True), "got first_order: use km.FOMAML"),
         (lambda: km.Reptile(mlp(), lr=0.1), "got lr: use inner_rate"),
+        (lambda: km.ProtoNet(mlp(), lr=0.1), "arguments of ProtoNet, got lr.$"),
+        (lambda: km.MAML(mlp(), "gaussian"), "a loss of predictions alone"),
+        (lambda: process("mse"), "mean and scale, such as gaussian, got mean_squ"),
         (
             lambda: km.MAML(mlp(), keras.losses.MeanSquaredError(reduction=None)),
             "a loss of reduction",
@@ -343,6 +377,10 @@ def test_invalid_method_calls_raise():
         learner.compile(loss_weights=[2.0])
     with pytest.raises(ValueError, match="a loss of classes"):
         learner.compile(loss="mse")
+    with pytest.raises(ValueError, match="mean and scale, such as gaussian"):
+        process().compile(loss=keras.losses.Huber())
+    with pytest.raises(ValueError, match="a loss of predictions alone"):
+        km.MAML(mlp(), "mse").compile(loss="gaussian")
     dropout = keras.Sequential(
         [keras.Input([6]), keras.layers.Dropout(0.5), keras.layers.Dense(3)]
     )
@@ -397,7 +435,7 @@ def test_eager_steps_are_not_traced(capfd):
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
-        (lambda y: y + 3, "a learner of more outputs (with_classes) takes more."),
+        (lambda y: y + 3, "for more classes, use learner.with_classes(n)."),
         (lambda y: np.where(y == 1, 0, y), "[1] renumbers the labels of a task."),
         (lambda y: np.eye(3)[y], "np.argmax(labels, axis=-1) turns one-hot labels"),
         (lambda y: np.eye(3, dtype="int32")[y], "np.argmax(labels, axis=-1) turns"),

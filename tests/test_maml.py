@@ -162,6 +162,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_weights():
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_inner_batches_are_consecutive():
     episode, _ = smooth.episode(tasks=1)
     examples = episode["support_x"].shape[1]
@@ -193,6 +194,7 @@ def test_inner_batches_are_consecutive():
         km.MAML(network, inner_batch=0)
 
 
+@pytest.mark.thorough
 def test_logits_do_not_depend_on_the_momentum():
     episode, _ = smooth.episode()
     logits = [
@@ -328,6 +330,7 @@ def test_the_network_is_checked():
         km.MAML(keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)))
 
 
+@pytest.mark.thorough
 def test_methods_of_keras_raise_one_sentence():
     episode, query_y = smooth.episode()
     learner = km.MAML(smooth.network())

@@ -9,6 +9,7 @@ from tests import smooth
 SETTINGS = {"inner_rate": 0.3, "inner_steps": 2}
 
 
+@pytest.mark.thorough
 def test_constant_rates_equal_maml():
     episode, query_y = smooth.episode()
     meta_sgd = km.MetaSGD(smooth.network(), **SETTINGS)

@@ -121,6 +121,7 @@ def test_interval_treats_tasks_not_queries_as_samples():
     np.testing.assert_allclose(interval.result(), 0.98, rtol=3e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spread", [0.01, 0.0])
 def test_a_hundred_thousand_tasks_in_float32(spread):
     scores = np.random.RandomState(0).normal(0.99, spread, 100_000).astype("float32")

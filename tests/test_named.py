@@ -63,6 +63,7 @@ def test_a_saved_file_works_like_an_entry(glyphs, capsys):  # noqa: F811
     np.testing.assert_allclose(served_probabilities, learned_probabilities, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_classes_are_bounded_by_the_outputs_of_a_learner(glyphs, capsys):  # noqa: F811
     prototypical_network(7).save("seven.keras")
     test_scripts.write_classes("letters", [glyphs[0]] * 6)

@@ -94,7 +94,7 @@ def test_with_outputs_changes_the_number_of_outputs():
         shapes = [v.shape for v in model.variables[:-2]]
         assert [v.shape for v in copy.variables[: len(shapes)]] == shapes
         assert model.output_shape != (None, 7)
-    with pytest.raises(ValueError, match=r"other in number; \w+ ends in ReLU\."):
+    with pytest.raises(ValueError, match=r"can change; \w+ ends in ReLU\."):
         network.with_outputs(chain(layers.Dense(2), layers.ReLU()), 7)
 
 

@@ -73,6 +73,7 @@ def test_moving_averages_of_conv4_match_numpy():
     np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_gradient_learners_do_not_use_moving_averages():
     images = np.random.RandomState(2).uniform(size=[8, 8, 8, 1])
     parts, _ = next(iter(episode(images)))

@@ -112,6 +112,7 @@ def test_training_without_a_warm_start_begins_at_meta_step_0():
     assert distance(trained[:1], expected[:1]) > MIN_DISTANCE
 
 
+@pytest.mark.thorough
 def test_recreate_loads_the_initial_weights_into_the_learner():
     name = "sigma_maml.sinusoid"
     learner, origin = initial.recreate(name), zoo.load("maml.sinusoid")

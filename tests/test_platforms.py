@@ -196,6 +196,7 @@ def unencoded(path):
             yield node.lineno
 
 
+@pytest.mark.thorough
 def test_text_files_are_utf8_on_every_system():
     paths = [ROOT / "setup.py", ROOT / "docs" / "conf.py"]
     for folder in ("keras_meta", "zoo", "tools", "examples"):

@@ -230,7 +230,9 @@ def test_names_that_the_font_lacks_are_drawn_without_a_warning():
     drawn_texts = {text.get_text() for text in texts(figure)}
     assert "caf��" in drawn_texts and drawn_texts & {"字", "?"}
     # A font with the character is used; Matplotlib includes one for this character.
+    default = list(matplotlib.rcParams["font.family"])
     text, families = plot_text.drawable("a\u1d84", "normal")
+    assert matplotlib.rcParams["font.family"] == default
     assert text == "a\u1d84" and families[0] == "sans-serif" and len(families) == 2
     assert plot_text.family_of("𓀀", "bold") or plot_text.drawable("𓀀", "bold")[0] == "?"
 

@@ -6,13 +6,14 @@ import pytest
 import keras_meta as km
 
 
-def pool(first, classes, images=4, shape=(2, 2, 1), dtype="uint8"):
+def pool(first, classes, images=4, shape=(2, 2, 1), dtype="uint8", invert=None):
     """Returns classes `first`, `first + 10`, ...; pixels are 10 * index + number."""
     x = np.arange(classes)[:, None] * 10 + np.arange(images)
     x = np.broadcast_to(x.reshape(-1, *[1] * len(shape)), [x.size, *shape])
     labels = np.repeat(first + 10 * np.arange(classes), images)
     names = {int(i): f"c{i}" for i in labels}
-    return km.ClassPool.from_arrays(x.astype(dtype), labels, names=names)
+    prepare = None if invert is None else km.ImagePreprocess(2, 2, 1, invert)
+    return km.ClassPool.from_arrays(x.astype(dtype), labels, prepare, names)
 
 
 def test_joined_pools_keep_their_images_under_new_labels():
@@ -32,10 +33,12 @@ def test_rotations_of_a_class_get_one_label():
 
 
 @pytest.mark.parametrize(
-    "options", [{"shape": (2, 3, 1)}, {"dtype": "float32"}], ids=["shape", "kind"]
+    "options",
+    [{"shape": (2, 3, 1)}, {"dtype": "float32"}, {"invert": True}],
+    ids=["shape", "type", "prepare"],
 )
 def test_pools_of_different_examples_are_rejected(options):
-    with pytest.raises(ValueError, match=r"one shape and kind, got ClassPool\(1 cl"):
+    with pytest.raises(ValueError, match=r"type and prepare, got ClassPool\(1 cl"):
         km.ClassPool.joined({"a": pool(0, 1), "b": pool(0, 1, **options)})
     with pytest.raises(ValueError, match="got none"):
         km.ClassPool.joined({})

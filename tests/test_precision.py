@@ -74,6 +74,7 @@ def recipe():
     return schema.Recipe(None, task, "x", steps=1, tasks=2)
 
 
+@pytest.mark.thorough
 def test_publishing_in_float16_checks_accuracy(tmp_path, recipe, monkeypatch):
     learner = save_learner(tmp_path / "other.keras")
     path = tmp_path / "model.keras"

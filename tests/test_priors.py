@@ -72,7 +72,11 @@ def test_proximal_operator_minimizes_its_objective(prior):
         assert theta == pytest.approx(expected, abs=1e-7)
 
 
-@pytest.mark.parametrize("prior", PENALTIES, ids=name_of)
+@pytest.mark.parametrize(
+    "prior",
+    ["normal", "laplace", logistic, pytest.param(gumbel, marks=pytest.mark.thorough)],
+    ids=name_of,
+)
 def test_proximal_gradient_matches_finite_differences(prior):
     arguments = [tf.constant(v, "double") for v in ([1.5, -2.0], [0.2, 0.1], 0.7)]
 
@@ -130,6 +134,7 @@ def test_prior_has_the_learned_means_and_scales():
     assert weights["head"]["head/bias"].shape == [3]
 
 
+@pytest.mark.thorough
 def test_adapt_uses_an_overridden_prior():
     # A learner that overrides `prior_at` adapts under that distribution.
     class Overriding(km.SigmaMAML):

@@ -163,6 +163,7 @@ def task(tmp_path):
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_the_command_marks_queries(task, capsys, monkeypatch):
     monkeypatch.chdir(task)
     arguments = ["learn", ".", "--model", ENTRY, "--unknown"]

@@ -8,6 +8,7 @@ import argparse
 import concurrent.futures
 import http.server
 import json
+import socket
 import threading
 
 import keras
@@ -238,6 +239,12 @@ def test_invalid_requests_state_the_reason(served, data, rest, grpc_address, cap
     fails(capsys, "expected a server at", "localhost:1", IMAGES, *images)
     fails(capsys, "expected a server at", "grpc://localhost:1", IMAGES, *images)
     fails(capsys, "expected a server at", "localhost:1", CURVES, "--support=points.csv")
+    with socket.create_server(("localhost", 0)) as other:  # no HTTP
+        reply = threading.Thread(target=lambda: other.accept()[0].sendall(b"SSH-2.0\n"))
+        reply.start()
+        address = f"localhost:{other.getsockname()[1]}"
+        fails(capsys, "expected a server at", address, CURVES, "--support=points.csv")
+        reply.join()
     fails(capsys, "returned: expected exported", rest, "x", "--support=points.csv")
     for name in "abcdef":  # more classes than the model has outputs
         folder = data / "support" / name
@@ -249,6 +256,7 @@ def test_invalid_requests_state_the_reason(served, data, rest, grpc_address, cap
         assert "assertion" not in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_exports_without_the_signature_of_image_files(
     served, data, rest, grpc_address, capsys, monkeypatch
 ):

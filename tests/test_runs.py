@@ -129,12 +129,14 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path):
     assert "got a = 1, b = 1, c = 1 (1 more differ)" in message
 
 
+@pytest.mark.thorough
 def test_a_run_with_another_number_of_tasks_is_not_resumed(tmp_path):
     train(tmp_path, 2, 2)
     with pytest.raises(ValueError, match="tasks = 2, got tasks = 3"):
         train(tmp_path, 2, 2, tasks=3)
 
 
+@pytest.mark.thorough
 def test_a_record_with_fewer_keys_resumes(tmp_path):
     train(tmp_path, 2, 1)
     (tmp_path / "run.json").write_text('{"steps": 2, "tasks": 2, "commit": "old"}')
@@ -184,6 +186,7 @@ def test_recorded_settings_of_a_recipe():
         record(origin="missing.keras")
 
 
+@pytest.mark.thorough
 def test_one_process_trains_in_a_folder(tmp_path):
     directory = tmp_path / "run"
     claim = (
@@ -263,6 +266,7 @@ with patch:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "config", "message"),
     [

@@ -35,6 +35,7 @@ def test_a_summary_is_the_mean_and_its_interval():
     assert intervals.summary([0, 1]) == pytest.approx((0.5, QUANTILE / 2), rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_score_matches_the_errors_of_its_tasks():
     learner = zoo.load("maml.sinusoid")
     task = functions.SINUSOID

@@ -49,6 +49,7 @@ def task(glyphs):  # noqa: F811
     return write_task("task", glyphs)
 
 
+@pytest.mark.thorough
 def test_learn_writes_one_row_per_query(task, glyphs, capsys):  # noqa: F811
     assert cli.main(["learn", "task", "--csv", "-"]) == 0
     out, err = capsys.readouterr()
@@ -262,6 +263,7 @@ def write_classes(folder, drawings):
             write_image(pathlib.Path(folder) / f"class{index}" / f"{i}.png", image)
 
 
+@pytest.mark.thorough
 def test_evaluate_on_a_folder(glyphs, capsys):  # noqa: F811
     write_classes("mine", glyphs)
     arguments = ["evaluate", IMAGES, "--data", "mine", "--episodes", "6", "--seed", "5"]
@@ -280,7 +282,7 @@ def test_evaluate_on_a_folder(glyphs, capsys):  # noqa: F811
     fields = {"ways": 3, "shots": 2, "queries": 3, "seed": 5, "data": "mine"}
     assert fields.items() <= result.items() and result["normalization"] == "inductive"
 
-    # Preprocessing inverts light ink on a dark ground; it decides by the support set.
+    # Preprocessing inverts light ink on a dark background, by the support set.
     write_classes("chalk", [[255 - image for image in images] for images in glyphs])
     arguments[3] = "chalk"
     assert cli.main([*arguments, "--shots=2", "--queries=3", "--json"]) == 0

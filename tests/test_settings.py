@@ -60,8 +60,8 @@ def test_a_fixed_setting_can_be_set_only_once():
         with pytest.raises(AttributeError) as info:
             learner.size = value
         assert str(info.value) == (
-            "expected size of Learner to stay as it was made, with the variables that "
-            "depend on it: make a new Learner with another size."
+            "expected size of Learner to keep the value that it was constructed with: "
+            "construct a new Learner to change it."
         )
     assert learner.size == 3
     with pytest.raises(ValueError, match="size to be an integer >= 1, got 0"):
@@ -146,12 +146,13 @@ def test_checks(check, valid, invalid, expectation):
         assert message.endswith(f", got {value!r}.")
 
 
-class Spelled(settings.Spelled):
+class Spelled(settings.Spelled, keras.Model):
     inner_rate = settings.Setting(settings.positive)
     inner_steps = settings.Setting()
     cached = None
 
     def __init__(self, inner_rate=0.1):
+        super().__init__()
         self.inner_rate = inner_rate
 
 

@@ -26,6 +26,7 @@ def assert_close(actual, expected, rtol=1e-9, atol=1e-12):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "plain_kind", "arguments"),
     [
@@ -50,6 +51,7 @@ def test_an_infinite_scale_equals_the_plain_method(kind, plain_kind, arguments):
     assert_close(weight_gradients, expected, rtol=1e-8)
 
 
+@pytest.mark.thorough
 def test_one_fixed_scale_equals_imaml():
     episode, query_y = smooth.episode()
     examples, strength = 6, 2.0
@@ -128,6 +130,7 @@ def test_sigma_maml_gradient_matches_finite_differences(modules):
         assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.thorough
 def test_implicit_gradient_equals_a_dense_solve():
     episode, query_y = smooth.episode(tasks=1)
     learner = km.SigmaIMAML(
@@ -452,6 +455,7 @@ def test_arguments_are_checked(arguments, message):
         km.SigmaMAML(smooth.network(), **arguments)
 
 
+@pytest.mark.thorough
 def test_finetuning_takes_proximal_steps_to_the_mode():
     episode, _ = smooth.episode(tasks=1)
     x, y = episode["support_x"][0], episode["support_y"][0]
@@ -486,6 +490,7 @@ def test_optimizers_converge_to_the_same_mode():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_finetuning_keeps_frozen_layers(tmp_path):
     episode, _ = smooth.episode(tasks=1)
     x, y = episode["support_x"][0], episode["support_y"][0]
@@ -546,6 +551,7 @@ def diverging(kind):
     return km.ProtoNet(km.networks.mlp((3,), 4, (5,))), x, np.arange(6) % 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["prior", "state"])
 def test_finetuning_that_diverges_raises_a_value_error(kind, tmp_path):
     learner, x, y = diverging(kind)

@@ -149,6 +149,7 @@ def test_methods_of_keras_read_in_the_order_of_adapt(name):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.thorough
 def test_a_traced_time_axis_keeps_its_length():
     learner = km.LSTMLearner(example_shape=[6], outputs=CLASSES, units=7, unroll=True)
     data = {key: tf.constant(value) for key, value in episode(learner).items()}
@@ -161,6 +162,7 @@ def test_a_traced_time_axis_keeps_its_length():
     assert_close(tf.function(learner, input_signature=[specs])(data), rolled(data))
 
 
+@pytest.mark.thorough
 def test_a_full_batch_reads_all_examples_in_any_order():
     learner = km.MAML(network(), inner_steps=2)
     data = episode(learner)
@@ -328,6 +330,7 @@ def test_entries_adapt_to_support_sets_sorted_by_class(name, shots):
     assert loaded.support_order == "given"  # the order of the golden logits
 
 
+@pytest.mark.thorough
 def test_learn_reads_folders_class_by_class(tmp_path, monkeypatch, capsys):
     pool = km.tasks.glyphs(range(5), prepare=km.ImagePreprocess(28, 28, 1))
     for label in range(5):

@@ -89,7 +89,12 @@ def image_learner(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "separated"), [("ProtoNet", True), ("ANIL", True), ("MAML", False)]
+    ("kind", "separated"),
+    [
+        ("ProtoNet", True),
+        pytest.param("ANIL", True, marks=pytest.mark.thorough),
+        ("MAML", False),
+    ],
 )
 def test_a_learner_on_features_predicts_like_the_complete_learner(kind, separated):
     complete = image_learner(kind)
@@ -155,6 +160,7 @@ def fit(optimizer, directory, steps, every):
     )
 
 
+@pytest.mark.thorough
 def test_a_complete_run_loads_no_data(tmp_path, capsys):
     fit(keras.optimizers.Adam(use_ema=True), tmp_path, 4, 2)
     training.fit(
@@ -163,6 +169,7 @@ def test_a_complete_run_loads_no_data(tmp_path, capsys):
     assert "4 of 4 meta-steps are done" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_ends_at_a_checkpoint(tmp_path, monkeypatch, capsys):
     def interrupt(self, batch, logs=None):
         if batch == 10:  # the first batch of a group
@@ -202,6 +209,7 @@ def test_a_signal_at_a_checkpoint_takes_no_more_meta_steps(
     assert int(learner.optimizer.iterations) == 20
 
 
+@pytest.mark.thorough
 def test_a_signal_right_after_a_checkpoint_stops_at_once(tmp_path, monkeypatch, capsys):
     def interrupt(self, batch, logs=None):
         if self.step == 20:
@@ -262,6 +270,11 @@ def test_the_best_row_is_the_lowest_error_or_the_highest_accuracy():
         assert training.best_row(rows, metric)["step"] == step
     assert training.best_row(rows[:1], "mse") is rows[0]
     assert training.best_row(rows[::-1], "mse")["step"] == "20"
+    # A validation score that is NaN is never the best.
+    for metric, step in (("accuracy", "30"), ("mse", "30"), ("nll", "20")):
+        undefined = {"step": "50", f"val_{metric}": "nan"}
+        assert training.best_row([*rows, undefined], metric)["step"] == step
+        assert training.best_row([undefined, *rows], metric)["step"] == step
 
 
 @pytest.mark.thorough
@@ -343,6 +356,7 @@ sys.exit(cli.main(["train", "cnp.gp_rbf", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.thorough
 def test_the_command_sets_the_threads_of_the_recipe(tmp_path):
     command = [sys.executable, "-c", THREADS, "--steps=2", "--every=1"]
     command += ["--validation-tasks=4", f"--out={tmp_path / 'run'}"]

@@ -155,6 +155,7 @@ def test_any_learner_for_regression_accepts_points(tmp_path):
     np.testing.assert_allclose(mean, moved_mean, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_an_export_accepts_points_in_any_units(tmp_path):
     learner = build_cnp(aggregate="attention")
     signatures = tf.saved_model.load(str(km.export(learner, tmp_path / "c"))).signatures

@@ -30,7 +30,7 @@ class Card:
     `card.json` has these fields and `schema`, their version.
 
     Attributes:
-        name: of the entry; it has no information beyond the fields.
+        name: of the entry. All that it states is also in other fields.
         learner: the class, such as "MAML".
         paper: of the algorithm.
         source: the id of the data and its split; only scores with one source compare.

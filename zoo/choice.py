@@ -51,7 +51,7 @@ def for_images(ways, shots, photographs=False):
         `(card, reason)`, the reason one short sentence.
 
     Raises:
-        ValueError: no entry was trained with as many ways.
+        ValueError: no entry was validated with as many ways.
     """
     every = candidates()
     drawings = [card for card in every if not card.photographs]
@@ -123,7 +123,7 @@ def _nearest(card, ways, shots):
 
 
 def ratio(shots, other):
-    """The distance of two numbers of shots, by ratio: first examples add the most."""
+    """The absolute logarithm of the ratio of two numbers of shots."""
     return abs(math.log(shots / other))
 
 

@@ -6,7 +6,7 @@ from keras_meta.zoo.recipes import sources
 
 WAYS = 2, 5, 10, 20
 SHOTS = 1, 2, 5, 10, 15
-# With fifteen shots, all twenty images of an Omniglot character.
+# Fifteen shots and five queries use all twenty images of an Omniglot character.
 QUERIES = 5
 TASKS = 200
 

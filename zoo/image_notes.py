@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_meta.zoo import photographs
 
-INKS = "dark ink on a light ground", "light ink on a dark ground"
+INKS = "dark ink on a light background", "light ink on a dark background"
 # An image is squeezed if one side is longer than the other by more than this factor.
 OBLONG = 1.1
 

@@ -32,8 +32,8 @@ PURPOSES = {
     "pixels": "a complete small drawing from about {shots} of its pixels",
 }
 OTHER_DATA = (
-    "unlike its training data. `keras-meta train` and the own-images tutorial of the "
-    "README train a model on other data."
+    "unlike its training data. The own-images tutorial of the README trains a model on "
+    "other data."
 )
 LIMITS = {
     "photographs": f"drawings, or photographs {OTHER_DATA}",

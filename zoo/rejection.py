@@ -8,7 +8,7 @@ them by ways and shots.
 
 References:
     Hendrycks and Gimpel, 2017: the largest probability as the statistic.
-    Liu et al., 2020: the energy, the logarithm of the sum of exp(logits).
+    Liu et al., 2020: the negative energy, the logarithm of the sum of exp(logits).
     Hendrycks et al., 2022: the largest logit.
 """
 

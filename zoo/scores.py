@@ -46,7 +46,8 @@ def evaluate(
         ways: classes in an episode, by default as trained; may be fewer.
         shots: support examples of each class (points, for regression), by default as
             trained.
-        queries: query examples of each class (points), 15 (100) by default.
+        queries: query examples of each class (points); by default `test_queries` of the
+            entry's task.
         seed: of the episodes.
         normalization: by default as trained.
         temperature: `tempered` divides the logits by it.
@@ -117,8 +118,9 @@ def evaluate_folder(
         shots: by default as trained, or 1 for a file.
         ways: by default as trained, or 5 for a file; all classes if the folder has
             fewer.
-        queries: by default 15 of each class, or the images that the smallest class has
-            besides the support examples if these are fewer.
+        queries: of each class; by default `test_queries` of the entry's task, or 15 for
+            a file; fewer if the smallest class has fewer images besides the support
+            examples.
 
     Returns:
         A dict, see `evaluate`.

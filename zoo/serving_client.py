@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import http.client
 import json
 import pathlib
 import re
@@ -95,8 +96,8 @@ def _rest(address, path, body=None):
     except urllib.error.HTTPError as error:
         text = error.read().decode()
         raise ValueError(f"{url} returned: {_sentence(text)}") from error
-    except (urllib.error.URLError, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        reason = getattr(error, "reason", None) or repr(error)
         raise ValueError(f"expected a server at {url}, got: {reason}") from error
 
 

@@ -344,9 +344,17 @@ class Run(keras.callbacks.Callback):
 
 
 def best_row(rows, metric):
-    """The row of a log with the best validation score; the last one of equal rows."""
+    """The row of a log with the best validation score; the last one of equal rows.
+
+    A score that is NaN is the worst.
+    """
     sign = 1 if metric == "accuracy" else -1
-    return max(reversed(rows), key=lambda row: sign * float(row[f"val_{metric}"]))
+
+    def value(row):
+        score = sign * float(row[f"val_{metric}"])
+        return -math.inf if math.isnan(score) else score
+
+    return max(reversed(rows), key=value)
 
 
 def save(learner, path):

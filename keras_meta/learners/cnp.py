@@ -44,10 +44,11 @@ class CNP(learner.Learner):
 
     Meta-training predicts the support examples in addition to the queries. With
     `aggregate="attention"` each query has its own representation (Kim et al., 2019):
-    multi-head attention with query x, keys x_s and values h(x_s, y_s). One further
-    learned key and value are always present, so that attention is defined for an empty
-    support set. Meta-training then predicts the queries alone, because attention would
-    copy a support example's own label.
+    multi-head attention with query e(x), keys e(x_s) and values h(x_s, y_s), where e is
+    a learned network of two dense layers. One further learned key and value are always
+    present, so that attention is defined for an empty support set. Meta-training then
+    predicts the queries alone, because attention would copy a support example's own
+    label.
 
     Args:
         encoder: h, a built Keras model: from `[B, d_x + d_y]` (regression) or from `[B,
@@ -98,6 +99,7 @@ class CNP(learner.Learner):
         equations 1 to 3; Kim et al., "Attentive Neural Processes", ICLR 2019.
     """
 
+    predicts_scale = True
     aggregate = settings.Fixed()
     min_scale = settings.Setting(_min_scale)
 
@@ -117,10 +119,6 @@ class CNP(learner.Learner):
         width, ahead = encoder.output_shape[-1], decoder.input_shape[-1]
         keras_loss = losses.get(loss, "float32")
         classification = losses.is_classification(keras_loss)
-        if isinstance(keras_loss, keras.losses.MeanSquaredError):
-            raise ValueError(
-                "expected a loss of mean and scale, such as gaussian, got mse."
-            )
         if classification:
             shape, sizes = encoder.input_shape[1:], (2 * width, 1)
         else:

@@ -89,7 +89,10 @@ def pulled_moves(
     start: list[tf.Tensor],
     weights: list[tf.Tensor],
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Returns `P v` and `-P_m v_m . (theta_m - phi_m)`: gradients of phi and log P."""
+    """Returns the gradients with respect to phi and log P.
+
+    They are `P v` and `-P_m v_m . (theta_m - phi_m)`.
+    """
     pulled = [p * v for p, v in zip(precisions, direction, strict=True)]
     scales = [
         -tf.reduce_sum(pull * (theta - phi))
@@ -112,10 +115,10 @@ def solve_implicitly(
 
     At theta = argmin L(theta, psi) + sum_m P_m/2 |theta_m - phi_m|^2, with H the
     Hessian of the mean support loss L in theta, psi all other inputs of L, and g the
-    gradient from the queries:
+    gradient of the query loss J in theta, the derivatives of J through theta are:
 
-        (H + P) v = g,  dL/dphi = P v,  dL/dlog P_m = -P_m v_m . (theta_m - phi_m)
-        dL/dpsi = -d(v . grad_theta L)/dpsi
+        (H + P) v = g,  dJ/dphi = P v,  dJ/dlog P_m = -P_m v_m . (theta_m - phi_m)
+        dJ/dpsi = -d(v . grad_theta L)/dpsi
 
     Args:
         start: phi, a list of tensors.

@@ -13,7 +13,8 @@ from keras_meta.learners import sequence
 class LSTMLearner(sequence.SequenceLearner):
     """An LSTM that implements a learning algorithm (Hochreiter et al., 2001).
 
-        h_t, c_t = LSTM([x_t, y_{t-1}], h_{t-1}, c_{t-1}),  answer_t = g([x_t, h_t])
+        h_t, c_t = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1})
+        answer_t = g([f(x_t), h_t])
 
     Meta-training trains the weights by gradient descent. A task is learned in the state
     alone; the weights stay fixed.

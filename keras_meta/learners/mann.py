@@ -28,7 +28,7 @@ class MANN(sequence.SequenceLearner):
     A recurrent controller stores examples in an external memory and reads them from
     there:
 
-        state_t, o_t = LRUA([x_t, y_{t-1}], state_{t-1}),  answer_t = g(o_t)
+        state_t, o_t = LRUA([f(x_t), y_{t-1}], state_{t-1}),  answer_t = g(o_t)
 
     `memory.LRUACell` has the equations. A query reads a copy of the memory.
 

@@ -36,8 +36,8 @@ class Reptile(gradient.GradientLearner):
         joint: if True, meta-training adapts to support and query examples together, as
             published; if False, to the support set alone.
         reported_tasks: with `joint`, `fit` adapts again to the support set alone to
-            report the figures that `evaluate` would; this is the number of tasks per
-            batch for which it does so, all by default.
+            report the loss and metrics that `evaluate` would; this is the number of
+            tasks per batch for which it does so, all by default.
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         inner_steps: number of inner steps during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and

@@ -141,8 +141,6 @@ class SequenceLearner(ordered.OrderedLearner):
                 "expected target_mean 0 and target_scale 1 for classification, got "
                 f"{target_mean} and {target_scale}."
             )
-        if isinstance(self.support_loss, losses.GaussianNLL):
-            raise ValueError("expected a loss of predictions alone, got gaussian.")
         if labels == "strings" and not self.classification:
             raise ValueError(
                 f"expected string labels with a loss of classes, got {loss!r}."

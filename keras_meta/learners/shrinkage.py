@@ -52,11 +52,11 @@ class Shrinkage(gradient.GradientLearner):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: the grouping of variables into modules, each with one sigma. "layer":
-            a module for each layer. "weight": a module for each variable. A function:
+        modules: the grouping of variables into modules, each with one sigma. "layer": a
+            module for each layer. "weight": a module for each variable. A function:
             maps a variable's path, such as "conv1/kernel" (see
             `network.Network.paths`), to a module name. A list: the module name of each
-            trainable variable.
+            variable of `network.Network.paths`, also of layers with `trainable=False`.
         initial_scale: initial sigma of every module, in units of the weights.
         scale_rate: a factor of the learning rate of the scales with Adam. The trained
             variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
@@ -225,8 +225,8 @@ class Shrinkage(gradient.GradientLearner):
         steps.check_positive("examples", examples)
         if self.prior_family != "normal":
             raise ValueError(
-                "expected a normal prior, under which a module keeps one part of every "
-                f"step, got {self.prior_family!r}."
+                "expected a normal prior, the only one with a constant share for each "
+                f"module, got {self.prior_family!r}."
             )
         odds = {m: examples * s**2 / self.inner_rate for m, s in self.scales().items()}
         frozen = self.frozen
@@ -263,11 +263,11 @@ class SigmaMAML(Shrinkage):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: the grouping of variables into modules, each with one sigma. "layer":
-            a module for each layer. "weight": a module for each variable. A function:
+        modules: the grouping of variables into modules, each with one sigma. "layer": a
+            module for each layer. "weight": a module for each variable. A function:
             maps a variable's path, such as "conv1/kernel" (see
             `network.Network.paths`), to a module name. A list: the module name of each
-            trainable variable.
+            variable of `network.Network.paths`, also of layers with `trainable=False`.
         initial_scale: initial sigma of every module, in units of the weights.
         scale_rate: a factor of the learning rate of the scales with Adam. The trained
             variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
@@ -334,11 +334,11 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: the grouping of variables into modules, each with one sigma. "layer":
-            a module for each layer. "weight": a module for each variable. A function:
+        modules: the grouping of variables into modules, each with one sigma. "layer": a
+            module for each layer. "weight": a module for each variable. A function:
             maps a variable's path, such as "conv1/kernel" (see
             `network.Network.paths`), to a module name. A list: the module name of each
-            trainable variable.
+            variable of `network.Network.paths`, also of layers with `trainable=False`.
         initial_scale: initial sigma of every module, in units of the weights.
         scale_rate: a factor of the learning rate of the scales with Adam. The trained
             variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes

@@ -19,23 +19,24 @@ class SigmaReptile(shrinkage.Shrinkage):
         dL/dlog sigma_m^2 ~ (theta_m - phi_m) . grad_theta_m L_query
 
     The first rule is the gradient of the joint posterior, preconditioned by sigma^2.
-    The scales minimise the query loss, because learning them by joint MAP collapses to
-    zero. The second rule is the implicit gradient (`SigmaIMAML`) with a Hessian of
-    zero; in a comparison it was 2.5 to 5 times too large. With `scale_rule="implicit"`
-    the scales follow the implicit gradient, `P_m v_m . (theta_m - phi_m)` with `(H + P)
-    v = grad L_query`, while phi follows Reptile's rule. As sigma goes to infinity the
-    learner becomes Reptile on the support set with plain SGD as inner optimizer.
+    The scales minimise the query loss, because joint MAP estimates of the scales
+    collapse to zero. The second rule is the implicit gradient (`SigmaIMAML`) with a
+    Hessian of zero; in a comparison it was 2.5 to 5 times too large. With
+    `scale_rule="implicit"` the scales follow the implicit gradient, `P_m v_m . (theta_m
+    - phi_m)` with `(H + P) v = grad L_query`, while phi follows Reptile's rule. As
+    sigma goes to infinity the learner becomes Reptile on the support set with plain SGD
+    as inner optimizer.
 
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
             `[B, d_y]`; layers with `trainable=False` keep their weights.
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
-        modules: the grouping of variables into modules, each with one sigma. "layer":
-            a module for each layer. "weight": a module for each variable. A function:
+        modules: the grouping of variables into modules, each with one sigma. "layer": a
+            module for each layer. "weight": a module for each variable. A function:
             maps a variable's path, such as "conv1/kernel" (see
             `network.Network.paths`), to a module name. A list: the module name of each
-            trainable variable.
+            variable of `network.Network.paths`, also of layers with `trainable=False`.
         initial_scale: initial sigma of every module, in units of the weights.
         scale_rate: a factor of the learning rate of the scales with Adam. The trained
             variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes

@@ -10,8 +10,8 @@ from keras_meta.typing_names import TensorLike
 def boolean(functions: int = 16) -> TaskFamily:
     """Returns the family of Boolean functions of two inputs, with equal probabilities.
 
-    The paper does not specify the coding of inputs. Here x is uniform over {-1, 1}^2,
-    with -1 for false and 1 for true, so that points may repeat. y is the label.
+    The paper does not specify the coding of inputs. Here x is uniform over {-1, 1}^2;
+    -1 is false and 1 is true. Points may repeat. y is the label.
 
     Args:
         functions: 16, or 14 to exclude XOR and its complement, which are not linearly

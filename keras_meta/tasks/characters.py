@@ -6,7 +6,7 @@ from keras_meta.tasks.handwriting import PEN_RADIUS, SPACING, Stroke, at, traced
 
 
 def character(random):
-    """A random plan of strokes, of a random size, that can be read."""
+    """A random plan of strokes, of a random size, without crowded strokes."""
     # Some scripts are all straight lines and corners (runes), some all curves.
     curved = random.beta(0.7, 0.9)
     count = random.choice([1, 2, 3, 4], p=[0.15, 0.3, 0.3, 0.25])
@@ -32,7 +32,7 @@ def _crowded(traces):
     stroke = np.repeat(np.arange(len(traces)), [len(trace) for trace in traces])[::3]
     order = np.arange(len(points))
     near = np.hypot(*(points[:, None] - points).transpose(2, 0, 1)) < 2.2 * PEN_RADIUS
-    # A stroke is near itself for as far as the pen just went.
+    # Neighbouring points of one stroke do not count.
     just_now = np.abs(order[:, None] - order) * 3 * SPACING < 6 * PEN_RADIUS
     elsewhere = (stroke[:, None] != stroke) | ~just_now
     return np.mean((near & elsewhere).any(axis=1)) > 1 / 3

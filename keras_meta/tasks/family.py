@@ -120,7 +120,7 @@ class TaskFamily:
             return (x, y) if drawn else split(x, y, shots)
 
         def cut(index, points):
-            # No episode has an index below 0, so S owes nothing to any task.
+            # No episode has an index below 0, so that S is independent of all tasks.
             fold = episodes.fold_seed(seed, -1 - index // block)
             return split(
                 *points,

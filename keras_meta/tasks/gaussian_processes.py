@@ -27,9 +27,9 @@ def gaussian_process(
 ) -> GaussianProcess:
     """Returns the family of draws from a Gaussian process, observed with noise.
 
-        y = f(x) + noise e,  f ~ GP(0, scale^2 k(d / length)),  e ~ Normal(0, 1)
+        y = f(x) + noise e,  f ~ GP(0, scale^2 k(d, length)),  e ~ Normal(0, 1)
 
-    d is the distance of two points and k(d / l) is
+    d is the distance of two points and k(d, l) is
 
     - "rbf": `exp(-d^2 / (2 l^2))`;
     - "matern32": `(1 + sqrt(3) d / l) exp(-sqrt(3) d / l)`;
@@ -42,7 +42,7 @@ def gaussian_process(
         length: length of the kernel, in units of x; or `(low, high)`, the length of a
             task is then uniform between them.
         scale: standard deviation of f, in units of y; or `(low, high)`, likewise.
-        noise: standard deviation of an observation, in units of y.
+        noise: standard deviation of the observation noise, in units of y.
         x: `(low, high)`; the x of a point is uniform between them.
 
     Returns:
@@ -80,7 +80,7 @@ class GaussianProcess(TaskFamily):
         kernel: "rbf", "matern32" or "periodic".
         length: length of the kernel, in units of x; or `(low, high)`.
         scale: standard deviation of f, in units of y; or `(low, high)`.
-        noise: standard deviation of an observation, in units of y.
+        noise: standard deviation of the observation noise, in units of y.
         x: `(low, high)`, the range of x.
     """
 

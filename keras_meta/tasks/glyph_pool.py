@@ -22,8 +22,9 @@ def glyphs(
     A class is a plan of one to four pen strokes. Strokes consist of straight pieces,
     arcs, loops and hooks, and start from, cross or stand beside one another. A drawing
     follows the plan with small random changes of lengths, turns and joints, under a
-    mild affine map. Look and spread are Omniglot's: 105x105, black ink (0) on white
-    (255). A class depends on (seed, id) and a drawing on (seed, id, its number) alone.
+    mild affine map. Line width and variation resemble Omniglot's: 105x105, black ink
+    (0) on white (255). A class depends on (seed, id) and a drawing on (seed, id, its
+    number) alone.
 
     Args:
         classes: number of classes, with ids 0, 1, ..., or a sequence of ids >= 0.

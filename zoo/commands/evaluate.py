@@ -55,7 +55,11 @@ def add(parser):
             1,
             "examples of a class, or points (default: as trained, or 1)",
         ),
-        ("queries", 1, "queries of a class, or points (default: as in its recipe)"),
+        (
+            "queries",
+            1,
+            "queries of a class, or points (default: as in its recipe, or 15)",
+        ),
         ("seed", 0, f"seed of the tasks (default: {SEED})"),
     ):
         parser.add_argument(
@@ -178,7 +182,7 @@ def _lake_runs(card, directory, output):
     output.show(
         table,
         f"{card.name}: {mean:.1%} ± {interval:.1%} errors in {len(errors)} runs, "
-        f"{card.normalization}; people: 4.5%, BPL: 3.3%",
+        f"{card.normalization}; people: 4.5%, Bayesian program learning: 3.3%",
         rows=rows,
         document=document,
     )

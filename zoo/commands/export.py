@@ -16,9 +16,9 @@ predictions for one random task with those of the learner:
   keras-meta export maml.omniglot_5w1s-inductive served
   keras-meta export mine.keras served
 
-Writes all entries as one model repository with models.config, batching.config
-and a docker-compose.yml that starts a server for all of them (`docker compose
-up` in DIR):
+Writes all entries with stored weights as one model repository with
+models.config, batching.config and a docker-compose.yml that starts a server
+for all of them (`docker compose up` in DIR):
 
   keras-meta export --all served
 
@@ -55,7 +55,11 @@ def add(parser):
     console.add_name(
         parser, "an entry of `keras-meta list`; or FILE.keras, a learner", nargs="?"
     )
-    parser.add_argument("--all", action="store_true", help="all entries, without NAME")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="all entries with stored weights, without NAME",
+    )
     parser.add_argument(
         "directory", metavar="DIR", type=pathlib.Path, help="receives NAME/<version>/"
     )
@@ -122,7 +126,10 @@ def _export(learner, name, base):
 
 
 def _difference(learner, path):
-    """The largest difference of predictions for a random task, relative above one."""
+    """The largest difference of predictions for a random task.
+
+    It is relative for predictions of a magnitude above one.
+    """
     import numpy as np
     import tensorflow as tf
 

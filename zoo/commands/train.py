@@ -17,7 +17,7 @@ checkpoints, the best weights, log.csv and TensorBoard events.
 
 --publish stores the best weights in the zoo; a run that has ended is published
 without further training. With --workers N (or TF_CONFIG set on each of several
-machines) N processes train together on the same episodes.
+machines) N processes share the tasks of each meta-step.
 """
 # The arguments of `entries.run` with the same names.
 OPTIONS = (

@@ -76,7 +76,7 @@ LAKE_SMALL1, LAKE_SMALL2 = (
     protocols.Classification(source, ways=20, training_ways=60, augment=DRAWN_ANEW)
     for source in (SMALL1, SMALL2)
 )
-# Thirty alphabets train a larger network: fewer images a step, and more steps.
+# 27 training alphabets train a larger network: fewer images a step, and more steps.
 LAKE = protocols.Classification(
     BACKGROUND,
     ways=20,

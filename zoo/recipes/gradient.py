@@ -36,8 +36,9 @@ def _drawn(kind, ways=5, normalization="transductive", **settings):
 def _scaled_features(factor):
     """Scales the features by `factor` and the head's kernel by its inverse.
 
-    The outputs stay equal. Through the head, an inner step then changes the outputs by
-    `factor**2` times as much as before; through all other layers, by as much as before.
+    The outputs stay equal. Through the head's kernel, an inner step then changes the
+    outputs `factor**2` times as much as before; through gamma and beta of the last
+    normalization, `1 / factor**2` times as much; through all other weights, as much.
     Weights that were learned for a head that adapts at one rate thus serve a learner
     that adapts all layers at a lower rate.
     """
@@ -151,8 +152,8 @@ RECIPES = {
     ),
     "sigma_maml.omniglot_5w1s": schema.Recipe(
         # At a scale of 1 and five examples, a module keeps w = 0.93 of an inner step.
-        # The derivative to log sigma has the factor w (1 - w) = 0.07; at a scale of 2
-        # it is 0.02.
+        # The derivative with respect to log sigma has the factor w (1 - w) = 0.07; at a
+        # scale of 2 it is 0.02.
         _drawn("SigmaMAML", initial_scale=1.0),
         characters.OMNIGLOT_5W1S,
         papers.SHRINKAGE_PAPER,
@@ -166,8 +167,8 @@ RECIPES = {
         warm_start="sigma_maml.omniglot_5w1s",
     ),
     "sigma_imaml.omniglot_5w1s": schema.Recipe(
-        # iMAML's settings; the initial scale equals its lambda of 0.5 at five examples.
-        # At 14 tasks a second, 15,000 meta-steps take five hours.
+        # iMAML's settings; the initial scale corresponds to its lambda of 0.5 at five
+        # examples. At 14 tasks a second, 15,000 meta-steps take five hours.
         _drawn(
             "SigmaIMAML",
             inner_rate=0.1,
