@@ -8,11 +8,13 @@ from keras_meta import networks, zoo
 from keras_meta.checks import named_shape
 from keras_meta.zoo import (
     atomic,
+    cards,
     console,
     facts,
     modularity,
     pictures,
     published,
+    recipes,
     scores,
 )
 from keras_meta.zoo.markdown import line, table
@@ -127,6 +129,7 @@ def page(learner, card, titles):
         f"python tools/make_results.py --models={card.name}",
         "```",
         "",
+        *present_recipe(card),
         f"- Paper: {card.paper}",
         f"- Data: {card.data}; seed {card.seed}",
         f"- Protocol: {card.protocol}",
@@ -143,6 +146,20 @@ def page(learner, card, titles):
         f"- sha256 of `model.keras`: `{card.sha256}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def present_recipe(card):
+    """How the recipe differs from that of the stored weights, lines of a page."""
+    recipe = recipes.recipe(card.name)
+    origin = recipe.stages[0].warm_start or cards.RANDOM
+    if card.external or (recipe.steps, origin) == (card.steps, card.initial_weights):
+        return []
+    origin = "random weights" if origin == cards.RANDOM else CODE.format(origin)
+    return [
+        "The recipe has changed since these weights were trained: it now has "
+        f"{recipe.steps} meta-steps from {origin}.",
+        "",
+    ]
 
 
 def temperature(card, learner):
