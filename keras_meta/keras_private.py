@@ -23,6 +23,24 @@ def layers_of(model, recursive=True):
     return list(model._flatten_layers(include_self=False, recursive=recursive))
 
 
+def set_flags(model, flags):
+    """Sets `trainable` of `layers_of(model)`, in this order.
+
+    A flag also sets those of the layers inside, which follow in the order.
+
+    Raises:
+        ValueError: another number of flags than layers.
+    """
+    layers = layers_of(model)
+    if len(layers) != len(flags):
+        raise ValueError(
+            f"expected layer_flags of {len(layers)} layers, got {len(flags)}: another "
+            "network needs layer_flags=None."
+        )
+    for layer, flag in zip(layers, flags, strict=True):
+        layer.trainable = flag
+
+
 def is_leaf(layer):
     """Whether a layer has no layers inside."""
     return not list(layer._layers)

@@ -393,8 +393,6 @@ class Learner(settings.Spelled, trainer.Trainer):
         }
         flags = config.pop("layer_flags", None)
         learner = cls(**config)
-        # A flag also sets those of the layers inside, which follow in this order.
-        layers = keras_private.layers_of(learner)
-        for layer, flag in zip(layers, flags or [], strict=False):
-            layer.trainable = flag
+        if flags is not None:
+            keras_private.set_flags(learner, flags)
         return learner

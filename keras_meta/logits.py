@@ -23,7 +23,11 @@ def masked(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         Logits of the same shape.
     """
     classes = tf.reshape(classes, [-1] + [1] * (logits.shape.rank - 1))
-    absent = tf.range(tf.shape(logits)[-1]) >= classes
+    return without(logits, tf.range(tf.shape(logits)[-1]) >= classes)
+
+
+def without(logits: tf.Tensor, absent: tf.Tensor) -> tf.Tensor:
+    """Masks the logits where `absent`, whose shape broadcasts to theirs, is True."""
     return logits + tf.where(absent, tf.cast(ABSENT, logits.dtype), 0)
 
 

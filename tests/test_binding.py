@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_meta as km
 from keras_meta import network, networks
 from tests.nets import chain, ids, pairs, rich, same, snapshot, tensors
 
@@ -166,6 +167,21 @@ def test_seeds_of_layers_in_wrappers_cells_and_models():
     assert set(ids(bound.seeds)) == set(ids(expected))
     assert len(bound.seeds) == 5  # the shared layer counts once
     assert Network(networks.conv4(filters=2)).seeds == []
+
+
+def test_flags_of_another_number_of_layers_are_rejected():
+    learner = km.MAML(km.networks.mlp((4,), 3, (5,)))
+    learner.network.layers[1].trainable = False
+    other = km.networks.mlp((4,), 3, (5, 5))
+
+    def config():
+        network = keras.saving.serialize_keras_object(other)
+        return {**learner.get_config(), "network": network}
+
+    with pytest.raises(ValueError, match="layer_flags of .* network needs layer_flags"):
+        km.MAML.from_config(config())
+    copy = km.MAML.from_config({**config(), "layer_flags": None})
+    assert all(layer.trainable for layer in copy.network.layers)
 
 
 @pytest.mark.thorough

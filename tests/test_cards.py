@@ -6,7 +6,7 @@ import json
 import pytest
 
 from keras_meta import zoo
-from keras_meta.zoo import cards, cli, published
+from keras_meta.zoo import cards, cli, facts, published, scores
 
 
 @pytest.fixture
@@ -83,3 +83,15 @@ def test_initial_weights_of_entries():
     assert origins["mann.omniglot_5w-on_protonet"] == "protonet.omniglot_20w1s"
     for name, origin in origins.items():
         assert origin == cards.RANDOM or origin in origins, name
+
+
+def test_info_states_each_figure_of_an_entry():
+    for card in zoo.list_models():
+        described = facts.described(card)
+        for figure in card.figures:
+            lake = figure.get("protocol") == "lake"
+            assert scores.sentence(figure) in [
+                value for key, value in described.items() if ("Lake's" in key) == lake
+            ]
+        keys = [key for key in described if key.endswith(" tasks")]
+        assert len(keys) == len(card.figures), card.name

@@ -377,6 +377,9 @@ def test_learn_reports_invalid_folders(glyphs, capsys):
         "--out to end in .png.* got x.gif": ["task", "--out", "x.gif"],
         "a folder for --out": ["task", "--out", "none/x.png"],
         "none of the images": ["task", "--out", "task/query/0-4.png"],
+        "images to classify outside the classes in task, got its sub-folder query": [
+            *("task/query", "--support", "task")
+        ],
         "got 'maml.none'": ["task", "--model", "maml.none"],
         "a recipe without weights": ["task", "--model", "maml.cifar_fs_5w1s"],
         f"model of classes of images, {CURVES} is": ["task", "--model", CURVES],
@@ -426,6 +429,7 @@ def test_learn_points(capsys):
         ("x,y\n1,2\n2,abc\n3,\n", "a number for y in line 3 of p.csv, got 'abc'"),
         ("x,y\n\n1,2\n,2\n3,\n", "a number for x in line 4 of p.csv, got ''"),
         ("x,y\n1,nan\n3,\n", "line 2 of p.csv, got 'nan'"),
+        ("x,y\n1,1_0\n3,\n", "a number for y in line 2 of p.csv, got '1_0'"),
         ("x,y\n1,1e99\n3,\n", "line 2 of p.csv, got '1e99'"),
         ("x,y\n1,2,3\n3,\n", "two cells in line 2 of p.csv"),
         ("x\n1\n", "the line x,y, got x"),
@@ -572,6 +576,10 @@ def test_evaluate(capsys):
         cli.main(["evaluate", IMAGES, "--shots=0"])
     assert exit_info.value.code == 2
     assert "expected an integer >= 1, got 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["evaluate", IMAGES, f"--seed={2**63}"])
+    assert exit_info.value.code == 2
+    assert "expected an integer >= 0 and below 2^63" in capsys.readouterr().err
 
 
 def test_interrupt(capsys, monkeypatch):

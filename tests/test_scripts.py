@@ -430,8 +430,9 @@ def test_quiet_json_has_no_messages_of_tensorflow():
     assert json.loads(process.stdout)["metric"] == "mse"
 
 
-def test_a_closed_pipe_ends_the_command():
-    command = [sys.executable, "-m", "keras_meta", "list", "--json"]
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
+def test_a_closed_pipe_ends_the_command(options):
+    command = [sys.executable, "-m", "keras_meta", "list", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == cli.BROKEN_PIPE

@@ -246,6 +246,27 @@ def test_unrolled_learner_equals_the_rolled_one():
     assert not operations & {"While", "StatelessWhile"}
 
 
+@pytest.mark.parametrize("kind", [km.LSTMLearner, km.MANN])
+def test_classes_without_examples_are_masked(kind):
+    learner = kind(example_shape=[3], outputs=4, units=5)
+    random = np.random.RandomState(0)
+    x = random.normal(size=[2, 6, 3]).astype("float32")
+    y = np.array([[0, 2, 2], [1, 3, 0]])
+    state = learner.adapt(x[:, :3], y)
+    outputs = learner.infer(state, x[:, 3:])
+    unmasked = learner.infer({**state, "present": np.ones([2, 4], "float32")}, x[:, 3:])
+    probabilities = np.asarray(tf.nn.softmax(outputs))
+    for task, present in enumerate(([0, 2], [0, 1, 3])):
+        absent = sorted({0, 1, 2, 3} - set(present))
+        assert (probabilities[task][:, absent] == 0).all()
+        odds = np.exp(np.asarray(unmasked)[task][:, present])
+        np.testing.assert_allclose(
+            probabilities[task][:, present],
+            odds / odds.sum(1, keepdims=True),
+            rtol=1e-5,
+        )
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

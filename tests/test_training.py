@@ -43,6 +43,7 @@ def test_weights_of_a_memory_learner_on_features_are_copied_back():
     labels = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
 
     encoder, reader = transfer.split(learner)
+    assert len(reader.trainable_variables) == len(learner.trainable_variables) > 0
     features = km.network.each(encoder, images)
     for variable in reader.variables:
         variable.assign(variable + 0.1)  # as if trained

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from keras_meta.zoo.cards import Card as Card
@@ -40,7 +42,8 @@ def load(name: str) -> Learner:
     if entry.external:
         from keras_meta.zoo import recipes
 
-        learner = recipes.recipe(name).learner()
+        with contextlib.redirect_stdout(sys.stderr):  # Keras reports its download
+            learner = recipes.recipe(name).learner()
     else:
         learner = keras.models.load_model(entry.weights, compile=False)
     if isinstance(learner, ordered.OrderedLearner):

@@ -148,12 +148,13 @@ def add_name(parser, text="an entry of `keras-meta list`", **kwargs):
 
 
 def integer(least=0):
-    """A type of arguments: an integer >= `least`."""
+    """A type of arguments: an integer >= `least`, below 2^63."""
 
     def parse(text):
-        if not text.isdecimal() or int(text) < least:
+        if not text.isdecimal() or not least <= int(text) < 2**63:
+            limit = "" if len(text) < 19 else " and below 2^63"
             raise argparse.ArgumentTypeError(
-                f"expected an integer >= {least}, got {text}"
+                f"expected an integer >= {least}{limit}, got {text}"
             )
         return int(text)
 
@@ -181,9 +182,14 @@ def console(file=None, width=None):
     file = file or sys.stdout
     # A pipe has no width; rich would fold tables to 80 columns.
     width = None if file.isatty() else width or PIPE_WIDTH
-    return rich.console.Console(
-        file=file, width=width, markup=False, emoji=False, highlight=False
-    )
+    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+
+
+class Console(rich.console.Console):
+    """Leaves a closed pipe to the command, whose exit code states it."""
+
+    def on_broken_pipe(self):
+        raise  # the BrokenPipeError that rich caught
 
 
 def table(*columns):

@@ -64,7 +64,8 @@ def described(card):
 
 def _setting(figure):
     size = task(figure["ways"], figure["shots"])
-    return f"{size}, {figure['normalization']}, {figure['episodes']} tasks"
+    lake = ", Lake's" if figure.get("protocol") == "lake" else ""
+    return f"{size}{lake}, {figure['normalization']}, {figure['episodes']} tasks"
 
 
 def command(name):

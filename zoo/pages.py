@@ -97,7 +97,7 @@ def page(learner, card, titles):
             f"seed {figure['seed']}{paper})"
         )
     if published.below(card):
-        reason = published.REASONS[card.name]
+        reason = published.REASONS.get(card.name, "the reason is not known.")
         lines += ["", f"Below the published figure: {reason}"]
     lines += grid(card)
     lines += ["", "Not suitable for:", "", f"- {LIMITS[card.kind]}"]

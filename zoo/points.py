@@ -52,7 +52,7 @@ def read(path):
 
 def _number(text, column, line, path):
     try:
-        number = float(text)
+        number = float(text.replace("_", "?"))  # Python reads 1_0 as 10
     except ValueError:
         number = np.nan
     if not abs(number) <= float(np.finfo(np.float32).max):

@@ -26,6 +26,18 @@ from keras_meta.zoo import (
 KEPT = 0.1
 
 
+def _options(recipe, seed, steps, origin):
+    """The options of a training command that differ from the recipe."""
+    values = {
+        "--seed": (seed, recipe.seed),
+        "--steps": (steps, recipe.steps),
+        "--warm-start": (origin or "none", recipe.stages[0].warm_start or "none"),
+    }
+    return "".join(
+        f" {option} {value}" for option, (value, own) in values.items() if value != own
+    )
+
+
 def publish(name, directory, seed, validation_tasks, origin, float16=False):
     """Stores a run's best weights in the zoo, with a card that has no figures yet.
 
@@ -72,7 +84,7 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         **recipe_fields(name, recipe, learner),
         protocol=recipe.protocol,
         seed=seed,
-        command=facts.command(name),
+        command=facts.command(name) + _options(recipe, seed, steps, origin),
         initial_weights=begun.get("initial_weights", origin or cards.RANDOM),
         initial_sha256=begun.get("initial_sha256"),
         steps=steps,
@@ -131,7 +143,7 @@ def store(learner, path, recipe, seed, validation_tasks):
             for model in (learner, halved)
         )
         change, limit = half[metric] - single[metric], KEPT * single[f"{metric}_95"]
-        if abs(change) > limit:
+        if not abs(change) <= limit:
             raise ValueError(
                 f"expected float16 weights to keep the validation {metric}, it changes "
                 f"by {change:.2g}, more than {limit:.2g} (a tenth of its interval): "

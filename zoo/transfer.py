@@ -74,6 +74,7 @@ def _with_network(learner, network):
     config = learner.get_config() | {
         "network": keras.saving.serialize_keras_object(network),
         "preprocess": None,
+        "layer_flags": None,  # those of the layers of another network
     }
     if "example_shape" in config:  # otherwise it is the network's
         config["example_shape"] = list(network.input_shape[1:])

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_meta import (
     checks,
+    logits,
     losses,
     lstm_scan,
     options,
@@ -77,8 +78,9 @@ class SequenceLearner(ordered.OrderedLearner):
         **kwargs: `name` and `dtype` of `keras.Model`.
 
     State:
-        `{"cell": [...], "label": [T, L]}`: the cell's state, and y_n as the cell reads
-        it.
+        `{"cell": [...], "label": [T, L], "present": [T, N]}`: the cell's state; y_n as
+        the cell reads it; and, for classification with integer labels, 1 for the
+        classes of the support set and 0 for the others, whose logits are masked.
 
     Raises:
         ValueError: an argument out of range.
@@ -223,7 +225,10 @@ class SequenceLearner(ordered.OrderedLearner):
             for first, last in itertools.pairwise(bounds)
         ]
         outputs, state = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *parts)
-        return {"cell": state, "label": labels[:, -1]}, self._answers(features, outputs)
+        state = {"cell": state, "label": labels[:, -1]}
+        if self.classification and not self.label_shape:
+            state["present"] = tf.reduce_max(labels, axis=1)
+        return state, self._answers(features, outputs)
 
     def _run(self, inputs, training):
         """Returns the cell's output at each step, and its last state."""
@@ -260,7 +265,10 @@ class SequenceLearner(ordered.OrderedLearner):
             inputs, tf.nest.map_structure(copies, state["cell"]), training=training
         )
         outputs = tf.reshape(outputs, [shape[0], queries, outputs.shape[-1]])
-        return self._answers(features, outputs)
+        answers = self._answers(features, outputs)
+        if "present" in state:
+            answers = logits.without(answers, state["present"][:, None] == 0)
+        return answers
 
     def sequence(self, support_x: TensorLike, support_y: TensorLike) -> tf.Tensor:
         """Predicts each support example from those before it, in the order given.

@@ -78,16 +78,18 @@ def run(benchmarks, out):
     from keras_meta.zoo import runs
 
     folder, run_settings, tables = pathlib.Path(out), settings(), {}
+    commit = runs.commit()
     try:
         with runs.claimed(folder):
-            runs.record(folder, run_settings)
+            # Tables of one header are those of one state of the code.
+            runs.record(folder, {**run_settings, "measured": commit})
             for number, (name, measure) in enumerate(benchmarks.items(), start=1):
                 print(f"benchmark {number} of {len(benchmarks)}: {name}", flush=True)
                 tables[name] = stored(folder / f"{name}.json", measure)
     except ValueError as error:
         sys.exit(f"benchmark: error: {error}")
     date = datetime.date.today().isoformat()
-    publish(tables, header(**run_settings, commit=runs.commit(), date=date))
+    publish(tables, header(**run_settings, commit=commit, date=date))
 
 
 def stored(path, measure):

@@ -117,12 +117,16 @@ def differences(scored):
 
 
 def draw(scored):
-    """Draws accuracy by step over all seeds, and w of each module and seed."""
+    """Draws the mean accuracy of all seeds by step, and w of each module and seed.
+
+    The band is the 95% interval over tasks; it excludes the variation of seeds.
+    """
     figure = matplotlib.figure.Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for method in dict.fromkeys(run.method for run in scored):
         by_seed = [arrays for run, arrays in scored.items() if run.method == method]
-        accuracy = np.concatenate([arrays["right"] for arrays in by_seed], 1)
+        # All seeds are scored on the same tasks, which are the samples.
+        accuracy = np.mean([arrays["right"] for arrays in by_seed], axis=0)
         plain = method.removeprefix("sigma-")
         colour = COLOURS.get(plain, "#8a8a8a")
         style = {"color": colour, "linestyle": ":" if method == plain else "-"}

@@ -124,7 +124,9 @@ def folder_of(run, out):
 def train(run, data, out):
     """Trains or resumes a run; returns its best validation accuracy."""
     folder = folder_of(run, out)
+    flags = ("filters", "tasks", "every", "validation_tasks")
     settings = {**run._asdict(), "settings": settings_of(run)}
+    settings |= {name: getattr(FLAGS, name) for name in flags}
 
     def load():
         validation = data["validation"](VALIDATION_SEED)
@@ -137,7 +139,13 @@ def train(run, data, out):
         row = training.best_row(log(run, out), "accuracy")
         return {"accuracy": float(row["val_accuracy"]), **settings}
 
-    return results.stored(folder / "validation.json", best)["accuracy"]
+    stored = results.stored(folder / "validation.json", best)
+    for name, value in settings.items():
+        if stored.get(name, value) != value:
+            raise ValueError(
+                f"expected {name} = {stored[name]} of the run in {folder}, got {value}."
+            )
+    return stored["accuracy"]
 
 
 def log(run, out):

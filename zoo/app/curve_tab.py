@@ -197,7 +197,7 @@ class CurveTab(tab.Tab):
             self.table: fit.table(curve.queries),
             self.notes: "\n\n".join(fit.notes),
             self.steps: gradio.Slider(value=fit.steps or 0, visible=has_steps),
-            self.tuned: entry,
+            self.tuned: entry if has_steps else None,
             self.by_step: gradio.Accordion(visible=has_steps),
             self.shares: gradio.Accordion(visible=shares),
             self.share_plot: self.share_plot_of(learner, len(curve.points))

@@ -302,7 +302,7 @@ class ImageTab(tab.Tab):
             self.notes: "\n\n".join(notes + prediction.notes),
             self.card: models.description(name),
             self.steps: gradio.Slider(value=prediction.steps or 0, visible=has_steps),
-            self.tuned: name,
+            self.tuned: name if has_steps else None,
             self.by_step: gradio.Accordion(visible=has_steps),
             self.step_plot: None,
             self.shares: gradio.Accordion(visible=shares),

@@ -4,6 +4,7 @@ import pathlib
 
 from keras_meta import zoo
 from keras_meta.zoo import (
+    cards,
     console,
     facts,
     folders,
@@ -36,6 +37,7 @@ NORMALIZATION = {
 }
 SIZES = "ways", "shots", "queries"
 EPISODES, SEED = 1000, 0
+PROTOCOLS = ["zoo", "lake"]
 
 
 def add(parser):
@@ -76,7 +78,7 @@ def add(parser):
     kinds.add_argument(
         "--protocol",
         metavar="KIND",
-        choices=["zoo", "lake"],
+        choices=PROTOCOLS,
         default="zoo",
         help="zoo: tasks from the entry's own test classes (default); lake: from "
         "Lake's protocol",
@@ -124,6 +126,10 @@ def run(arguments, output):
         else:
             score = scores.evaluate(name, episodes, *sizes, seed, first=first)
     score["data"] = str(arguments.data or arguments.protocol)
+    if arguments.data and score["data"] in PROTOCOLS:
+        score["data"] = f"./{arguments.data}"
+    file = named.is_file(name)
+    score["sha256"] = cards.sha256(name) if file else zoo.card(name).sha256
     show(output, name, score)
     if arguments.data:
         from keras_meta import sources

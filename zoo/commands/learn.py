@@ -80,7 +80,7 @@ def run(arguments, output):
         raise ValueError(f"expected --out to end in {', '.join(PICTURES)}, got {out}.")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"expected a folder for --out, got none at {out.parent}.")
-    output.keep_apart(out, queries)
+    output.keep_apart(out, queries, *filter(None, [arguments.model]))
     if not queries.exists():
         raise ValueError(f"expected images or points, got nothing at {queries}.")
     if queries.is_dir():
