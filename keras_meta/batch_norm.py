@@ -78,6 +78,8 @@ def estimate(learner: Learner, episodes: Iterable[tuple[Any, ...]]) -> None:
     variables = learner.moving_statistics()
     if not variables:
         return
+    norms = batch_norms(learner)
+    require_exact_form(norm for norm in norms if norm.trainable and not norm.renorm)
 
     def measure(episode):
         with measuring() as measurements, keras.StatelessScope():
@@ -163,7 +165,8 @@ def is_inexact(layer: keras.layers.Layer) -> bool:
 
     Batch renormalization has statistics of its own, and no exact form here.
     """
-    return type(layer) in EXACT and not getattr(layer, "renorm", False)
+    other = getattr(layer, "renorm", False) or getattr(layer, "rms_scaling", False)
+    return type(layer) in EXACT and not other
 
 
 def require_exact_form(layers: Iterable[keras.layers.Layer]) -> None:

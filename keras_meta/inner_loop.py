@@ -235,7 +235,8 @@ class InnerLoop:
                 meta, held, task["support_x"], task["support_y"], True
             )
             outputs, penalty = self.infer_task(meta, held, state, task["query_x"])
-            loss = outer.loss(task, outputs) + penalty
+            loss = outer.loss(task, outputs)
+            loss += tf.cast(penalty, loss.dtype)
             scaled = loss * outer.scale
         gradients = tape.gradient(
             scaled,

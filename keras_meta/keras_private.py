@@ -23,6 +23,31 @@ def layers_of(model, recursive=True):
     return list(model._flatten_layers(include_self=False, recursive=recursive))
 
 
+def in_order(model):
+    """The layers of `layers_of(model)` in the order in which they were connected.
+
+    `layers_of` lists the layers inside a nested model from the last to the first.
+    """
+    layers, waiting = {}, [model]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in layers:
+            layers[id(layer)] = layer
+            waiting += reversed(list(layer._layers))
+    return list(layers.values())[1:]
+
+
+def finalize(model):
+    """Recomputes what layers derive from weights that were assigned.
+
+    `keras.layers.Normalization` computes with constants that Keras derives from its
+    weights when a file is loaded.
+    """
+    for layer in layers_of(model):
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
 def set_flags(model, flags):
     """Sets `trainable` of `layers_of(model)`, in this order.
 

@@ -188,8 +188,8 @@ class Learner(settings.Spelled, trainer.Trainer):
         variables, query_y = self.trainable_variables, tf.convert_to_tensor(query_y)
         with tf.GradientTape() as tape:
             outputs = self(episode, training=True)
-            loss = losses.of(self.query_loss, query_y, outputs, weights)
-            loss += self.penalty()
+            loss = losses.of_batch(self.query_loss, query_y, outputs, weights)
+            loss += tf.cast(self.penalty(), loss.dtype)
             scaled = loss * tf.cast(loss_scale, loss.dtype)
         return loss, tape.gradient(scaled, variables), variables, outputs
 
@@ -309,6 +309,7 @@ class Learner(settings.Spelled, trainer.Trainer):
                     f"{self.output_size}: train another one for {classes}."
                 )
             new.assign(value)
+        keras_private.finalize(copy)
         if self.compiled:
             copy.compile()
         return copy

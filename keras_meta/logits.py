@@ -28,12 +28,14 @@ def masked(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 
 def without(logits: tf.Tensor, absent: tf.Tensor) -> tf.Tensor:
     """Masks the logits where `absent`, whose shape broadcasts to theirs, is True."""
-    return logits + tf.where(absent, tf.cast(ABSENT, logits.dtype), 0)
+    hidden = max(ABSENT, float(logits.dtype.min) / 2)  # -1e9 is infinite in float16
+    return logits + tf.where(absent, tf.cast(hidden, logits.dtype), 0)
 
 
 def present(logits: tf.Tensor) -> tf.Tensor:
     """Returns which classes are not masked, at any temperature."""
-    return logits > ABSENT / (2 * max(TEMPERATURES))
+    hidden = max(ABSENT, float(logits.dtype.min) / 2)
+    return logits > hidden / (2 * max(TEMPERATURES))
 
 
 def temperature(learner: Any, name: str, value: Any) -> Any:

@@ -124,8 +124,26 @@ def of(
             weights,
             tf.concat([tf.shape(weights), [1] * (rank - len(weights.shape))], 0),
         )
+        weights = tf.broadcast_to(weights, tf.shape(y_true)[:rank])
     value = loss(y_true, y_pred, sample_weight=weights)
-    return value * replicas if replicas > 1 else value
+    # Keras divides means alone.
+    return value * replicas if replicas > 1 and loss.reduction != "sum" else value
+
+
+def of_batch(
+    loss: keras.losses.Loss,
+    y_true: TensorLike,
+    y_pred: TensorLike,
+    weights: TensorLike | None = None,
+) -> tf.Tensor:
+    """Computes the outer loss of this replica's tasks, a scalar; arguments as of `of`.
+
+    `Learner.train_step` divides its gradients by the number of replicas. A sum over
+    tasks is therefore multiplied by that number.
+    """
+    value = of(loss, y_true, y_pred, weights)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return value * replicas if loss.reduction == "sum" else value
 
 
 def divisor(
@@ -144,7 +162,9 @@ def divisor(
         A scalar, or None for the number of values in each task.
     """
     if loss.reduction == "sum":
-        return 1 / tf.cast(tasks, loss.dtype)
+        # `train_step` divides the gradients by the number of replicas, Keras does not.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return 1 / (tf.cast(tasks, loss.dtype) * replicas)
     if loss.reduction == "mean_with_sample_weight" and weights is not None:
         return tf.reduce_sum(tf.cast(weights, loss.dtype)) / tf.cast(tasks, loss.dtype)
     return None
@@ -174,7 +194,7 @@ def of_task(
     if weights is not None:
         shape = [-1, *[1] * (terms.shape.rank - weights.shape.rank)]
         terms *= tf.reshape(tf.cast(weights, terms.dtype), shape)
-    return tf.reduce_sum(terms) / divisor
+    return tf.math.divide_no_nan(tf.reduce_sum(terms), divisor)
 
 
 def config(loss: keras.losses.Loss | str) -> str | dict[str, Any]:

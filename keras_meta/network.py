@@ -353,7 +353,8 @@ def policy(network: keras.Model) -> keras.DTypePolicy | str:
 def each(graph: keras.Model, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Runs a Keras model on every example: `[T, S, ...]` to `[T, S, D]`."""
     shape = tf.shape(x)
-    outputs = graph(tf.reshape(x, [-1, *x.shape[2:]]), training=training)
+    sides = [side or shape[2 + i] for i, side in enumerate(x.shape[2:])]
+    outputs = graph(tf.reshape(x, [-1, *sides]), training=training)
     return tf.reshape(outputs, [shape[0], shape[1], *outputs.shape[1:]])
 
 

@@ -118,6 +118,7 @@ class OuterLoss:
             self.query_loss, task["query_y"], outputs, weights, self.divisor
         )
 
-    def factor(self, task):
+    def factor(self, task, dtype):
         """Returns scale times task weight, for updates that are no gradients."""
-        return self.scale * tf.cast(task.get("weights", 1.0), self.scale.dtype)
+        weight = tf.cast(task.get("weights", 1.0), dtype)
+        return tf.cast(self.scale, dtype) * weight

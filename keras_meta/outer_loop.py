@@ -37,6 +37,7 @@ def meta_gradient(learner, episode, query_y, weights=None, loss_scale=1.0):
         "query_y": query_y,
     }
     if weights is not None:
+        weights = tf.convert_to_tensor(weights)
         _check_weights(learner, weights)
         tasks["weights"] = weights
     outer = objectives.OuterLoss(learner.query_loss, query_y, weights, loss_scale)
@@ -59,7 +60,7 @@ def meta_gradient(learner, episode, query_y, weights=None, loss_scale=1.0):
         gradient if added is None else gradient + added
         for gradient, added in zip(gradients, penalty_gradients, strict=True)
     ]
-    return loss + penalty, gradients, variables, outputs
+    return loss + tf.cast(penalty, loss.dtype), gradients, variables, outputs
 
 
 def _check_weights(learner, weights):

@@ -37,6 +37,7 @@ def in_dtype(learner, dtype):
     copy(copy.example())
     for new, old in zip(copy.weights, learner.weights, strict=True):
         new.assign(tf.cast(old.value, new.dtype))
+    keras_private.finalize(copy)
     copy.compile(keras.optimizers.SGD(), loss=None)
     return copy
 

@@ -37,7 +37,7 @@ def seeded(learner, held, index):
             "expected a compiled learner, because random layers depend on the "
             "optimizer's step: call compile first."
         )
-    step = tf.cast(learner.optimizer.iterations.value, tf.int32)
+    step = tf.cast(tf.convert_to_tensor(learner.optimizer.iterations), tf.int32)
     buffers = []
     for place, (variable, value) in enumerate(
         zip(learner.bound.buffers, held["buffers"], strict=True)

@@ -50,7 +50,8 @@ def learner_signatures(learner):
 def model_signatures(model):
     """Returns `{name: concrete function}` of a model that `finetune` returned."""
     shape = getattr(model, "example_shape", None) or model.input_shape[1:]
-    spec = tf.TensorSpec([None, *shape], model.variables[0].dtype, "x")
+    floating = (v.dtype for v in model.variables if "float" in v.dtype)
+    spec = tf.TensorSpec([None, *shape], next(floating), "x")
 
     def predict(x):
         outputs = model(x, training=False)

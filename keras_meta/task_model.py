@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_meta import keras_private
 from keras_meta.learner import stacked
-from keras_meta.network import assign
+from keras_meta.network import assign, values
 from keras_meta.typing_names import TensorLike, TensorNest
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def build(
     copy = type(learner).from_config(learner.get_config())
     copy(learner.example())  # creates its variables
     copy.set_weights(learner.get_weights())
+    keras_private.finalize(copy)
     state = tf.nest.map_structure(lambda v: v[0], learner.adapt(x[None], y[None]))
     optimizer = optimizer or keras.optimizers.Adam(1e-3)
     return TaskModel(copy, state), optimizer
@@ -118,7 +119,8 @@ class TaskModel(OneTask):
     """
 
     def __init__(self, learner: Learner, state: TensorNest, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # The state and x have the learner's dtype, whatever the global policy.
+        super().__init__(autocast=False, **kwargs)
         self.learner = learner
         self.example_shape = learner.example_shape
         for layer in keras_private.layers_of(learner):
@@ -150,7 +152,7 @@ class TaskModel(OneTask):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         x = tf.cast(x, self.learner.variable_dtype)
-        leaves = [tf.convert_to_tensor(variable)[None] for variable in self.state]
+        leaves = [value[None] for value in values(self.state)]
         state = tf.nest.pack_sequence_as(self._structure, leaves)
         return stacked(self.learner.infer_tasks(state, x[None]))[0]
 

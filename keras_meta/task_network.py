@@ -46,6 +46,7 @@ def build(
     for copy, source in zip(network.variables, learner.network.variables, strict=True):
         copy.assign(source.value)
         sources[id(source)] = copy
+    keras_private.finalize(network)
     weights = [value[0] for value in state["weights"]]
     adapted = learner.adapted()
     assign([sources[id(source)] for source in adapted], weights)
@@ -63,6 +64,11 @@ def build(
     for copy, source in layers:
         if keras_private.is_leaf(source) and id(source) not in adapting | fixed:
             copy.trainable = False
+    scaled = learner.prior_scales(learner.meta_values(), tf.constant(len(y)))
+    if scaled is None:  # a prior holds the other weights of a layer that adapts
+        held = sources.keys() - set(map(id, adapted))
+        for key in held:
+            sources[key].trainable = False
     trained = {id(v) for v in network.trainable_variables}
     variables = [
         (copy, source)
@@ -106,10 +112,15 @@ def _fixed_norms(learner):
     Like the inner loop, `fit` has to normalize by the batch in these layers.
     """
     adapting = set(map(id, _adapting_layers(learner)))
-    layers = map(id, keras_private.layers_of(learner.network))
+    layers = map(id, keras_private.in_order(learner.network))
     after = set(itertools.dropwhile(lambda layer: layer not in adapting, layers))
     norms = {id(norm) for norm in learner.bound.norms if norm.trainable}
     return (norms & after) - adapting
+
+
+def _names(variables):
+    """A different name for each variable; nested networks may have equal paths."""
+    return [f"{index}:{variable.path}" for index, variable in enumerate(variables)]
 
 
 def _adapting_layers(learner):
@@ -203,7 +214,7 @@ class TaskNetwork(task_model.OneTask):
 
     def prior(self) -> Distribution:
         """Returns the prior, a `priors.joint` with one module per trained weight."""
-        paths = [variable.path for variable in self.trainable_variables]
+        paths = _names(self.trainable_variables)
         scales = dict(zip(paths, values(self.scales), strict=True))
         centres = values(self.centres)
         return priors.joint(self.prior_family, paths, paths, centres, scales)
@@ -234,14 +245,23 @@ class TaskNetwork(task_model.OneTask):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
-        if isinstance(self.optimizer, priors.ProximalSGD):
-            self.optimizer.set_prior(
+        optimizer = self._proximal_optimizer()
+        if optimizer is not None:
+            optimizer.set_prior(
                 self.trainable_variables,
                 self.prior_family,
                 self.examples,
                 self.centres,
                 self.scales,
             )
+
+    def _proximal_optimizer(self):
+        """The optimizer that applies the prior in its step, or None.
+
+        Keras wraps the optimizer of a network in float16.
+        """
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return optimizer if isinstance(optimizer, priors.ProximalSGD) else None
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras skips this for a class with its own `compile`.
@@ -257,14 +277,14 @@ class TaskNetwork(task_model.OneTask):
         training: bool = True,
     ) -> tf.Tensor:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        if isinstance(self.optimizer, priors.ProximalSGD):
+        if self._proximal_optimizer() is not None:
             return loss
         return loss + tf.cast(self.prior_penalty(), loss.dtype)
 
     def prior_penalty(self) -> tf.Tensor:
         """Returns `-(log p(theta) - log p(phi)) / S`, a scalar that is zero at phi."""
         variables = self.trainable_variables
-        paths = [variable.path for variable in variables]
+        paths = _names(variables)
         distributions = priors.by_weight(self.prior(), paths)
         ratios = [
             priors.negative_log_ratio(distribution, theta, phi)

@@ -126,7 +126,7 @@ class Traced:
     def example(self) -> dict[str, tf.Tensor]:
         """Returns an episode of zeros: one task with one example and one query."""
         spec = self.x_spec("support_x")
-        x = tf.zeros([1, 1, *self.example_shape], spec.dtype)
+        x = tf.zeros([1, 1, *(side or 1 for side in self.example_shape)], spec.dtype)
         spec = self.y_spec("support_y")
         y = tf.zeros([1, 1, *spec.shape[2:]], spec.dtype)
         return {"support_x": x, "support_y": y, "query_x": x}
@@ -174,5 +174,6 @@ def _stateless(function, *args):
     with keras.StatelessScope(collect_losses=True) as scope:
         outputs = function(*args)
     penalties = [tf.cast(loss, keras.config.floatx()) for loss in scope.losses]
-    penalty = tf.add_n(penalties) if penalties else tf.zeros([])
+    floatx = keras.config.floatx()
+    penalty = tf.add_n(penalties) if penalties else tf.zeros([], floatx)
     return outputs, checks.is_finite(outputs), penalty

@@ -277,6 +277,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
                 "expected no loss_weights, because a learner has one loss, got "
                 f"{loss_weights!r}."
             )
+        self.query_loss = self.support_loss
         if loss is not None:
             loss = losses.get(loss, self.variable_dtype)
             if losses.is_classification(loss) != self.classification:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_meta import zoo
+from keras_meta import keras_private, zoo
 from keras_meta.typing_names import StrPath
 from keras_meta.zoo import folders, intervals, named, recipes
 
@@ -186,6 +186,7 @@ def normalized(learner: Learner, normalization: str | None) -> Learner:
         )
     copy = type(learner).from_config({**config, "normalization": normalization})
     copy.set_weights(learner.get_weights())
+    keras_private.finalize(copy)
     return copy
 
 

@@ -14,7 +14,7 @@ import zipfile
 import keras
 import tensorflow as tf
 
-from keras_meta import batch_norm, checks
+from keras_meta import batch_norm, checks, keras_private
 from keras_meta.zoo import atomic, cards, cluster, named, recipes, runs
 
 # Training batches that the statistics of averaged weights are computed on.
@@ -366,5 +366,6 @@ def fresh(learner):
     """A copy of a learner, compiled with a new optimizer."""
     copy = type(learner).from_config(learner.get_config())
     copy.set_weights(learner.get_weights())
+    keras_private.finalize(copy)
     copy.compile()
     return copy

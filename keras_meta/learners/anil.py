@@ -10,6 +10,27 @@ from keras_meta import keras_private, options, settings
 from keras_meta.learners import gradient
 
 
+def _with_weights(network):
+    """The names of the leaf layers with trainable weights, in the network's order."""
+    return [
+        layer.name
+        for layer in keras_private.in_order(network)
+        if keras_private.made_to_train(layer) and keras_private.is_leaf(layer)
+    ]
+
+
+def _known_layers(learner, name, layers):
+    """The check of the names of the layers that adapt."""
+    known = _with_weights(learner.network)
+    missing = [layers] if isinstance(layers, str) else sorted(set(layers) - set(known))
+    if missing or not layers:
+        raise ValueError(
+            f"expected {name} to be a list of layers with weights ("
+            f"{', '.join(known)}), got {', '.join(missing) or 'none'}."
+        )
+    return list(layers)
+
+
 @keras.saving.register_keras_serializable("keras_meta")
 class ANIL(gradient.GradientLearner):
     """MAML whose inner loop adapts only the head of the network (Raghu et al., 2020).
@@ -62,7 +83,7 @@ class ANIL(gradient.GradientLearner):
         Understanding the Effectiveness of MAML", ICLR 2020, section 4.
     """
 
-    layers_adapted = settings.Setting()
+    layers_adapted = settings.Setting(_known_layers)
 
     def __init__(
         self,
@@ -73,19 +94,7 @@ class ANIL(gradient.GradientLearner):
         **kwargs: Unpack[options.InnerOptions],
     ) -> None:
         super().__init__(network, loss, **kwargs)
-        with_weights = [
-            layer
-            for layer in keras_private.layers_of(network)
-            if keras_private.made_to_train(layer) and keras_private.is_leaf(layer)
-        ]
-        names = [layer.name for layer in with_weights]
-        self.layers_adapted = list(layers) if layers else names[-1:]
-        missing = sorted(set(self.layers_adapted) - set(names))
-        if missing:
-            raise ValueError(
-                f"expected names of layers with weights ({', '.join(names)}), got "
-                f"{', '.join(missing)}."
-            )
+        self.layers_adapted = layers or _with_weights(network)[-1:]
 
     def adapted(self) -> list[keras.Variable]:
         chosen = {

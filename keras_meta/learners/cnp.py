@@ -266,6 +266,8 @@ class CNP(learner.Learner):
         query_y = tf.convert_to_tensor(query_y)
         support_y = tf.cast(episode["support_y"], query_y.dtype)
         queries = tf.shape(query_y)[1]
+        if weights is not None:
+            weights = tf.convert_to_tensor(weights)
         if weights is not None and weights.shape.rank == 2:
             ones = tf.ones(tf.shape(support_y)[:2], weights.dtype)
             weights = tf.concat([weights, ones], axis=1)

@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 import keras
 
+from keras_meta import network as network_module
 from keras_meta import options
 from keras_meta.learners import sequence
 
@@ -75,6 +76,8 @@ class LSTMLearner(sequence.SequenceLearner):
         units: int | Sequence[int] = 128,
         **kwargs: Unpack[options.SequenceOptions],
     ) -> None:
+        if network is not None:
+            kwargs.setdefault("dtype", network_module.policy(network))
         self.units = [units] if isinstance(units, int) else list(units)
         policy = kwargs.get("dtype")
         cells = [

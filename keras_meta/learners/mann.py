@@ -5,6 +5,7 @@ from typing import Any, Unpack
 import keras
 
 from keras_meta import memory, options
+from keras_meta import network as network_module
 from keras_meta.learners import sequence
 
 # Arguments of the cell that are this learner's too.
@@ -106,6 +107,8 @@ class MANN(sequence.SequenceLearner):
         skip: bool = False,
         **kwargs: Unpack[options.ReadingOptions],
     ) -> None:
+        if network is not None:
+            kwargs.setdefault("dtype", network_module.policy(network))
         cell = memory.LRUACell(
             units,
             rows,

@@ -87,6 +87,20 @@ class MetaSGD(gradient.GradientLearner):
         of_variable = dict(zip(sources, self.rates, strict=True))
         return [of_variable[id(variable)] for variable in variables]
 
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        return self._without_idle_rates(super().trainable_variables)
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        return self._without_idle_rates(super().trainable_weights)
+
+    def _without_idle_rates(self, variables):
+        """The variables without the rates of weights that are not trained."""
+        trained = {id(rate) for rate in self.rates_of(self.bound.trainable)}
+        idle = {id(rate) for rate in self.rates} - trained
+        return [variable for variable in variables if id(variable) not in idle]
+
     def meta_variables(self) -> dict[str, Any]:
         rates = self.rates_of(self.bound.trainable)
         return {**super().meta_variables(), "rates": rates}

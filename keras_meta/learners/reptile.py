@@ -141,7 +141,7 @@ class Reptile(gradient.GradientLearner):
         state = self.adapt_task(meta, held, x, y, True)
         adapted = dict(zip(map(id, self.adapted()), state["weights"], strict=True))
         gradients = [
-            (phi - adapted.get(id(v), phi)) * outer.factor(task)
+            (phi - adapted.get(id(v), phi)) * outer.factor(task, phi.dtype)
             for v, phi in zip(self.bound.trainable, meta["weights"], strict=True)
         ]
         if self.joint:  # `meta_gradient` computes the loss and the predictions
@@ -165,8 +165,8 @@ class Reptile(gradient.GradientLearner):
             reported = slice(self.reported_tasks)
             outputs = self({key: x[reported] for key, x in episode.items()})
             weights = None if weights is None else weights[reported]
-            loss = losses.of(self.query_loss, query_y[reported], outputs, weights)
-            loss += self.penalty()
+            loss = losses.of_batch(self.query_loss, query_y[reported], outputs, weights)
+            loss += tf.cast(self.penalty(), loss.dtype)
         return loss, gradients, variables, outputs
 
     def task_optimizer(

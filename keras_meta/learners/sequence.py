@@ -322,7 +322,9 @@ class SequenceLearner(ordered.OrderedLearner):
     ) -> tuple[tf.Tensor, list[tf.Tensor | None], list[keras.Variable], tf.Tensor]:
         query_y = tf.convert_to_tensor(query_y)
         support_y = tf.cast(episode["support_y"], query_y.dtype)
-        examples = tf.cast(tf.shape(support_y)[1], self.variable_dtype)
+        examples = tf.cast(tf.shape(support_y)[1], self.query_loss.dtype)
+        if weights is not None:
+            weights = tf.convert_to_tensor(weights)
         # Weights of queries do not apply to the terms of the support examples.
         read_weights = weights
         if weights is not None and weights.shape.rank == 2:
@@ -331,13 +333,16 @@ class SequenceLearner(ordered.OrderedLearner):
         with tf.GradientTape() as tape:
             outputs, answers = self(episode, training=True, reading=True)
             read, queried = (
-                losses.of(self.query_loss, self._standard(y), self._standard(z), w)
+                losses.of_batch(
+                    self.query_loss, self._standard(y), self._standard(z), w
+                )
                 for y, z, w in (
                     (support_y, answers, read_weights),
                     (query_y, outputs, weights),
                 )
             )
-            loss = (examples * read + queried) / (examples + 1) + self.penalty()
+            loss = (examples * read + queried) / (examples + 1)
+            loss += tf.cast(self.penalty(), loss.dtype)
             scaled = loss * tf.cast(loss_scale, loss.dtype)
         return loss, tape.gradient(scaled, variables), variables, outputs
 

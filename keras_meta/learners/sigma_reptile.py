@@ -159,7 +159,9 @@ class SigmaReptile(shrinkage.Shrinkage):
         adapted = {id(variable) for variable in self.adapted()}
         variables = tf.nest.flatten(self.meta_variables())
         gradients = [
-            gradient * outer.factor(task) if id(variable) in adapted else gradient
+            gradient * outer.factor(task, gradient.dtype)
+            if id(variable) in adapted
+            else gradient
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
         return loss, outputs, gradients
