@@ -56,7 +56,7 @@ def test_card_stores_the_facts_of_the_run(tmp_path, monkeypatch):
     figure = {"metric": "nll", "mean": 0.5, "interval": 0.1, "episodes": 50}
     assert card.validation == figure
     assert (card.kept, card.steps, card.hours, card.seed) == (10, 20, 2.0, 3)
-    assert card.command == f"keras-meta train {NAME}"
+    assert card.command == f"keras-meta train {NAME} --seed 3 --steps 20"
 
 
 def test_a_run_resumes_only_with_its_initial_weights(tmp_path):

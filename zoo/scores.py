@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_meta import keras_private, zoo
+from keras_meta import zoo
 from keras_meta.typing_names import StrPath
 from keras_meta.zoo import folders, intervals, named, recipes
 
@@ -176,6 +176,8 @@ def normalized(learner: Learner, normalization: str | None) -> Learner:
     Raises:
         ValueError: a learner without a choice of normalization.
     """
+    from keras_meta import keras_private
+
     if normalization in (None, learner.normalization):
         return learner
     config = learner.get_config()
