@@ -453,6 +453,7 @@ def neural_process():
     return km.CNP(*networks, point_units=km.StandardUnits(known=1.5))
 
 
+@pytest.mark.thorough
 def test_learn_points_with_a_neural_process(monkeypatch, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cards, "MODELS", tmp_path / "models")

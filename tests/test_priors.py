@@ -74,7 +74,11 @@ def test_proximal_operator_minimizes_its_objective(prior):
 
 @pytest.mark.parametrize(
     "prior",
-    ["normal", "laplace", logistic, pytest.param(gumbel, marks=pytest.mark.thorough)],
+    [
+        "normal",
+        "laplace",
+        *(pytest.param(p, marks=pytest.mark.thorough) for p in (logistic, gumbel)),
+    ],
     ids=name_of,
 )
 def test_proximal_gradient_matches_finite_differences(prior):

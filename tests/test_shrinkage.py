@@ -471,6 +471,7 @@ def test_finetuning_takes_proximal_steps_to_the_mode():
         np.testing.assert_allclose(variable, value[0], atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_optimizers_converge_to_the_same_mode():
     keras.utils.set_random_seed(0)
     random = np.random.RandomState(0)
