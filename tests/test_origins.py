@@ -33,7 +33,7 @@ WARM_STARTED = {
     f"{name}.omniglot_5w1s"
     for name in (
         *("reptile", "imaml"),
-        *("sigma_maml", "sigma_imaml", "sigma_reptile"),
+        *("sigma_imaml", "sigma_reptile"),
     )
 }
 # Least relative distance of two entries; fine-tuning alone moves weights by 0.02.
