@@ -107,24 +107,25 @@ def sentence(card):
     row = measured(card)
     if row is None:
         return "Not shown to be modular: its scales were not tested."
+    cheap = _points(row.half_cost, row.half_95)
+    dear = _points(row.largest_cost, row.largest_95)
+    costs = (
+        f"reezing {row.half} costs {cheap}, freezing {row.largest} {dear} of accuracy "
+        f"on {row.tasks} validation tasks."
+    )
     if row.modular:
-        cheap = _points(row.half_cost, row.half_95)
-        dear = _points(row.largest_cost, row.largest_95)
-        return (
-            f"Modular: freezing {row.half} costs {cheap}, freezing {row.largest} "
-            f"{dear} of accuracy on {row.tasks} validation tasks."
-        )
+        return f"Modular: f{costs}"
     reasons = []
     if not row.agrees:
-        reasons.append("the order of its modules differs between training seeds")
-    if row.half_cost >= COST:
         reasons.append(
-            "freezing the half with the smallest factors costs "
-            + _points(row.half_cost, row.half_95)
+            f"after {row.steps} meta-steps the order of its modules differs between "
+            "training seeds"
         )
+    if row.half_cost >= COST:
+        reasons.append("freezing the half with the smallest factors costs too much")
     if row.more <= row.more_95:
         reasons.append("freezing the module with the largest factor costs no more")
-    return f"Not modular: {', and '.join(reasons)}."
+    return f"Not modular: {', and '.join(reasons)}. F{costs}"
 
 
 def _points(cost, interval):
