@@ -48,6 +48,14 @@ def finalize(model):
             layer.finalize_state()
 
 
+def copy_of(model, **changes):
+    """A copy with the same weights; `changes` replace entries of its config."""
+    copy = type(model).from_config({**model.get_config(), **changes})
+    copy.set_weights(model.get_weights())
+    finalize(copy)
+    return copy
+
+
 def set_flags(model, flags):
     """Sets `trainable` of `layers_of(model)`, in this order.
 

@@ -28,14 +28,17 @@ def masked(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 
 def without(logits: tf.Tensor, absent: tf.Tensor) -> tf.Tensor:
     """Masks the logits where `absent`, whose shape broadcasts to theirs, is True."""
-    hidden = max(ABSENT, float(logits.dtype.min) / 2)  # -1e9 is infinite in float16
-    return logits + tf.where(absent, tf.cast(hidden, logits.dtype), 0)
+    return logits + tf.where(absent, tf.cast(_absent(logits.dtype), logits.dtype), 0)
 
 
 def present(logits: tf.Tensor) -> tf.Tensor:
     """Returns which classes are not masked, at any temperature."""
-    hidden = max(ABSENT, float(logits.dtype.min) / 2)
-    return logits > hidden / (2 * max(TEMPERATURES))
+    return logits > _absent(logits.dtype) / (2 * max(TEMPERATURES))
+
+
+def _absent(dtype):
+    """`ABSENT`, or half the lowest number of a type in which that is infinite."""
+    return max(ABSENT, float(dtype.min) / 2)
 
 
 def temperature(learner: Any, name: str, value: Any) -> Any:

@@ -203,11 +203,13 @@ def constants(kind: type) -> frozenset[str]:
         kind: the class of a learner.
     """
     arguments = signature(kind).parameters.keys() - {"loss"}  # Keras' `compile` sets it
+    attributes = {
+        name: getattr(kind, name, None) for name in {*arguments, *names(kind)}
+    }
     return frozenset(
         name
-        for name in arguments | set(names(kind))
-        if isinstance(getattr(kind, name, None), Fixed)
-        or not isinstance(getattr(kind, name, None), Setting | property)
+        for name, attribute in attributes.items()
+        if isinstance(attribute, Fixed) or not isinstance(attribute, Setting | property)
     )
 
 

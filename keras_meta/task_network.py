@@ -40,7 +40,8 @@ def build(
     """
     x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     state = learner.adapt(x[None], y[None])
-    fixed = _fixed_norms(learner)
+    adapting = set(map(id, _adapting_layers(learner)))
+    fixed = _fixed_norms(learner, adapting)
     network = _copy(learner.network, fixed)
     sources = {}
     for copy, source in zip(network.variables, learner.network.variables, strict=True):
@@ -55,7 +56,6 @@ def build(
     x = tf.cast(x, learner.variable_dtype)
     copies = [sources[id(source)] for source in statistics]
     assign(copies, learner.bound.measure(pairs, x))
-    adapting = set(map(id, _adapting_layers(learner)))
     layers = zip(
         keras_private.layers_of(network),
         keras_private.layers_of(learner.network),
@@ -66,8 +66,7 @@ def build(
             copy.trainable = False
     scaled = learner.prior_scales(learner.meta_values(), tf.constant(len(y)))
     if scaled is None:  # a prior holds the other weights of a layer that adapts
-        held = sources.keys() - set(map(id, adapted))
-        for key in held:
+        for key in sources.keys() - set(map(id, adapted)):
             sources[key].trainable = False
     trained = {id(v) for v in network.trainable_variables}
     variables = [
@@ -106,12 +105,12 @@ def _copy(network, fixed):
     return keras.models.clone_model(network, clone_function=copied, recursive=True)
 
 
-def _fixed_norms(learner):
+def _fixed_norms(learner, adapting):
     """Batch normalizations that do not adapt, after a layer that adapts, as ids.
 
-    Like the inner loop, `fit` has to normalize by the batch in these layers.
+    Like the inner loop, `fit` has to normalize by the batch in these layers. `adapting`
+    are the ids of the layers that adapt.
     """
-    adapting = set(map(id, _adapting_layers(learner)))
     layers = map(id, keras_private.in_order(learner.network))
     after = set(itertools.dropwhile(lambda layer: layer not in adapting, layers))
     norms = {id(norm) for norm in learner.bound.norms if norm.trainable}

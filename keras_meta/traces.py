@@ -173,7 +173,7 @@ def _stateless(function, *args):
     """
     with keras.StatelessScope(collect_losses=True) as scope:
         outputs = function(*args)
-    penalties = [tf.cast(loss, keras.config.floatx()) for loss in scope.losses]
     floatx = keras.config.floatx()
+    penalties = [tf.cast(loss, floatx) for loss in scope.losses]
     penalty = tf.add_n(penalties) if penalties else tf.zeros([], floatx)
     return outputs, checks.is_finite(outputs), penalty

@@ -111,12 +111,12 @@ def read(support, queries):
         ValueError: a folder that is missing, or has no images or too few classes.
     """
     folders, skipped = _classes(support)
-    for folder in folders:
-        if queries.is_dir() and queries.samefile(folder):
-            raise ValueError(
-                f"expected images to classify outside the classes in {support}, got "
-                f"its sub-folder {folder.name}."
-            )
+    inside = [f.name for f in folders if queries.is_dir() and queries.samefile(f)]
+    if inside:
+        raise ValueError(
+            f"expected images to classify outside the classes in {support}, got its "
+            f"sub-folder {inside[0]}."
+        )
     names = [folder.name for folder in folders]
     examples = []
     for folder in folders:

@@ -180,16 +180,12 @@ def normalized(learner: Learner, normalization: str | None) -> Learner:
 
     if normalization in (None, learner.normalization):
         return learner
-    config = learner.get_config()
-    if "normalization" not in config:
+    if "normalization" not in learner.get_config():
         raise ValueError(
             f"expected {learner.normalization} of a {type(learner).__name__}, which "
             f"has no other normalization, got {normalization}."
         )
-    copy = type(learner).from_config({**config, "normalization": normalization})
-    copy.set_weights(learner.get_weights())
-    keras_private.finalize(copy)
-    return copy
+    return keras_private.copy_of(learner, normalization=normalization)
 
 
 def predictions(

@@ -364,8 +364,6 @@ def save(learner, path):
 
 def fresh(learner):
     """A copy of a learner, compiled with a new optimizer."""
-    copy = type(learner).from_config(learner.get_config())
-    copy.set_weights(learner.get_weights())
-    keras_private.finalize(copy)
+    copy = keras_private.copy_of(learner)
     copy.compile()
     return copy

@@ -4,7 +4,6 @@ import pathlib
 
 from keras_meta import zoo
 from keras_meta.zoo import (
-    cards,
     console,
     facts,
     folders,
@@ -114,6 +113,8 @@ def run(arguments, output):
     first = arguments.first or 0
     sizes = arguments.ways, arguments.shots, arguments.queries
     console.start()
+    from keras_meta.zoo import training
+
     with output.status("loading data, scoring tasks"):
         if arguments.protocol == "lake":
             from keras_meta.zoo import lake
@@ -128,8 +129,7 @@ def run(arguments, output):
     score["data"] = str(arguments.data or arguments.protocol)
     if arguments.data and score["data"] in PROTOCOLS:
         score["data"] = f"./{arguments.data}"
-    file = named.is_file(name)
-    score["sha256"] = cards.sha256(name) if file else zoo.card(name).sha256
+    score["sha256"] = training.sha256_of(name)
     show(output, name, score)
     if arguments.data:
         from keras_meta import sources
