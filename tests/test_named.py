@@ -74,7 +74,8 @@ def test_classes_are_bounded_by_the_outputs_of_a_learner(glyphs, capsys):  # noq
     arguments[1] = "three.keras"
     assert run_json(capsys, *arguments)["ways"] == 3
     test_cli.assert_fails(capsys, "at most 3 classes for three", *arguments, "--ways=4")
-    learn = ["learn", "letters/class0", "--support=letters", "--model"]
+    test_scripts.write_classes("new", [glyphs[0]])
+    learn = ["learn", "new/class0", "--support=letters", "--model"]
     test_cli.assert_fails(capsys, "at most 3 classes", *learn, "three.keras")
     assert len(run_json(capsys, *learn, "seven.keras")["classes"]) == 6
 
