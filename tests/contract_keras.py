@@ -241,11 +241,8 @@ def test_temperature_divides_the_logits_of_predictions_only(name):
     # Meta-training and fine-tuning use the logits themselves.
     new_loss, new_gradients, new_outputs = gradient(learner, *data)
     assert_gradients_close(new_gradients, gradients)
-    if getattr(learner, "joint", False):  # its metrics are those of `evaluate`
-        np.testing.assert_allclose(new_outputs, outputs / 2.5, rtol=1e-3, atol=1e-4)
-    else:
-        assert new_loss == pytest.approx(loss, rel=1e-5)
-        np.testing.assert_allclose(new_outputs, outputs, rtol=1e-3, atol=1e-4)
+    assert new_loss == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(new_outputs, outputs, rtol=1e-3, atol=1e-4)
     if name in ("MAML", "ProtoNet"):
         x, y = (data[0][key][0] for key in ("support_x", "support_y"))
         tuned = km.finetune(learner, x, y).predict(data[0]["query_x"][0], verbose=0)

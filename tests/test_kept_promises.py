@@ -251,7 +251,7 @@ def test_labels_outside_the_range_of_int32_raise():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("reported", [None, 1])
-def test_joint_reptile_reports_the_metrics_of_evaluate(reported):
+def test_joint_reptile_reports_metrics_of_the_queries_after_inner_steps(reported):
     episode, _ = task(queries=5)
     random = np.random.RandomState(0)
     query_y = random.randint(0, 3, [2, 15]).astype("int32")  # random labels
@@ -259,6 +259,7 @@ def test_joint_reptile_reports_the_metrics_of_evaluate(reported):
     learner.compile(keras.optimizers.SGD(0.0))
     subset = {key: value[:reported] for key, value in episode.items()}
     expected = learner.evaluate(subset, query_y[:reported], verbose=0, return_dict=True)
+    learner.evaluation_steps = 1
     history = learner.fit(episode, query_y, verbose=0, shuffle=False).history
     for key in ("accuracy", "loss"):
         assert history[key][0] == pytest.approx(expected[key], rel=1e-4)

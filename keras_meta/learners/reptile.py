@@ -35,9 +35,9 @@ class Reptile(gradient.GradientLearner):
         inner_optimizer: "sgd", or "adam" with beta1 = 0 as published.
         joint: if True, meta-training adapts to support and query examples together, as
             published; if False, to the support set alone.
-        reported_tasks: with `joint`, `fit` adapts again to the support set alone to
-            report the loss and metrics that `evaluate` would; this is the number of
-            tasks per batch for which it does so, all by default.
+        reported_tasks: with `joint`, `fit` adapts again, to the support set alone and
+            in `inner_steps`, to report the loss and metrics of the queries; this is the
+            number of tasks per batch for which it does so, all by default.
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         inner_steps: number of inner steps during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
@@ -160,10 +160,11 @@ class Reptile(gradient.GradientLearner):
         loss, gradients, variables, outputs = super().meta_gradient(
             episode, query_y, weights, loss_scale
         )
-        if self.joint:  # adapts to the support set alone, as `evaluate` does
+        if self.joint:  # adapts to the support set alone
             query_y = tf.convert_to_tensor(query_y)
             reported = slice(self.reported_tasks)
-            outputs = self({key: x[reported] for key, x in episode.items()})
+            tasks = {key: x[reported] for key, x in episode.items()}
+            outputs = self(tasks, training=True)
             weights = None if weights is None else weights[reported]
             loss = losses.of_batch(self.query_loss, query_y[reported], outputs, weights)
             loss += tf.cast(self.penalty(), loss.dtype)

@@ -7,8 +7,9 @@ all models. Each model resizes and inverts them with its own `preprocess.pair`, 
 `keras-meta learn` does. `--models` accepts names of entries and files of learners. Two
 baselines without meta-training are scored on the same tasks. Validation classes of each
 data set choose the penalty of the regression. The results are a table and a CSV file
-with paired differences from the regression. The same command resumes an interrupted
-run. Caltech-101 needs CALTECH101_DIR.
+with paired differences from the regression. A cell of an entry that was trained on some
+of the test classes states their number; the images of the classes are compared. The
+same command resumes an interrupted run. Caltech-101 needs CALTECH101_DIR.
 """
 
 import functools
@@ -25,7 +26,7 @@ from results import FLAGS
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import intervals, named, transfer
+from keras_meta.zoo import intervals, named, recipes, training, transfer
 from keras_meta.zoo.recipes import characters, photo_sources, sources
 
 WAYS, QUERIES, BATCH = 5, 15, 4
@@ -37,6 +38,8 @@ DATA = {
     "Omniglot": (characters.OMNIGLOT, (105, 105, 1)),
 }
 VALIDATION_TASKS = 20
+# Classes of two sources are compared by their images at this size.
+COMPARED_SHAPE = (32, 32, 3)
 
 
 @functools.cache
@@ -108,6 +111,45 @@ def cached_features(encoder):
     return features
 
 
+@functools.cache
+def class_images(source, part):
+    """Returns a list with the set of different images, as digests, of each class."""
+    preprocess = km.ImagePreprocess(*COMPARED_SHAPE, invert=False)
+    pool = source.pools(preprocess)[part]
+    classes = []
+    for class_id in np.unique(pool.class_ids):
+        images = preprocess.unscale(pool.images_of(class_id)).numpy()
+        classes.append({hashlib.sha256(image.tobytes()).digest() for image in images})
+    return classes
+
+
+def training_sources(name):
+    """Returns the sources that an entry, and the entry it began from, trained on."""
+    stages = recipes.recipe(name).stages
+    origin = stages[0].warm_start
+    return {stage.task.source for stage in stages} | (
+        training_sources(origin) if origin else set()
+    )
+
+
+def trained_classes(model, data):
+    """Returns the number of test classes of a data set that a model was trained on.
+
+    A class counts if more than half of its images belong to the training classes. The
+    result is None for a file: the classes that it was trained on are not known.
+    """
+    if named.is_file(model):
+        return None
+    known = {
+        image
+        for source in training_sources(model)
+        for images in class_images(source, "train")
+        for image in images
+    }
+    test = class_images(DATA[data][0], "test")
+    return sum(len(images & known) > len(images) / 2 for images in test)
+
+
 def entry_names():
     """Returns the names of the image entries with enough outputs."""
     cards = [card for card in zoo.list_models() if card.inputs == "images"]
@@ -138,8 +180,9 @@ def score_models(out, data, shots):
             return {"scores": learner_accuracies(named.image_learner(model), test)}
 
         name = named.short(model)
-        stored = results.stored_arrays(folder / f"{name}.npz", score_model)
-        scores[name] = stored["scores"]
+        # Scores of other weights under the same name are not read.
+        path = folder / f"{name}-{training.sha256_of(model)[:16]}.npz"
+        scores[name] = results.stored_arrays(path, score_model)["scores"]
         mean, interval = intervals.summary(scores[name])
         print(f"{data}, {shots} shots, {name}: {mean:.3f} ± {interval:.3f}", flush=True)
     return scores
@@ -150,6 +193,7 @@ def main(out):
     if results.stored(out / "run.json", lambda: settings) != settings:
         results.stop(f"expected the tasks and the seed of the run in {out}.")
     rows, table = [], {}
+    models = {named.short(model): model for model in FLAGS.models or entry_names()}
     for data in results.chosen("data", DATA):
         for shots in map(int, FLAGS.shots):
             try:
@@ -158,20 +202,23 @@ def main(out):
                 results.stop(error)
             for name, values in scores.items():
                 mean, interval = intervals.summary(100 * values)
-                table.setdefault(name, {})[data, shots] = results.cell(
-                    mean, interval, 1
-                )
+                seen = trained_classes(models[name], data) if name in models else 0
+                mark = f"\n{seen} seen" if seen else ""
+                cell = results.cell(mean, interval, 1) + mark
+                table.setdefault(name, {})[data, shots] = cell
                 difference = intervals.difference(values, scores[baselines.REGRESSION])
                 paired = intervals.summary(100 * difference)
                 rows.append(
-                    {"model": name, "data": data, "shots": shots, "accuracy": mean}
+                    {"model": name, "data": data, "shots": shots}
+                    | {"trained_classes": seen, "accuracy": mean}
                     | {"accuracy_95": interval, "difference": paired[0]}
                     | {"difference_95": paired[1]}
                 )
     columns = list(dict.fromkeys(key for cells in table.values() for key in cells))
     results.show(
         f"Accuracy (%), {WAYS} ways, {QUERIES} queries of each class, {FLAGS.tasks} "
-        f"test tasks, seed {FLAGS.seed}, 95% intervals",
+        f"test tasks, seed {FLAGS.seed}, 95% intervals. Seen: test classes that the "
+        "entry was trained on",
         ["model", *(f"{data}\n{shots} shots" for data, shots in columns)],
         [
             [name, *(cells.get(key, "") for key in columns)]
