@@ -2,6 +2,7 @@
 
 import pathlib
 import warnings
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -83,6 +84,22 @@ def export(
         OSError: the files cannot be written, for example because the disk is full;
             `base` is left unchanged.
     """
+    return checked_export(model, base, version, lambda folder: None)
+
+
+def checked_export(
+    model: learner_module.Learner | keras.Model,
+    base: StrPath,
+    version: int | None,
+    check: Callable[[pathlib.Path], None],
+) -> pathlib.Path:
+    """Exports a model if a check of the files passes, see `export`.
+
+    Args:
+        model, base, version: see `export`.
+        check: a function of the `pathlib.Path` of a SavedModel, which raises an error
+            if the SavedModel is not as expected. `base` is then left unchanged.
+    """
     base = pathlib.Path(base)
     version = versions.choose(base, version)
     if isinstance(model, learner_module.Learner):
@@ -100,7 +117,7 @@ def export(
         warnings.warn(
             "exporting a learner with transductive normalization: the prediction for "
             "a query depends on the other queries of its request.",
-            stacklevel=2,
+            stacklevel=3,
         )
     module = tf.Module()
     module.held = [variable.value for variable in model.variables]
@@ -115,6 +132,7 @@ def export(
         _write_warmup(folder, base.name, requests)
         model.save(folder / "model.keras")
         (folder / "README.md").write_text(page, encoding="utf-8")
+        check(folder)
 
     return versions.install(base, version, write)
 

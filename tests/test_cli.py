@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 import keras_meta as km
-from keras_meta import zoo
+from keras_meta import signatures, zoo
 from keras_meta.zoo import (
     cards,
     cli,
@@ -600,6 +600,31 @@ def test_export(capsys):
     pathlib.Path("file").touch()
     assert_fails(capsys, "file", "export", CURVES, "file")
     assert_fails(capsys, "got 'maml.none'", "export", "maml.none", "served")
+
+
+def test_an_export_with_other_predictions_is_not_written(capsys, monkeypatch):
+    assert cli.main(["export", CURVES, "served"]) == 0
+    files = {path: path.stat().st_mtime for path in pathlib.Path().rglob("*")}
+    original = signatures.learner_signatures
+
+    def others(learner):
+        rate, learner.inner_rate = learner.inner_rate, 2 * learner.inner_rate
+        functions = original(learner)
+        learner.inner_rate = rate
+        return functions
+
+    monkeypatch.setattr(signatures, "learner_signatures", others)
+    capsys.readouterr()
+    assert cli.main(["export", CURVES, "served"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and re.search(
+        rf"{CURVES}: expected the export to give the predictions of .* the largest "
+        rf"difference is [0-9.e+-]+; served/{CURVES} is left unchanged\.\n$",
+        err,
+    )
+    now = {path: path.stat().st_mtime for path in pathlib.Path().rglob("*")}
+    assert now.keys() == files.keys()
+    assert all(now[path] == files[path] for path in files if path.is_file())
 
 
 @pytest.mark.thorough

@@ -10,8 +10,8 @@ from keras_meta.zoo import atomic, cards, console, facts, named
 HELP = "write an entry, or all, as SavedModels that adapt"
 DESCRIPTION = """\
 Writes an entry, or a learner that you saved, as a SavedModel for TensorFlow
-Serving in DIR/NAME/<version>/. The command then loads it and compares its
-predictions for one random task with those of the learner:
+Serving in DIR/NAME/<version>/, if its predictions for one random task are
+those of the learner:
 
   keras-meta export maml.omniglot_5w1s-inductive served
   keras-meta export mine.keras served
@@ -100,28 +100,30 @@ def run(arguments, output):
 
 
 def _export(learner, name, base):
-    """Exports a learner and compares the predictions of both.
+    """Exports a learner if the SavedModel gives the learner's predictions.
 
     Returns:
         The path of the new version.
 
     Raises:
-        ValueError: the export gives other predictions.
+        ValueError: the SavedModel gives other predictions; no version is written.
     """
-    import keras_meta as km
+    from keras_meta import saved_model
+
+    def check(path):
+        difference = _difference(learner, path)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"expected the export to give the predictions of {name}, got others: "
+                f"the largest difference is {difference:.1e}; {base} is left unchanged."
+            )
 
     with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always", UserWarning)
-        path = km.export(learner, base)
+        path = saved_model.checked_export(learner, base, None, check)
     for warning in recorded:
         if warning.category is UserWarning:  # others are for developers
             console.warn(f"{name}: {warning.message}")
-    difference = _difference(learner, path)
-    if not difference <= TOLERANCE:
-        raise ValueError(
-            f"expected {path} to give the predictions of {name}, got others: the "
-            f"largest difference is {difference:.1e}."
-        )
     return path
 
 
