@@ -166,7 +166,7 @@ class ClassPool:
             A `ClassPool`.
 
         Raises:
-            ValueError: examples of different shapes, types or `prepare`, or on disk.
+            ValueError: pools of different shape, type or `prepare`, or on disk.
         """
         kinds = {(p.shape, type(p._images), p._images.dtype) for p in pools.values()}
         prepares = {str(p._prepare and p._prepare.get_config()) for p in pools.values()}
@@ -333,10 +333,10 @@ class ClassPool:
             groups: `{label id: group}`, such as the alphabet of each character. The
                 classes of an episode are then from one group, drawn uniformly from the
                 groups with enough classes.
-            labels: format of the labels. "onehot": the class, an integer in [0, N),
-                which sequence learners encode as a one-hot vector. "strings": five
-                integers in [0, 5), a random string of five symbols, different for each
-                class of an episode (Santoro et al., 2016).
+            labels: format of the labels. "onehot": integer labels in [0, N), which
+                sequence learners encode as one-hot vectors. "strings": five integers in
+                [0, 5), a random string of five symbols, different for each class of an
+                episode (Santoro et al., 2016).
 
         Returns:
             A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],

@@ -60,8 +60,8 @@ def export(
     (`MANN` and `LSTMLearner` accept gaps).
 
     `assets.extra` has warmup requests for the server. The function also writes
-    `base/model.keras` and `base/README.md`, with example requests. Both are those of
-    the highest version: exporting a lower version does not change them.
+    `base/model.keras` and `base/README.md`, with example requests. Both belong to the
+    highest version: exporting a lower version does not change them.
 
     A model that `finetune` returned is exported as an ordinary Keras model, with
     `serving_default` alone: `{x [B, ...]}` -> `{probabilities, classes [B]}`, or
@@ -74,8 +74,8 @@ def export(
         version: an integer >= 1; by default the highest existing version plus 1.
 
     Returns:
-        The `pathlib.Path` of the version's directory. It appears complete or not at
-        all.
+        The `pathlib.Path` of the version's directory. A server never sees an incomplete
+        version.
 
     Raises:
         ValueError: `model` is neither a `Learner` nor a compiled Keras model, or

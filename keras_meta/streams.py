@@ -1,4 +1,4 @@
-"""Stream: a replayable dataset of episodes whose indices workers divide."""
+"""Stream: a reproducible dataset of episodes whose indices workers divide."""
 
 from __future__ import annotations
 

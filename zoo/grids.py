@@ -36,10 +36,10 @@ def load(name):
 
 
 def cells(ways, pool):
-    """The ways and shots of the grid for which the entry has outputs and classes.
+    """The ways and shots of the grid that an entry is scored with.
 
     Args:
-        ways: the outputs of the entry.
+        ways: of the tasks that the entry was trained for.
         pool: its validation classes.
 
     Returns:

@@ -106,7 +106,7 @@ def cells(ways, pool):
     """The ways and shots of a card's thresholds, a list of pairs.
 
     Args:
-        ways: the outputs of the entry.
+        ways: of the tasks that the entry was trained for.
         pool: its validation classes; a task needs one more than its ways.
     """
     return [(n, k) for n, k in grids.cells(ways, pool) if k in SHOTS and n < len(pool)]

@@ -1,4 +1,4 @@
-"""Scores of zoo entries on replayable test episodes, and their comparison."""
+"""Scores of zoo entries on reproducible test episodes, and their comparison."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class Implicit(gradient.GradientLearner):
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
-        inner_batch: support examples per inner step; all of them by default.
+        inner_batch: mini-batch size of an inner step; by default all support examples.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
@@ -288,7 +288,7 @@ class IMAML(Implicit):
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
-        inner_batch: support examples per inner step; all of them by default.
+        inner_batch: mini-batch size of an inner step; by default all support examples.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The

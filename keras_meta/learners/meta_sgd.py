@@ -30,7 +30,7 @@ class MetaSGD(gradient.GradientLearner):
         inner_steps: number of inner steps M during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
-        inner_batch: support examples per inner step; all of them by default.
+        inner_batch: mini-batch size of an inner step; by default all support examples.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The

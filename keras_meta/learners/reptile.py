@@ -24,8 +24,8 @@ class Reptile(gradient.GradientLearner):
     The meta-gradient is `phi - theta_hat`: compile with SGD at learning rate eps for
     the published update. The inner loop is not differentiated, so that memory does not
     grow with the inner steps. The inner optimizer restarts for each task. The gradients
-    of weight regularizers are added, and a `sample_weight` of shape `[T]` weights the
-    mean over tasks.
+    of weight regularizers are added to the meta-gradient, and a `sample_weight` of
+    shape `[T]` weights the mean over tasks.
 
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
@@ -35,14 +35,15 @@ class Reptile(gradient.GradientLearner):
         inner_optimizer: "sgd", or "adam" with beta1 = 0 as published.
         joint: if True, meta-training adapts to support and query examples together, as
             published; if False, to the support set alone.
-        reported_tasks: with `joint`, `fit` adapts again, to the support set alone and
-            in `inner_steps`, to report the loss and metrics of the queries; this is the
-            number of tasks per batch for which it does so, all by default.
-        inner_rate: step size of the inner loop, for the mean loss of the support set.
+        reported_tasks: number of tasks of each batch whose query loss and metrics `fit`
+            reports; by default all. With `joint`, it adapts to the support sets of
+            these tasks once more for the report, with `inner_steps` steps.
+        inner_rate: step size of the inner loop. The inner loss is a mean over examples:
+            those of the support set, and with `joint` the queries in meta-training.
         inner_steps: number of inner steps during meta-training.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
-        inner_batch: support examples per inner step; all of them by default.
+        inner_batch: mini-batch size of an inner step; by default all support examples.
         normalization: batch normalization of the queries: "inductive" (statistics of
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The

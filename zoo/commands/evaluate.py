@@ -16,7 +16,7 @@ from keras_meta.zoo import (
 
 HELP = "score an entry on unseen tasks"
 DESCRIPTION = """\
-Scores an entry on replayable tasks: from its own test classes, from a folder of
+Scores an entry on reproducible tasks: from its own test classes, from a folder of
 yours, or from Lake's one-shot protocol.
 
   keras-meta evaluate maml.omniglot_5w1s --episodes 1000

@@ -16,7 +16,7 @@ those of the learner:
   keras-meta export maml.omniglot_5w1s-inductive served
   keras-meta export mine.keras served
 
-Writes all entries with stored weights as one model repository with
+Writes all entries with stored weights into one folder for a server, with
 models.config, batching.config and a docker-compose.yml that starts a server
 for all of them (`docker compose up` in DIR):
 
