@@ -236,10 +236,9 @@ def checked_data(learner, data):
     y = tf.convert_to_tensor(query_y)
     shape = tf.shape(episode["query_x"])[:2]
     equal = tf.reduce_all(tf.equal(shape, tf.shape(y)[:2]))
-    classes = None
-    if learner.classification:
-        classes = tf.reduce_max(tf.cast(episode["support_y"], tf.int64)) + 1
-    checks = [(equal, UNEQUAL_QUERIES), _y_check(learner, "query_y", y, classes)]
+    checks = [(equal, UNEQUAL_QUERIES), _y_check(learner, "query_y", y)]
+    if learner.classification and not learner.label_shape:
+        checks.append(_classes_check(episode["support_y"], y))
     if weights is not None:
         weights = tf.cast(weights, learner.variable_dtype)
         rank = weights.shape.rank
@@ -284,22 +283,28 @@ def checked_weights(sample_weight, values, axes):
     )
 
 
-def _y_check(learner, name, y, classes=None):
+def _y_check(learner, name, y):
     """Returns the check that all of a y are labels of a class, or finite numbers."""
     if not learner.classification:
         return finite(name, is_finite(y))
     y = tf.cast(y, tf.int64)  # the number of classes may overflow int8
-    if learner.output_size is not None:
-        classes, limit = learner.output_size, f"{learner.output_size})"
-        hint = f"{RENUMBER}; for more classes, use learner.with_classes(n)"
-        if learner.label_shape:  # the symbols of strings
-            hint = "each symbol of a string is one of these"
-    elif classes is None:
+    if learner.output_size is None:
         inside = tf.reduce_all(y >= 0)
         return inside, f"expected {name} to hold labels >= 0, got less: {RENUMBER}."
-    else:
-        limit = "N), N being the classes of support_y"
-        hint = "each class of a query needs a support example"
-    inside = tf.reduce_all((y >= 0) & (y < classes))
-    expected = f"expected {name} to hold labels in [0, {limit}"
+    hint = f"{RENUMBER}; for more classes, use learner.with_classes(n)"
+    if learner.label_shape:  # the symbols of strings
+        hint = "each symbol of a string is one of these"
+    inside = tf.reduce_all((y >= 0) & (y < learner.output_size))
+    expected = f"expected {name} to hold labels in [0, {learner.output_size})"
     return inside, f"{expected}, got one outside: {hint}."
+
+
+def _classes_check(support_y, query_y):
+    """Returns the check that each query has a class of its task's support set."""
+    support_y, query_y = (tf.cast(y, tf.int64) for y in (support_y, query_y))
+    same = query_y[:, :, None] == support_y[:, None]
+    return (
+        tf.reduce_all(tf.reduce_any(same, axis=2)),
+        "expected each label of query_y to be in the support_y of its task, got one "
+        "that is not: the class of a query needs a support example.",
+    )

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_meta import checks
 from keras_meta.typing_names import TensorLike
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -76,14 +77,13 @@ class ImagePreprocess:
         deviation: float | Sequence[float] | None = None,
     ) -> None:
         for name, value in (("height", height), ("width", width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"expected {name} to be an integer >= 1, got {value}.")
+            checks.check_integer(name, value, 1)
         if channels not in (1, 3):
             raise ValueError(f"expected channels to be 1 or 3, got {channels}.")
-        self.height = height
-        self.width = width
-        self.channels = channels
-        self.invert = invert
+        self.height = int(height)
+        self.width = int(width)
+        self.channels = int(channels)
+        self.invert = bool(invert)
         self.detect = bool(invert if detect is None else detect)
         self.mean = _by_channel("mean", mean, channels)
         self.deviation = _by_channel("deviation", deviation, channels, above=0)

@@ -3,12 +3,15 @@
 `tests/test_keras_private.py` has a test of each, which says when Keras has changed.
 """
 
+import contextlib
+
 from keras_meta import backend
 
 backend.check()
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 
 def layers_of(model, recursive=True):
@@ -96,6 +99,33 @@ def uncast(variable):
     `variable.value` is cast to the compute dtype.
     """
     return variable._value
+
+
+@contextlib.contextmanager
+def without_autocast():
+    """A context in which Keras variables have their own dtype, see `uncast`."""
+    scope = global_state.get_global_attribute("autocast_scope")
+    global_state.set_global_attribute("autocast_scope", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("autocast_scope", scope)
+
+
+def steps_of(optimizer):
+    """The variable that counts the batches which a Keras optimizer was given.
+
+    `optimizer.iterations` does not count batches whose gradients are accumulated.
+    """
+    return getattr(optimizer, "inner_optimizer", optimizer)._iterations
+
+
+def drop_masks(cell):
+    """Removes the dropout masks that a recurrent cell, or a stack of cells, keeps."""
+    for each in (cell, *getattr(cell, "cells", ())):
+        if hasattr(each, "reset_dropout_mask"):
+            each.reset_dropout_mask()
+            each.reset_recurrent_dropout_mask()
 
 
 def track_loss(model, loss, tasks):

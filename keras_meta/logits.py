@@ -42,7 +42,12 @@ def _absent(dtype):
 
 
 def temperature(learner: Any, name: str, value: Any) -> Any:
-    """Checks the setting `temperature`: predictions of a regression have none."""
-    if value != 1 and not learner.classification:
-        raise ValueError(f"expected no {name} for regression, got {value!r}.")
-    return settings.between(*TEMPERATURES)(learner, name, value)
+    """Checks the setting `temperature` of a learner."""
+    return check_temperature(value, learner.classification)
+
+
+def check_temperature(value: float, classification: bool) -> float:
+    """Checks a temperature; predictions of a regression have none, which is 1."""
+    if value != 1 and not classification:
+        raise ValueError(f"expected no temperature for regression, got {value!r}.")
+    return settings.between(*TEMPERATURES)(None, "temperature", value)

@@ -53,7 +53,7 @@ def get(loss: keras.losses.Loss | str, dtype: str) -> keras.losses.Loss:
 
     Raises:
         ValueError: any other loss, a loss without a reduction, or a cross-entropy of
-            probabilities.
+            probabilities or with `ignore_class`.
     """
     if isinstance(loss, dict):
         loss = keras.saving.deserialize_keras_object(loss)
@@ -77,6 +77,11 @@ def get(loss: keras.losses.Loss | str, dtype: str) -> keras.losses.Loss:
         raise ValueError(
             "expected SparseCategoricalCrossentropy(from_logits=True), because "
             "learners predict logits, got from_logits=False."
+        )
+    if is_classification(loss) and loss.get_config()["ignore_class"] is not None:
+        raise ValueError(
+            "expected SparseCategoricalCrossentropy without ignore_class: give the "
+            "queries that do not count a sample_weight of 0."
         )
     return loss
 
@@ -192,6 +197,11 @@ def of_task(
     if divisor is None:
         divisor = tf.cast(tf.size(terms), terms.dtype)
     if weights is not None:
+        if not terms.shape.rank:
+            raise ValueError(
+                f"expected {loss.name} to return a value for each query, which a "
+                "sample_weight needs, got a scalar."
+            )
         shape = [-1, *[1] * (terms.shape.rank - weights.shape.rank)]
         terms *= tf.reshape(tf.cast(weights, terms.dtype), shape)
     return tf.math.divide_no_nan(tf.reduce_sum(terms), divisor)

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_meta import network
+
 
 def supports(cell):
     """Whether `run` computes what a cell does.
@@ -47,11 +49,10 @@ def run(cell, inputs, state, unroll=False):
     pairs = zip(state[::2], state[1::2], strict=True) if len(cells) == 1 else state
     last = []
     for layer, (hidden, memory) in zip(cells, pairs, strict=True):
-        bias = layer.bias
+        weights = [layer.kernel, layer.recurrent_kernel]
+        weights = network.values(weights + [layer.bias] * layer.use_bias)
         if not layer.use_bias:
-            bias = tf.zeros([4 * layer.units], inputs.dtype)
-        weights = layer.kernel, layer.recurrent_kernel, bias
-        weights = map(tf.convert_to_tensor, weights)
+            weights.append(tf.zeros([4 * layer.units], inputs.dtype))
         inputs, memory = _lstm(unroll)(inputs, hidden, memory, *weights)
         last.append([inputs[:, -1], memory])
     return inputs, last[0] if len(cells) == 1 else last

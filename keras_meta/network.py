@@ -174,7 +174,10 @@ class Network:
         """
         graph = self.graph if graph is None else graph
         assignments = list(assignments)
-        with keras.StatelessScope(assignments, collect_losses=True) as scope:
+        with (
+            keras_private.without_autocast(),
+            keras.StatelessScope(assignments, collect_losses=True) as scope,
+        ):
             values = graph(x, training=training)
 
         def updated(variables):

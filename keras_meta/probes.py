@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from keras_meta import keras_private
 
+# Length of the axes of x for which a learner takes any length.
+FREE_SIDE = 32
+
 
 def in_dtype(learner, dtype):
     """Returns a copy of a learner that computes in another precision."""
@@ -61,12 +64,12 @@ def random_episode(learner, tasks=2, shots=2):
     else:
         shape = [tasks, 5 * shots, learner.output_size]
         y, query_y = (random.normal(size=shape) for _ in range(2))
-    x, query_x = (
-        random.normal(size=[*y.shape[:2], *learner.example_shape]) for _ in range(2)
-    )
-    cast = learner.compute_dtype
-    episode = {"support_x": x.astype(cast), "support_y": y, "query_x": query_x}
-    if not learner.classification:
-        episode["support_y"], query_y = y.astype(cast), query_y.astype(cast)
-    episode["query_x"] = query_x.astype(cast)
-    return tf.nest.map_structure(tf.constant, (episode, query_y))
+    sides = [side or FREE_SIDE for side in learner.example_shape]
+    x, query_x = (random.normal(size=[*y.shape[:2], *sides]) for _ in range(2))
+    x_type, y_type = learner.x_spec("x").dtype, learner.y_spec("y").dtype
+    episode = {
+        "support_x": tf.cast(x, x_type),
+        "support_y": tf.cast(y, y_type),
+        "query_x": tf.cast(query_x, x_type),
+    }
+    return episode, tf.cast(query_y, y_type)

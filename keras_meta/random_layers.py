@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_meta import keras_private
+
 
 def unseeded(network, buffers):
     """Returns buffers with seeds of zero, so that all tasks share one mask.
@@ -37,7 +39,8 @@ def seeded(learner, held, index):
             "expected a compiled learner, because random layers depend on the "
             "optimizer's step: call compile first."
         )
-    step = tf.cast(tf.convert_to_tensor(learner.optimizer.iterations), tf.int32)
+    step = keras_private.steps_of(learner.optimizer)
+    step = tf.cast(tf.convert_to_tensor(step), tf.int32)
     buffers = []
     for place, (variable, value) in enumerate(
         zip(learner.bound.buffers, held["buffers"], strict=True)

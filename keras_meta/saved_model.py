@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import export_page, versions
+from keras_meta import export_page, losses, versions
 from keras_meta import learner as learner_module
 from keras_meta import signatures as signatures_module
 from keras_meta.typing_names import StrPath
@@ -25,6 +25,7 @@ def export(
     model: learner_module.Learner | keras.Model,
     base: StrPath,
     version: int | None = None,
+    temperature: float | None = None,
 ) -> pathlib.Path:
     """Writes `base/<version>/`, a SavedModel in the layout of TensorFlow Serving.
 
@@ -72,46 +73,58 @@ def export(
         base: folder with one sub-folder for each version, created if needed. The
             name of `base` is the model's name in TensorFlow Serving.
         version: an integer >= 1; by default the highest existing version plus 1.
+        temperature: for a classifier that `finetune` returned, the divisor of the
+            logits before the softmax, 1 by default; `learner.temperature` gives the
+            confidences of the learner. A `Learner` has its own.
 
     Returns:
         The `pathlib.Path` of the version's directory. A server never sees an incomplete
         version.
 
     Raises:
-        ValueError: `model` is neither a `Learner` nor a compiled Keras model, or
-            `version` is not a positive integer.
+        ValueError: `model` is neither a `Learner` nor a Keras model that is compiled
+            with a `keras.losses.Loss` of predictions or logits, `version` is not a
+            positive integer, or `model` takes no temperature.
         FileExistsError: the version exists; it is left unchanged.
         OSError: the files cannot be written, for example because the disk is full;
             `base` is left unchanged.
     """
-    return checked_export(model, base, version, lambda folder: None)
+    return checked_export(model, base, version, temperature, lambda folder: None)
 
 
 def checked_export(
     model: learner_module.Learner | keras.Model,
     base: StrPath,
     version: int | None,
+    temperature: float | None,
     check: Callable[[pathlib.Path], None],
 ) -> pathlib.Path:
     """Exports a model if a check of the files passes, see `export`.
 
     Args:
-        model, base, version: see `export`.
+        model, base, version, temperature: see `export`.
         check: a function of the `pathlib.Path` of a SavedModel, which raises an error
             if the SavedModel is not as expected. `base` is then left unchanged.
     """
     base = pathlib.Path(base)
+    name = base.resolve().name
     version = versions.choose(base, version)
     if isinstance(model, learner_module.Learner):
+        if temperature is not None:
+            raise ValueError(
+                "expected no temperature to export a Learner, which has its own: "
+                "assign learner.temperature."
+            )
         signatures = signatures_module.learner_signatures(model)
         requests = _learner_requests(model, signatures)
-    elif isinstance(model, keras.Model) and model.compiled:
-        signatures = signatures_module.model_signatures(model)
+    elif isinstance(getattr(model, "loss", None), keras.losses.Loss):
+        losses.get(model.loss, model.compute_dtype)  # refuses losses of probabilities
+        signatures = signatures_module.model_signatures(model, temperature)
         requests = _model_requests(signatures)
     else:
         raise ValueError(
-            "expected a Learner or a compiled model that finetune returned, got "
-            f"{type(model).__name__}."
+            "expected a Learner or a model that finetune returned, got a "
+            f"{type(model).__name__} that is not compiled with a keras.losses.Loss."
         )
     if getattr(model, "normalization", None) == "transductive":
         warnings.warn(
@@ -125,11 +138,11 @@ def checked_export(
         lambda inputs: signatures["serving_default"](**inputs),
         input_signature=[signatures_module.inputs(signatures["serving_default"])],
     )
-    page = export_page.text(base.name, version, model, signatures)
+    page = export_page.text(name, version, model, signatures)
 
     def write(folder):
         tf.saved_model.save(module, str(folder), signatures=signatures)
-        _write_warmup(folder, base.name, requests)
+        _write_warmup(folder, name, requests)
         model.save(folder / "model.keras")
         (folder / "README.md").write_text(page, encoding="utf-8")
         check(folder)
@@ -144,7 +157,7 @@ def _learner_requests(learner, signatures):
     count = max(learner.least_support, classes if learner.gapless else 1)
 
     def random_values(spec, count):
-        shape = [1, count, *spec.shape[2:]]
+        shape = [1, count, *_sides(spec.shape[2:])]
         if spec.dtype in (tf.uint8, tf.string):
             shape[2:] = WARMUP_SIDE, WARMUP_SIDE, 1
             images = random.randint(256, size=shape, dtype=np.uint8)
@@ -178,8 +191,13 @@ def _learner_requests(learner, signatures):
 def _model_requests(signatures):
     """Returns the warmup request of a fine-tuned model, one example of zeros."""
     spec = signatures_module.inputs(signatures["serving_default"])["x"]
-    x = np.zeros([1, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
+    x = np.zeros([1, *_sides(spec.shape[1:])], spec.dtype.as_numpy_dtype)
     return {"serving_default": {"x": x}}
+
+
+def _sides(shape):
+    """Returns a shape with `WARMUP_SIDE` for each axis of any length."""
+    return [side or WARMUP_SIDE for side in shape]
 
 
 def _write_warmup(directory, name, requests):

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_meta import losses
+from keras_meta import logits, losses
 
 
 def learner_signatures(learner):
@@ -47,8 +47,19 @@ def learner_signatures(learner):
     return signatures
 
 
-def model_signatures(model):
-    """Returns `{name: concrete function}` of a model that `finetune` returned."""
+def model_signatures(model, temperature=None):
+    """Returns `{name: concrete function}` of a model that `finetune` returned.
+
+    Args:
+        model: the model.
+        temperature: divisor of the logits of a classifier, 1 by default.
+
+    Raises:
+        ValueError: a temperature for regression, or outside its range.
+    """
+    classification = losses.is_classification(model.loss)
+    if temperature is not None:
+        logits.check_temperature(temperature, classification)
     shape = getattr(model, "example_shape", None) or model.input_shape[1:]
     floating = (v.dtype for v in model.variables if "float" in v.dtype)
     spec = tf.TensorSpec([None, *shape], next(floating), "x")
@@ -57,7 +68,9 @@ def model_signatures(model):
         outputs = model(x, training=False)
         if isinstance(model.loss, losses.GaussianNLL):
             outputs = tuple(tf.unstack(outputs, axis=-1))
-        return _predictions(losses.is_classification(model.loss), outputs)
+        if temperature is not None:
+            outputs = outputs / temperature
+        return _predictions(classification, outputs)
 
     return {"serving_default": _concrete(predict, [spec])}
 
@@ -74,7 +87,9 @@ def image_preprocess(model):
     Image completion has a `preprocess`, but its x are positions of pixels.
     """
     prepare = getattr(model, "preprocess", None)
-    if prepare is not None and tuple(model.example_shape) == prepare.shape:
+    if prepare is None:
+        return None
+    if tf.TensorShape(model.example_shape).is_compatible_with(prepare.shape):
         return prepare
     return None
 

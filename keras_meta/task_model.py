@@ -95,7 +95,8 @@ class OneTask(keras.Model):
             validation_batch_size=validation_batch_size,
             validation_freq=validation_freq,
         )
-        for epoch, loss in zip(history.epoch, history.history["loss"], strict=True):
+        epoch_losses = history.history.get("loss", ())  # none without an epoch
+        for epoch, loss in zip(history.epoch, epoch_losses, strict=True):
             if not math.isfinite(loss):
                 raise ValueError(
                     f"expected a loss that stays finite, got {loss} in epoch "

@@ -278,7 +278,9 @@ class TaskNetwork(task_model.OneTask):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if self._proximal_optimizer() is not None:
             return loss
-        return loss + tf.cast(self.prior_penalty(), loss.dtype)
+        # Keras divides its losses so too, because it sums the gradients of replicas.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return loss + tf.cast(self.prior_penalty(), loss.dtype) / replicas
 
     def prior_penalty(self) -> tf.Tensor:
         """Returns `-(log p(theta) - log p(phi)) / S`, a scalar that is zero at phi."""

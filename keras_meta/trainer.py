@@ -8,7 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import checks, keras_private, losses, metrics, streams, traces
+from keras_meta import (
+    batch_functions,
+    checks,
+    keras_private,
+    losses,
+    metrics,
+    streams,
+    traces,
+)
 from keras_meta.typing_names import TensorLike
 
 # Batches of episodes, as `Trainer.fit` takes them.
@@ -17,7 +25,7 @@ Episodes: TypeAlias = (
 )
 
 
-class Trainer(traces.Traced, keras_private.WorkersModel):
+class Trainer(batch_functions.BatchFunctions):
     """The Keras side of a `Learner`, which implements `meta_gradient`.
 
     Args:
@@ -31,9 +39,6 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
     def __init__(self, trainable: bool = True, **kwargs: Any) -> None:
         self._meta_trains = bool(trainable)
         super().__init__(**kwargs)
-        self._functions = traces.Functions()
-        # Part of the key of Keras' functions, which would otherwise accept any rank.
-        self._weights_rank = None
 
     @property
     def trainable(self) -> bool:
@@ -103,11 +108,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
                 `steps_per_epoch`, `class_weight`, or layers made trainable after
                 `compile`.
         """
-        if class_weight is not None:
-            raise ValueError(
-                "expected no class_weight, because labels are permuted from task to "
-                "task; use sample_weight, [T] or [T, Q]."
-            )
+        batch_functions.refuse_class_weight(class_weight)
         checks.check_episodes(self, x)
         if validation_data is not None:
             data = validation_data
@@ -127,7 +128,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
                     "expected compile() after a layer is made trainable, because the "
                     f"optimizer does not know {unknown[0]}."
                 )
-        self._weights_rank = _rank_of_weights(x, sample_weight)
+        self._weights_rank = batch_functions.rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().fit(
                 streams.divided(x, self.distribute_strategy),
@@ -184,7 +185,7 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         """
         checks.check_episodes(self, x)
         checks.check_end(x, steps, "steps")
-        self._weights_rank = _rank_of_weights(x, sample_weight)
+        self._weights_rank = batch_functions.rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().evaluate(
                 streams.divided(x, self.distribute_strategy),
@@ -330,20 +331,6 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
             ]
         return defaults
 
-    def make_train_function(self, force: bool = False) -> Any:
-        return super().make_train_function(force or self._is_stale("train"))
-
-    def make_test_function(self, force: bool = False) -> Any:
-        return super().make_test_function(force or self._is_stale("test"))
-
-    def make_predict_function(self, force: bool = False) -> Any:
-        return super().make_predict_function(force or self._is_stale("predict"))
-
-    def _is_stale(self, name):
-        """Returns whether Keras' function of a name has other settings or flags."""
-        key = self.trace_key(), self.trainable, self._weights_rank
-        return self._functions.is_stale(name, key)
-
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         episode, query_y, weights = checks.checked_data(self, data)
         loss_scale = self.optimizer.scale_loss(tf.ones([], self.variable_dtype))
@@ -375,13 +362,3 @@ class Trainer(traces.Traced, keras_private.WorkersModel):
         if weights is not None and weights.shape.rank == 1:
             weights = tf.repeat(weights[:, None], tf.shape(query_y)[1], axis=1)
         return super().test_step((episode, query_y, weights))
-
-
-def _rank_of_weights(x, sample_weight):
-    """Returns the rank of the sample weights that Keras gets, None without any."""
-    if sample_weight is not None:
-        return len(np.shape(sample_weight))
-    spec = getattr(x, "element_spec", None)
-    if isinstance(spec, tuple) and len(spec) > 2:
-        return spec[2].shape.rank
-    return None

@@ -53,7 +53,7 @@ def install(base, version, write):
     Raises:
         OSError: it cannot be written.
     """
-    target, newest = base / str(version), version > _newest(base)
+    target = base / str(version)
     begins = not base.exists()
     draft = None
     try:
@@ -68,7 +68,7 @@ def install(base, version, write):
             if (base / name).exists():
                 shutil.copy2(base / name, old / name)
         os.rename(draft / "version", target)
-        if newest:
+        if version == _newest(base):
             _replace_beside(base, new, old, target)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(

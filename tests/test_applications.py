@@ -227,5 +227,9 @@ def test_commands_on_an_entry_with_external_weights(capsys):
     assert "initial weights Keras' weights" in stdout
     assert cli.main(["train", name]) == 2
     assert "a recipe that trains, got protonet.imagenet-eff" in capsys.readouterr().err
+    for option in ("--seed=3", "--steps=5", "--warm-start=x", "--workers=2"):
+        assert cli.main(["train", name, "--publish", option]) == 2
+        expected = f"expected no {option.partition('=')[0]} for {name}"
+        assert expected in capsys.readouterr().err
     assert cli.main(["list"]) == 0
     assert name in capsys.readouterr().out

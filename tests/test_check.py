@@ -153,9 +153,12 @@ def test_the_check_command(tmp_path, monkeypatch, capsys):
     stdout = capsys.readouterr().out
     assert "Dense: its second derivative is right" in stdout
     assert "for each inner step" in stdout
+    km.MAML(dense_network).save(tmp_path / "learner.keras")
     for arguments, message in (
         (["network.keras", "--learner=CNP"], "expected one of ANIL, FOMAML"),
         (["none.keras"], "expected a file, got none"),
+        (["learner.keras", "--loss=mse"], "expected no --loss"),
+        (["learner.keras", "--learner=ANIL"], "expected no --learner"),
     ):
         arguments[0] = str(tmp_path / arguments[0])
         assert cli.main(["check", *arguments]) == 2

@@ -511,6 +511,7 @@ def test_predictions_are_rounded_to_the_precision_of_their_width():
         (0.0, 2e-9): ("0", "2.0e-09"),
         (1.7e9, 30.4): ("1700000000", "30"),
         (np.nan, 1.0): ("nan", "1"),
+        (5.097334177649393e-30, 1.0344527663702774e-28): ("1e-29", "1.0e-28"),
     }
     for (mean, width), texts in expected.items():
         assert predictions.with_width(mean, width) == texts
@@ -600,6 +601,14 @@ def test_export(capsys):
     pathlib.Path("file").touch()
     assert_fails(capsys, "file", "export", CURVES, "file")
     assert_fails(capsys, "got 'maml.none'", "export", "maml.none", "served")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_learners_of_mixed_precision_are_exported(capsys, policy):
+    layers = [keras.Input([4]), keras.layers.Dense(3, dtype=policy)]
+    km.ProtoNet(keras.Sequential(layers)).save("mixed.keras")
+    assert cli.main(["export", "mixed.keras", "served"]) == 0
+    assert capsys.readouterr().out == "served/mixed/1\n"
 
 
 def test_an_export_with_other_predictions_is_not_written(capsys, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta as km
+from keras_meta import versions
 
 
 def learner(shift=0.0):
@@ -165,3 +166,85 @@ def test_the_request_command_quotes_the_name(tmp_path):
         line.strip() for line in page.splitlines() if "keras-meta request" in line
     )
     assert shlex.split(command)[3] == "my model"
+
+
+def test_axes_of_any_length_are_exported(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    model = km.ProtoNet(
+        keras.Model(inputs, pooled), preprocess=km.ImagePreprocess(8, 6, 3)
+    )
+    path = km.export(model, tmp_path / "m")
+    signatures = tf.saved_model.load(str(path)).signatures
+    assert "serving_images" in signatures
+    random = np.random.RandomState(0)
+    x, query_x = random.normal(size=[2, 1, 3, 8, 6, 3]).astype("float32")
+    labels = np.array([[0, 1, 1]], "int32")
+    outputs = signatures["serving_default"](
+        support_x=x, support_y=labels, query_x=query_x
+    )
+    expected = tf.nn.softmax(model.infer(model.adapt(x, labels), query_x))
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+    tuned = km.finetune(model, x[0], labels[0])
+    path = km.export(tuned, tmp_path / "tuned")
+    outputs = tf.saved_model.load(str(path)).signatures["serving_default"](x=query_x[0])
+    np.testing.assert_allclose(outputs["probabilities"], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [km.MAML, km.ProtoNet])
+def test_a_fine_tuned_model_is_exported_with_a_temperature(tmp_path, kind):
+    model = kind(km.networks.mlp((3,), 2, (2,)))
+    model.temperature = 4.0
+    random = np.random.RandomState(0)
+    x, labels = random.normal(size=[4, 3]).astype("float32"), np.array([0, 1, 0, 1])
+    tuned = km.finetune(model, x, labels)
+    for temperature in (None, 4.0):
+        path = km.export(tuned, tmp_path / "m", temperature=temperature)
+        served = tf.saved_model.load(str(path)).signatures["serving_default"](x=x)
+        logits = tuned.predict(x, verbose=0) / (temperature or 1)
+        np.testing.assert_allclose(
+            served["probabilities"], tf.nn.softmax(logits), atol=1e-6
+        )
+    state = model.adapt(x[None], labels[None])
+    confidences = tf.nn.softmax(model.infer(state, x[None]))[0]
+    np.testing.assert_allclose(served["probabilities"], confidences, atol=1e-5)
+
+
+def test_a_temperature_without_an_effect_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected no temperature to export a Learner"):
+        km.export(learner(), tmp_path / "m", temperature=2.0)
+    regression = km.MAML(km.networks.mlp((3,), 1, (2,)), "mse")
+    x = np.ones([4, 3], "float32")
+    tuned = km.finetune(regression, x, x[:, :1])
+    with pytest.raises(ValueError, match="expected no temperature for regression"):
+        km.export(tuned, tmp_path / "m", temperature=2.0)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_version_written_meanwhile_keeps_the_files_beside(tmp_path):
+    base = tmp_path / "m"
+
+    def writes(text, meanwhile=None):
+        def write(folder):
+            for name in versions.BESIDE:
+                (folder / name).write_text(text)
+            if meanwhile:
+                meanwhile()
+
+        return write
+
+    def third():
+        versions.install(base, 3, writes("3"))
+
+    versions.install(base, 2, writes("2", third))
+    assert sorted(path.name for path in base.iterdir() if path.is_dir()) == ["2", "3"]
+    assert (base / "README.md").read_text() == "3"
+
+
+def test_the_name_of_the_working_folder_is_that_of_the_model(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    km.export(learner(), ".")
+    page = pathlib.Path("README.md").read_text(encoding="utf-8")
+    assert page.startswith("# mine\n")

@@ -162,3 +162,44 @@ def test_a_wrapped_dataset_has_the_elements_and_options_of_the_original():
         [2, 3],
         [4],
     ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_variables_have_their_own_dtype_without_autocast(dtype):
+    class Mixed(layers.Layer):
+        def build(self, shape):
+            self.weight = self.add_weight(shape=[1], dtype=dtype)
+
+        def call(self, x):
+            with keras_private.without_autocast():
+                own = self.weight.dtype, self.weight.value.dtype.name
+            types.append((*own, self.weight.dtype))
+            return x
+
+    types = []
+    Mixed(dtype="mixed_bfloat16")(np.ones([1], "float32"))
+    assert types[-1] == (dtype, dtype, "bfloat16")
+
+
+def test_steps_count_accumulated_batches():
+    variable = keras.Variable([1.0])
+    for scaled in (False, True):
+        optimizer = keras.optimizers.SGD(gradient_accumulation_steps=3)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build([variable])
+        for _ in range(4):
+            optimizer.apply([tf.constant([1.0])])
+        assert int(keras_private.steps_of(optimizer)) == 4
+        assert int(optimizer.iterations) == 1
+
+
+def test_dropped_masks_are_drawn_anew():
+    def cells():
+        return [layers.LSTMCell(2, dropout=0.5), layers.GRUCell(2, dropout=0.5)]
+
+    for cell in (*cells(), layers.StackedRNNCells(cells())):
+        for size in (3, 5):  # a mask of another batch would not fit
+            x = tf.ones([size, 4])
+            cell(x, cell.get_initial_state(size), training=True)
+            keras_private.drop_masks(cell)

@@ -138,3 +138,5 @@ def test_the_interval_over_official_runs(monkeypatch, capsys):
 def test_entries_of_other_tasks_raise():
     with pytest.raises(ValueError, match="20 classes of images, got maml.sinusoid"):
         lake.checked_card("maml.sinusoid")
+    # Its training classes are drawn glyphs, with label ids of their own.
+    assert lake.checked_card("protonet.glyphs_20w1s").procedural

@@ -47,6 +47,8 @@ def test_merged_parts_equal_one_evaluation(tmp_path, capsys, name):
 def make_part(first=0, episodes=2, **changes):
     fields = dict.fromkeys(merging.OF_A_PART, 0.5)
     fields |= {"model": "m", "metric": "accuracy", "seed": 0, "bins": {}}
+    fields |= {"data": "zoo", "normalization": "inductive", "queries": 15}
+    fields |= {"ways": 5, "shots": 1}
     tasks = [0.5] * episodes
     return {**fields, "first": first, "episodes": episodes, "tasks": tasks, **changes}
 
@@ -81,3 +83,7 @@ def test_invalid_and_missing_files_are_rejected(tmp_path, capsys):
     assert "expected JSON in" in capsys.readouterr().err
     assert cli.main(["merge", str(tmp_path / "b")]) == 2
     assert "No such file" in capsys.readouterr().err
+    fields = ["model", "metric", *merging.OF_A_PART, *merging.LISTS]
+    (tmp_path / "c").write_text(json.dumps(dict.fromkeys(fields, 1)))
+    assert cli.main(["merge", str(tmp_path / "c")]) == 2
+    assert "without the field data" in capsys.readouterr().err

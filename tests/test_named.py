@@ -102,3 +102,27 @@ def test_unsuitable_models_are_rejected(capsys):
     pathlib.Path("p.csv").write_text("x,y\n0,1\n1,\n")
     fails(capsys, "a model of curves", "learn", "p.csv", "--model=flat.keras")
     assert not pathlib.Path("served").exists()
+
+
+def test_a_file_with_a_lambda_layer_is_named(capsys):
+    network = keras.Sequential(
+        [keras.Input([4]), keras.layers.Dense(3), keras.layers.Lambda(lambda x: 2 * x)]
+    )
+    network.save("lambda.keras")
+    test_cli.assert_fails(capsys, "has a Lambda layer", "check", "lambda.keras")
+
+
+def test_models_with_other_losses_are_not_exported():
+    network = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
+    for loss, message in (
+        (keras.losses.SparseCategoricalCrossentropy(), "from_logits=False"),
+        ("sparse_categorical_crossentropy", "not compiled with a keras.losses.Loss"),
+        (None, "not compiled with a keras.losses.Loss"),
+    ):
+        if loss is not None:
+            network.compile("sgd", loss=loss)
+        else:
+            network = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
+        with pytest.raises(ValueError, match=message):
+            km.export(network, "served")
+    assert not pathlib.Path("served").exists()

@@ -12,6 +12,7 @@ from keras_meta import zoo
 from keras_meta.zoo import cards, publishing, recipes, scores, training
 
 NAME = "cnp.gp_rbf"
+OPTIONS = {"every": 10, "validation_tasks": 50, "pretraining_steps": 7}
 
 
 def write_run(folder):
@@ -37,7 +38,7 @@ def test_card_stores_the_facts_of_the_run(tmp_path, monkeypatch):
     for number, (origin, record) in enumerate(runs.items()):
         monkeypatch.setattr(cards, "MODELS", tmp_path / str(number))
         (tmp_path / "run.json").write_text(json.dumps(record))
-        publishing.publish(NAME, tmp_path, 3, 50, None)
+        publishing.publish(NAME, tmp_path, 3, None, OPTIONS)
         card = zoo.card(NAME)
         assert card.initial_weights == origin
         log = (tmp_path / "log.csv").read_text()
@@ -56,7 +57,10 @@ def test_card_stores_the_facts_of_the_run(tmp_path, monkeypatch):
     figure = {"metric": "nll", "mean": 0.5, "interval": 0.1, "episodes": 50}
     assert card.validation == figure
     assert (card.kept, card.steps, card.hours, card.seed) == (10, 20, 2.0, 3)
-    assert card.command == f"keras-meta train {NAME} --seed 3 --steps 20"
+    assert card.command == (
+        f"keras-meta train {NAME} --seed 3 --steps 20 --pretraining-steps 7 --every 10 "
+        "--validation-tasks 50"
+    )
 
 
 def test_a_run_resumes_only_with_its_initial_weights(tmp_path):
@@ -100,7 +104,7 @@ def test_the_logs_of_all_stages_are_stored(tmp_path, monkeypatch):
         (folder / "run.json").write_text("{}")
     with (run / "pretraining" / "log.csv").open("a") as file:
         file.write("30,10800,0.9,0.1\n")
-    publishing.publish(NAME, run, 3, 50, None)
+    publishing.publish(NAME, run, 3, None, OPTIONS)
     logs = {"training": run, "pretraining": run / "pretraining"}
     stored = {stage: path.read_text() for stage, path in zoo.card(NAME).logs.items()}
     assert stored == {

@@ -8,8 +8,10 @@ import argparse
 import concurrent.futures
 import http.server
 import json
+import shutil
 import socket
 import threading
+import urllib.parse
 
 import keras
 import numpy as np
@@ -81,7 +83,8 @@ def predict(folder, model, body):
 
 class Rest(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        model = self.path.removeprefix("/v1/models/").removesuffix("/metadata")
+        path = urllib.parse.unquote(self.path)
+        model = path.removeprefix("/v1/models/").removesuffix("/metadata")
         try:
             path = serving_client._newest(self.server.folder, model)
             signature_defs = dict.fromkeys(serving_client._local_signatures(path), {})
@@ -91,7 +94,8 @@ class Rest(http.server.BaseHTTPRequestHandler):
             self.reply(404, {"error": str(error)})
 
     def do_POST(self):
-        model = self.path.removeprefix("/v1/models/").removesuffix(":predict")
+        path = urllib.parse.unquote(self.path)
+        model = path.removeprefix("/v1/models/").removesuffix(":predict")
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
             outputs = predict(self.server.folder, model, body)
@@ -210,6 +214,20 @@ def test_servers_return_the_local_predictions(server, served, data, capsys, requ
         server_output = capsys.readouterr().out
         assert cli.main(["request", *arguments, "--local", str(served)]) == 0
         assert capsys.readouterr().out == server_output
+
+
+@pytest.mark.thorough
+def test_names_of_models_are_quoted(served, data, rest, capsys):
+    for name in ("my model", "modèle", "x#y?z"):
+        shutil.copytree(served / CURVES, served / name)
+        assert cli.main(["request", rest, name, "--support=points.csv"]) == 0
+        assert capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_replies_without_outputs_are_refused(served, data, rest, capsys, monkeypatch):
+    monkeypatch.setattr(Rest, "do_POST", lambda self: self.reply(200, {"other": 1}))
+    fails(capsys, "got one without outputs", rest, CURVES, "--support=points.csv")
 
 
 def fails(capsys, message, *arguments):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import keras_meta as km
-from keras_meta import check, zoo
+from keras_meta import check, saved_model, zoo
 from keras_meta import findings as findings_module
 from keras_meta.zoo import cards, cli, console, intervals, lake, predictions
 from tests import test_cli
@@ -148,6 +148,9 @@ def test_csv_paths_are_checked_before_the_computation(task, capsys, monkeypatch)
     fails(capsys, message, "learn", "task", "--csv=task/query/0-4.png")
     argv = ["evaluate", IMAGES, "--data=task/support"]
     fails(capsys, message, *argv, "--csv=task/support/ant/0.png")
+    pathlib.Path("mine.keras").write_bytes(b"a model")
+    argv = ["evaluate", "mine.keras", "--data=task/support"]
+    fails(capsys, message, *argv, "--csv=mine.keras")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
@@ -350,23 +353,26 @@ def test_export_of_all(capsys, monkeypatch):
         "batching.config" in compose and pathlib.Path("served/batching.config").exists()
     )
 
-    # The command reports an export with other predictions and writes the rest.
-    export = km.export
+    # The command reports an export with other predictions, keeps the version before it
+    # and writes the rest.
+    export = saved_model.checked_export
     other_learner = zoo.load(IMAGES)
     kernel = other_learner.network.get_layer(index=-1).kernel
     kernel.assign(np.random.RandomState(0).normal(size=kernel.shape))
 
-    def export_wrongly(learner, base):
+    def export_wrongly(learner, base, *arguments):
         warnings.warn("it is transductive", UserWarning, stacklevel=2)
-        return export(other_learner if base.name == IMAGES else learner, base)
+        other = other_learner if base.name == IMAGES else learner
+        return export(other, base, *arguments)
 
-    monkeypatch.setattr(km, "export", export_wrongly)
+    monkeypatch.setattr(saved_model, "checked_export", export_wrongly)
     assert cli.main(["export", "--all", "served"]) == 1
     out, err = capsys.readouterr()
-    assert f"error: {IMAGES}: expected served/{IMAGES}/2 to give the predictions" in err
+    assert f"error: {IMAGES}: expected the export to give the predictions of" in err
+    assert not pathlib.Path("served", IMAGES, "2").exists()
     assert f"warning: {CURVES}: it is transductive\n" in err
     assert f"failed: {IMAGES}\n" in err and f"served/{CURVES}/2" in out
-    assert list(served_models()) == [CURVES]
+    assert sorted(served_models()) == sorted([IMAGES, CURVES])
 
 
 def test_export_without_a_name_is_rejected(capsys):

@@ -135,6 +135,7 @@ def test_the_prior_of_nested_encoders_of_equal_names():
     assert float(model.prior_penalty()) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
 def test_layer_normalization_with_rms_scaling_is_computed_by_keras():
     try:
         layer = layers.LayerNormalization(rms_scaling=True)

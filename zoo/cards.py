@@ -49,9 +49,9 @@ class Card:
         external: None; or the origin of weights that Keras downloads on first use: a
             dict with url, md5 (None if Keras does not check the file), licence, and
             bytes (four for each weight). The entry then has no file and no sha256.
-        steps: the total number of meta-steps.
+        steps: meta-steps of the last stage of the recipe.
         kept: the meta-step of the stored weights, the best on validation tasks.
-        hours: training time on two CPU cores.
+        hours: training time of all stages on two CPU cores.
         sha256: of `model.keras`.
         test_classes: label ids of the unseen classes; None for functions.
         inputs: the kind of an example: "images", "images with string labels", "curves"

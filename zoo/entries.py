@@ -17,6 +17,9 @@ from keras_meta.zoo import (
     workers,
 )
 
+# Options that have no effect if Keras downloads the weights.
+OF_A_TRAINING = ("steps", "pretraining_steps", "seed", "warm_start")
+
 
 def run(
     name,
@@ -55,6 +58,13 @@ def run(
                 f"expected a recipe that trains, got {name}, whose weights Keras "
                 "downloads: zoo.load returns them unchanged."
             )
+        given = {key: options[key] is not None for key in OF_A_TRAINING}
+        given |= {"float16": float16, "workers": workers_here > 1}
+        for key in filter(given.get, given):
+            raise ValueError(
+                f"expected no --{key.replace('_', '-')} for {name}, whose weights "
+                "Keras downloads."
+            )
         publishing.publish_external(name)
         return 0
     config = os.environ.get("TF_CONFIG")
@@ -81,7 +91,7 @@ def run(
                 name, stage, folder, stage_steps, seed, every, validation_tasks, begins
             )
     if publishes and first:
-        publishing.publish(name, directory, seed, validation_tasks, origin, float16)
+        publishing.publish(name, directory, seed, origin, options, float16)
     return 0
 
 

@@ -64,10 +64,26 @@ def model(name):
             "others: use a network with layers of your own from Python."
         ) from error
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        if _has_lambda(name):
+            raise ValueError(
+                f"expected a file without Python functions, {pathlib.Path(name).name} "
+                "has a Lambda layer, which Keras runs only with safe_mode=False: use "
+                "this network from Python."
+            ) from error
         raise ValueError(
             f"expected a model that Keras saved in {name}, got a damaged file or a "
             "file of another kind."
         ) from error
+
+
+def _has_lambda(path):
+    """Whether a file is a Keras model with a Lambda layer."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = archive.read("config.json")
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return False
+    return b'"class_name": "Lambda"' in config
 
 
 def learner(name):

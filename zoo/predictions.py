@@ -163,7 +163,7 @@ def _to_place(value, last, plain):
     value = round(value, -last) + 0.0  # never -0
     if plain:
         return f"{value:.{max(-last, 0)}f}"
-    return f"{value:.{_exponent(value) - last}e}" if value else "0"
+    return f"{value:.{max(_exponent(value) - last, 0)}e}" if value else "0"
 
 
 def _exponent(value, digits=DIGITS):

@@ -20,17 +20,21 @@ from keras_meta.zoo import (
     training,
     transfer,
 )
+from keras_meta.zoo.recipes import schema
 
 # The largest change of the validation score in float16, relative to the half-width of
 # its 95% interval.
 KEPT = 0.1
 
 
-def _options(recipe, seed, steps, origin):
-    """The options of a training command that differ from the recipe."""
+def _options(recipe, seed, steps, origin, options):
+    """The options of a training command that differ from recipe and defaults."""
     values = {
         "--seed": (seed, recipe.seed),
         "--steps": (steps, recipe.steps),
+        "--pretraining-steps": (options["pretraining_steps"], None),
+        "--every": (options["every"], schema.EVERY),
+        "--validation-tasks": (options["validation_tasks"], schema.VALIDATION_TASKS),
         "--warm-start": (origin or "none", recipe.stages[0].warm_start or "none"),
     }
     return "".join(
@@ -38,16 +42,17 @@ def _options(recipe, seed, steps, origin):
     )
 
 
-def publish(name, directory, seed, validation_tasks, origin, float16=False):
+def publish(name, directory, seed, origin, options, float16=False):
     """Stores a run's best weights in the zoo, with a card that has no figures yet.
 
     Args:
         name: of the recipe.
         directory: a `pathlib.Path`; the folder of the run.
-        seed, validation_tasks, origin: of the run.
+        seed, origin: of the run.
+        options: see `entries.run`.
         float16: whether to store float16 weights, see `store`.
     """
-    recipe = recipes.recipe(name)
+    recipe, validation_tasks = recipes.recipe(name), options["validation_tasks"]
     learner = keras.models.load_model(directory / "best.keras", compile=False)
     if transfer.has_fixed_encoder(recipe.learner()):
         trained, learner = learner, initial.begin(recipe, seed, origin)
@@ -84,7 +89,7 @@ def publish(name, directory, seed, validation_tasks, origin, float16=False):
         **recipe_fields(name, recipe, learner),
         protocol=recipe.protocol,
         seed=seed,
-        command=facts.command(name) + _options(recipe, seed, steps, origin),
+        command=facts.command(name) + _options(recipe, seed, steps, origin, options),
         initial_weights=begun.get("initial_weights", origin or cards.RANDOM),
         initial_sha256=begun.get("initial_sha256"),
         steps=steps,

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -29,7 +30,7 @@ def signatures(arguments):
     address, model = arguments.address, arguments.model
     if _is_grpc(address):
         return _grpc_signatures(address, model)
-    reply = _rest(address, f"{model}/metadata")
+    reply = _rest(address, model, "/metadata")
     return reply["metadata"]["signature_def"]["signature_def"]
 
 
@@ -54,11 +55,17 @@ def predict(arguments, signature, inputs):
         if _is_grpc(address):
             return _grpc_predict(address, model, signature, inputs)
         body = _body(signature, inputs)
-        outputs = _rest(address, f"{model}:predict", body)["outputs"]
+        reply = _rest(address, model, ":predict", body)
     except ValueError:
         place = f"{model} at {address}"
         _check_signature(place, signature, lambda: signatures(arguments))
         raise
+    if not isinstance(reply, dict) or "outputs" not in reply:
+        raise ValueError(
+            f"expected a reply of TensorFlow Serving from {address}, got one without "
+            "outputs."
+        )
+    outputs = reply["outputs"]
     if not isinstance(outputs, dict):  # a single output has no name
         outputs = {"mean": outputs}
     return {name: np.array(value) for name, value in outputs.items()}
@@ -81,10 +88,11 @@ def _content(value):
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 
-def _rest(address, path, body=None):
-    """The JSON reply at `/v1/models/<path>` to a GET, or to a POST of a body."""
+def _rest(address, model, action, body=None):
+    """The JSON reply of a model for an action to a GET, or to a POST of a body."""
     address = address if "://" in address else f"http://{address}"
-    url = f"{address.rstrip('/')}/v1/models/{path}"
+    name = urllib.parse.quote(model, safe="")
+    url = f"{address.rstrip('/')}/v1/models/{name}{action}"
     request = urllib.request.Request(
         url,
         body and body.encode(),
@@ -117,7 +125,12 @@ def _check_signature(place, signature, signatures):
         return
     cure = ""
     if signature == "serving_bytes":
-        cure = ", because its learner has no preprocess=km.ImagePreprocess(...)"
+        cure = (
+            ", because its learner has no preprocess=km.ImagePreprocess(...) of the "
+            "size that its network takes"
+        )
+        if "adapt" not in known:
+            cure = ": it is a model of one task, which cannot adapt"
         if "serving_images" in known:
             cure = ": an older keras-meta exported it, export it again"
     raise ValueError(
@@ -193,7 +206,7 @@ def _newest(directory, model):
     versions = [
         path
         for path in (pathlib.Path(directory) / model).glob("*")
-        if path.name.isdigit()
+        if path.name.isdecimal()
     ]
     if not versions:
         raise ValueError(

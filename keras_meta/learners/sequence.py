@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_meta import (
     checks,
+    keras_private,
     logits,
     losses,
     lstm_scan,
@@ -264,6 +265,7 @@ class SequenceLearner(ordered.OrderedLearner):
         outputs, _ = self.cell(
             inputs, tf.nest.map_structure(copies, state["cell"]), training=training
         )
+        keras_private.drop_masks(self.cell)  # they have the shape of the queries
         outputs = tf.reshape(outputs, [shape[0], queries, outputs.shape[-1]])
         answers = self._answers(features, outputs)
         if "present" in state:

@@ -309,7 +309,7 @@ def test_versions_are_never_overwritten(tmp_path):
         km.export(learner, tmp_path / "p", version=2)
     with pytest.raises(ValueError, match="an integer >= 1, got 0"):
         km.export(learner, tmp_path / "p", version=0)
-    with pytest.raises(ValueError, match="a Learner or a compiled model"):
+    with pytest.raises(ValueError, match="a Learner or a model that finetune returned"):
         km.export(keras.Sequential([keras.layers.Dense(1)]), tmp_path / "p")
     names = {p.name for p in (tmp_path / "p").iterdir()}
     assert names == {"1", "2", "model.keras", "README.md"}

@@ -4,6 +4,7 @@ import shlex
 
 import gradio
 
+from keras_meta import zoo
 from keras_meta.zoo.app import events, images, models, pad, parts, saving, tab
 
 AUTOMATIC = "automatic: the most accurate"
@@ -361,9 +362,10 @@ class ImageTab(tab.Tab):
         name, _ = images.entry(task, entry)
         steps = self.steps_of(name, steps, tuned)
         folder = self.folder()
-        return self.offered(
-            saving.export_images(task, name, steps, folder), EXPORTED.format(name)
-        )
+        folder = saving.export_images(task, name, steps, folder)
+        transductive = zoo.card(name).normalization == "transductive"
+        text = EXPORTED.format(name) + TRANSDUCTIVE * transductive
+        return self.offered(folder, text)
 
 
 KEPT_QUERIES = "Not classified yet. After the correction, press “Predict again”."
@@ -378,6 +380,12 @@ keras-meta request ADDRESS NAME --support {1} --query {2}
 EXPORTED = (
     "{}, adapted to these examples: `model.keras` for Keras, `1/` for TensorFlow "
     "Serving, and `task.json` with the classes and the preprocessing of images."
+)
+
+
+TRANSDUCTIVE = (
+    " The exported model normalizes with the statistics of the examples, so that its "
+    "predictions differ from those on this page."
 )
 
 

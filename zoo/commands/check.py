@@ -3,6 +3,7 @@
 from keras_meta.zoo import console, named
 
 HELP = "check a network's derivatives and the cost of meta-training"
+LOSS = "sparse_categorical_crossentropy"
 MARKS = {"right": "✓", "wrong": "✗", "note": " "}
 
 
@@ -14,9 +15,7 @@ def add(parser):
         "--learner", metavar="NAME", help="the learner for a network (default: MAML)"
     )
     parser.add_argument(
-        "--loss",
-        default="sparse_categorical_crossentropy",
-        help="the loss for a network (default: %(default)s); or mse",
+        "--loss", help=f"the loss for a network (default: {LOSS}); or mse"
     )
     parser.add_argument(
         "--jit", action="store_true", default=None, help="compare with XLA too"
@@ -51,8 +50,9 @@ def _learner(model, kind, loss):
 
     learner = named.model(model)
     if isinstance(learner, km.Learner):
-        if kind:
-            raise ValueError(f"expected no --learner, {model} contains a learner.")
+        for option, value in (("learner", kind), ("loss", loss)):
+            if value:
+                raise ValueError(f"expected no --{option}, {model} contains a learner.")
         return learner
     kind = kind or "MAML"
     kinds = {
@@ -62,4 +62,4 @@ def _learner(model, kind, loss):
     }
     if kind not in kinds:
         raise ValueError(f"expected one of {', '.join(sorted(kinds))}, got {kind}.")
-    return kinds[kind](learner, loss)
+    return kinds[kind](learner, loss or LOSS)

@@ -16,8 +16,8 @@ from keras_meta.zoo import (
 
 HELP = "score an entry on unseen tasks"
 DESCRIPTION = """\
-Scores an entry on reproducible tasks: from its own test classes, from a folder of
-yours, or from Lake's one-shot protocol.
+Scores an entry on reproducible tasks: from its own test classes, from a
+folder of yours, or from Lake's one-shot protocol.
 
   keras-meta evaluate maml.omniglot_5w1s --episodes 1000
   keras-meta evaluate maml.omniglot_5w1s --data letters/ --ways 5 --shots 1
@@ -98,6 +98,8 @@ def run(arguments, output):
         raise ValueError(
             f"expected --data DIR for {name}: a file has no test classes of its own."
         )
+    if named.is_file(name):
+        output.keep_apart(name)
     for folder in (arguments.data, arguments.lake_runs):
         if folder and output.file:
             output.keep_apart(*folder.rglob("*"))

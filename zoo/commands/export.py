@@ -93,7 +93,7 @@ def run(arguments, output):
         else:
             output.print(str(path))
     if arguments.all:
-        _repository(folder, failed, output)
+        _repository(folder, output)
     if failed and arguments.all:
         print(f"keras-meta: failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
@@ -120,7 +120,7 @@ def _export(learner, name, base):
 
     with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always", UserWarning)
-        path = saved_model.checked_export(learner, base, None, check)
+        path = saved_model.checked_export(learner, base, None, None, check)
     for warning in recorded:
         if warning.category is UserWarning:  # others are for developers
             console.warn(f"{name}: {warning.message}")
@@ -151,10 +151,9 @@ def _difference(learner, path):
     return np.max(np.abs(predicted - expected) / np.maximum(np.abs(expected), 1))
 
 
-def _repository(folder, failed, output):
+def _repository(folder, output):
     """Writes the configuration of a server for all models in a folder."""
     served = sorted(path.parent.name for path in folder.glob("*/model.keras"))
-    served = [name for name in served if name not in failed]
     configs = "".join(MODEL.format(name=name) for name in served)
     for name, text in (
         ("models.config", f"model_config_list {{\n{configs}}}\n"),

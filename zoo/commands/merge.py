@@ -18,7 +18,8 @@ into the score of all tasks:
 The result is that of one run with --count 1000. The parts must follow one
 another without a gap.
 """
-NEEDED = {"model", "metric", *merging.OF_A_PART, *merging.LISTS}
+NEEDED = {"model", "metric", "data", "normalization", "ways", "shots", "queries"}
+NEEDED |= {"seed", *merging.OF_A_PART, *merging.LISTS}
 
 
 def add(parser):

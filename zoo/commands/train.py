@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 from keras_meta.zoo import console, recipes
+from keras_meta.zoo.recipes import schema
 
 HELP = "train an entry from its recipe; stops and resumes exactly"
 DESCRIPTION = """\
@@ -47,8 +48,8 @@ def add(parser):
             "steps of a recipe's pretraining (default: the recipe's)",
         ),
         ("seed", 0, None, "seed of weights and episodes (default: the recipe's)"),
-        ("every", 1, 500, "meta-steps between checkpoints and validations"),
-        ("validation-tasks", 1, 200, "tasks in a validation"),
+        ("every", 1, schema.EVERY, "meta-steps between checkpoints and validations"),
+        ("validation-tasks", 2, schema.VALIDATION_TASKS, "tasks in a validation"),
         ("workers", 1, 1, "processes on this machine that share a meta-step's tasks"),
     ):
         shown = f"{text} (default: {default})" if default else text

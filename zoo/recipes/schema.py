@@ -5,6 +5,10 @@ import dataclasses
 
 from keras_meta.zoo.recipes import protocols
 
+# Defaults of `keras-meta train`: meta-steps between checkpoints, tasks of a validation.
+EVERY = 500
+VALIDATION_TASKS = 200
+
 
 @dataclasses.dataclass(frozen=True)
 class External:
