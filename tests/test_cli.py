@@ -603,6 +603,7 @@ def test_export(capsys):
     assert_fails(capsys, "got 'maml.none'", "export", "maml.none", "served")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_learners_of_mixed_precision_are_exported(capsys, policy):
     layers = [keras.Input([4]), keras.layers.Dense(3, dtype=policy)]
@@ -611,6 +612,7 @@ def test_learners_of_mixed_precision_are_exported(capsys, policy):
     assert capsys.readouterr().out == "served/mixed/1\n"
 
 
+@pytest.mark.thorough
 def test_an_export_with_other_predictions_is_not_written(capsys, monkeypatch):
     assert cli.main(["export", CURVES, "served"]) == 0
     files = {path: path.stat().st_mtime for path in pathlib.Path().rglob("*")}

@@ -168,6 +168,7 @@ def test_the_request_command_quotes_the_name(tmp_path):
     assert shlex.split(command)[3] == "my model"
 
 
+@pytest.mark.thorough
 def test_axes_of_any_length_are_exported(tmp_path):
     inputs = keras.Input((None, None, 3))
     features = keras.layers.Conv2D(4, 3, padding="same")(inputs)

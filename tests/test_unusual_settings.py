@@ -129,6 +129,7 @@ def test_batches_take_weights_of_any_rank():
         learner.train_on_batch(episode, query_y, class_weight={0: 1.0, 1: 2.0, 2: 1.0})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scaled", [False, True])
 def test_accumulated_batches_have_masks_of_their_own(scaled):
     model = keras.Sequential(
