@@ -294,6 +294,12 @@ def require_built(network: keras.Model) -> None:
             "expected a network with outputs of shape [B, N], got "
             f"{network.output_shape}."
         )
+    for layer in keras_private.layers_of(network):
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                f"expected a network without LoRA, {layer.name} has it: a saved model "
+                "does not contain the adapters, and a loaded one would adapt others."
+            )
 
 
 def values(variables: Iterable[keras.Variable]) -> list[tf.Tensor]:

@@ -151,6 +151,14 @@ def test_layer_normalization_with_rms_scaling_is_computed_by_keras():
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [km.MAML, km.ProtoNet])
+def test_networks_with_lora_are_refused(kind):
+    network = km.networks.mlp((4,), 3, (8,))
+    network.layers[-1].enable_lora(2)
+    with pytest.raises(ValueError, match="expected a network without LoRA"):
+        kind(network)
+
+
 def test_estimate_refuses_a_subclass_of_batch_normalization():
     class Mine(layers.BatchNormalization):
         pass
