@@ -100,11 +100,16 @@ RECIPES = {
         tasks=32,
     ),
     "reptile.omniglot_5w1s": schema.Recipe(
-        # The authors' settings: adaptation to ten examples a class, with Adam.
+        # Adaptation to ten examples a class, as the authors do, but with SGD. Their code
+        # continues the moments of the inner Adam from task to task; `Reptile` restarts
+        # them, and a first step of Adam has the size of the rate for every weight. With
+        # it (rate 1e-3, meta-rate 1) validation accuracy stayed at 77% from meta-step
+        # 5,000 to 8,000. Accuracy on 60 validation tasks after 1,000 meta-steps: Adam
+        # 66%; SGD at meta-rate 1 with inner rate 0.1 79%, 0.4 80%; at meta-rate 0.3
+        # with inner rate 0.4 86%.
         _drawn(
             "Reptile",
-            inner_optimizer="adam",
-            inner_rate=1e-3,
+            inner_rate=0.4,
             inner_steps=5,
             inner_batch=10,
             evaluation_steps=50,
@@ -112,10 +117,10 @@ RECIPES = {
         ),
         characters.OMNIGLOT_5W5S_5W1S,
         papers.REPTILE_PAPER,
-        steps=60_000,
+        steps=40_000,
         tasks=5,
         optimizer="sgd",
-        rate=1.0,
+        rate=0.3,
     ),
     "imaml.omniglot_5w1s": schema.Recipe(
         # The damping differs from that of the authors, who solve (1 + d) v + H v /
