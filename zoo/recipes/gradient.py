@@ -100,7 +100,7 @@ RECIPES = {
         tasks=32,
     ),
     "reptile.omniglot_5w1s": schema.Recipe(
-        # Adaptation to ten examples of each class, as published, but by SGD, not by Adam.
+        # Adaptation to ten examples of each class, as published, but by SGD, not Adam.
         # The authors' code keeps the moments of Adam from task to task; `Reptile`
         # restarts them, and a first step of Adam then has one size for all weights. So
         # (rate 1e-3, meta-rate 1) validation accuracy stayed at 77% from meta-step
