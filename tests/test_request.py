@@ -171,6 +171,7 @@ def grpc_address(served):
     server.stop(None)
 
 
+@pytest.mark.thorough
 def test_local_requests_need_no_server(served, data, capsys):
     arguments = ["request", IMAGES, "--local", str(served)]
     arguments += ["--support", "support", "--query", "query"]

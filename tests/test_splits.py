@@ -326,6 +326,7 @@ def test_no_task_is_in_two_parts(task):
     assert all(len(pairs) == 1 for pairs in occurrences.values())
 
 
+@pytest.mark.thorough
 def test_classification_draws_each_part_with_its_own_seed():
     images = np.random.RandomState(0).randint(0, 256, [60, 2, 2, 1], dtype="uint8")
     ids = np.repeat(np.arange(15), 4)
