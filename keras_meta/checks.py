@@ -198,23 +198,10 @@ def checked_support(learner, support_x, support_y):
             tf.reduce_all(shape >= [1, learner.least_support]),
             "expected at least one task and one support example, got none.",
         ),
-        _y_check(learner, "support_y", y),
+        *_support_y_checks(learner, y),
     ]
-    # The check above reads y before this cast, which may overflow.
+    # The checks above read y before this cast, which may overflow.
     y = tf.cast(y, learner.y_spec("support_y").dtype)
-    if learner.classification and learner.gapless:
-        # The n labels of a task without a gap are below its number of examples.
-        examples = tf.shape(y)[1]
-        inside = tf.reduce_all(y < examples)
-        present = tf.reduce_max(tf.one_hot(y, examples), axis=1)
-        gapless = inside & tf.reduce_all(present[:, :-1] >= present[:, 1:])
-        checks.append(
-            (
-                gapless,
-                "expected the labels of a task to be 0..n-1, got one with a gap: "
-                f"{RENUMBER}.",
-            )
-        )
     return required((support_x, y), *checks)
 
 
@@ -238,7 +225,9 @@ def checked_data(learner, data):
     equal = tf.reduce_all(tf.equal(shape, tf.shape(y)[:2]))
     checks = [(equal, UNEQUAL_QUERIES), _y_check(learner, "query_y", y)]
     if learner.classification and not learner.label_shape:
-        checks.append(_classes_check(episode["support_y"], y))
+        support_y = tf.convert_to_tensor(episode["support_y"])
+        checks += _support_y_checks(learner, support_y)
+        checks.append(_classes_check(support_y, y))
     if weights is not None:
         weights = tf.cast(weights, learner.variable_dtype)
         rank = weights.shape.rank
@@ -297,6 +286,25 @@ def _y_check(learner, name, y):
     inside = tf.reduce_all((y >= 0) & (y < learner.output_size))
     expected = f"expected {name} to hold labels in [0, {learner.output_size})"
     return inside, f"{expected}, got one outside: {hint}."
+
+
+def _support_y_checks(learner, y):
+    """Returns the checks of the values of support_y."""
+    checks = [_y_check(learner, "support_y", y)]
+    if learner.classification and learner.gapless:
+        # The n labels of a task without a gap are below its number of examples.
+        y, examples = tf.cast(y, tf.int64), tf.shape(y)[1]
+        inside = tf.reduce_all(y < tf.cast(examples, tf.int64))
+        present = tf.reduce_max(tf.one_hot(y, examples), axis=1)
+        gapless = inside & tf.reduce_all(present[:, :-1] >= present[:, 1:])
+        checks.append(
+            (
+                gapless,
+                "expected the labels of a task to be 0..n-1, got one with a gap: "
+                f"{RENUMBER}.",
+            )
+        )
+    return checks
 
 
 def _classes_check(support_y, query_y):
