@@ -119,6 +119,7 @@ def checked_export(
         requests = _learner_requests(model, signatures)
     elif isinstance(getattr(model, "loss", None), keras.losses.Loss):
         losses.get(model.loss, model.compute_dtype)  # refuses losses of probabilities
+        temperature = 1.0 if temperature is None else temperature
         signatures = signatures_module.model_signatures(model, temperature)
         requests = _model_requests(signatures)
     else:

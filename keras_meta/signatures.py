@@ -47,19 +47,18 @@ def learner_signatures(learner):
     return signatures
 
 
-def model_signatures(model, temperature=None):
+def model_signatures(model, temperature=1.0):
     """Returns `{name: concrete function}` of a model that `finetune` returned.
 
     Args:
         model: the model.
-        temperature: divisor of the logits of a classifier, 1 by default.
+        temperature: divisor of the logits of a classifier.
 
     Raises:
         ValueError: a temperature for regression, or outside its range.
     """
     classification = losses.is_classification(model.loss)
-    if temperature is not None:
-        logits.check_temperature(temperature, classification)
+    logits.check_temperature(temperature, classification)
     shape = getattr(model, "example_shape", None) or model.input_shape[1:]
     floating = (v.dtype for v in model.variables if "float" in v.dtype)
     spec = tf.TensorSpec([None, *shape], next(floating), "x")
@@ -68,7 +67,7 @@ def model_signatures(model, temperature=None):
         outputs = model(x, training=False)
         if isinstance(model.loss, losses.GaussianNLL):
             outputs = tuple(tf.unstack(outputs, axis=-1))
-        if temperature is not None:
+        if classification:
             outputs = outputs / temperature
         return _predictions(classification, outputs)
 

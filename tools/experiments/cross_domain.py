@@ -132,6 +132,7 @@ def training_sources(name):
     )
 
 
+@functools.cache
 def trained_classes(model, data):
     """Returns the number of test classes of a data set that a model was trained on.
 

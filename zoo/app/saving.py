@@ -129,8 +129,8 @@ def _export(learner, x, y, name, facts, directory):
     import keras_meta as km
 
     folder = pathlib.Path(directory) / name
-    temperature = learner.temperature if learner.classification else None
-    km.export(km.finetune(learner, x, y), folder, temperature=temperature)
+    model = km.finetune(learner, x, y)
+    km.export(model, folder, temperature=learner.temperature)
     text = json.dumps({"entry": name, **facts}, indent=1, ensure_ascii=False)
     (folder / "task.json").write_text(text + "\n", encoding="utf-8")
     return folder
