@@ -398,6 +398,7 @@ def test_invalid_method_calls_raise():
 
 
 @pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")  # Keras
 def test_datasets_of_unknown_length_run_as_in_keras():
     learner = km.ProtoNet(km.networks.mlp((6,), 4, (8,)))
     learner.compile()

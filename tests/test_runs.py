@@ -270,7 +270,7 @@ with patch:
 @pytest.mark.parametrize(
     ("options", "config", "message"),
     [
-        (["--validation_tasks=0"], None, "expected an integer >= 1, got 0"),
+        (["--validation_tasks=0"], None, "expected an integer >= 2, got 0"),
         ([], "{}", "expected TF_CONFIG to be JSON such as"),
     ],
 )
