@@ -174,6 +174,24 @@ def _is_onehot(spec, y):
     return spec.dtype.is_integer and len(y.shape) == spec.shape.rank + 1
 
 
+def preprocess(learner, name, value):
+    """Checks the setting `preprocess`: images of the shape of one x.
+
+    Image completion has a `preprocess` too, but its x are positions, of rank 1.
+    """
+    if value is None:
+        return None
+    expected = tf.TensorShape(learner.example_shape)
+    if not callable(value) or not hasattr(value, "shape"):
+        raise ValueError(f"expected {name} to be an ImagePreprocess, got {value!r}.")
+    if expected.rank == 3 and not expected.is_compatible_with(value.shape):
+        raise ValueError(
+            f"expected {name} to return images of the shape of one x, {expected}, got "
+            f"an ImagePreprocess to {tuple(value.shape)}."
+        )
+    return value
+
+
 def checked_x(learner, name, x):
     """Returns x in the learner's precision, after validation."""
     spec = learner.x_spec(name)

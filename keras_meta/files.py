@@ -41,10 +41,12 @@ def load_image(path: StrPath) -> np.ndarray:
             clear = file.has_transparency_data
             image = PIL.ImageOps.exif_transpose(file)
             grey = image.mode in ("1", "L", "LA", "La")
-            if image.mode[0] == "F":
-                raise ValueError("its pixels are floats without a known range")
+            wide = image.mode == "I" and file.format not in ("PNG", "PPM")  # 32 bits
+            if wide or image.mode[0] == "F":
+                kind = "32-bit integers" if wide else "floats"
+                raise ValueError(f"its pixels are {kind} without a known range")
             if image.mode[0] == "I":
-                pixels = _eight_bits(np.asarray(image))
+                pixels = (np.asarray(image) >> 8).astype(np.uint8)
             elif clear:
                 pixels = np.asarray(image.convert("LA" if grey else "RGBA"))
             else:
@@ -167,10 +169,3 @@ def _add_heif():
     except ImportError:
         return
     pillow_heif.register_heif_opener()
-
-
-def _eight_bits(pixels):
-    """The upper half of 16 bits."""
-    if pixels.min() < 0 or pixels.max() > 2**16 - 1:
-        raise ValueError("its pixels have more than 16 bits")
-    return (pixels >> 8).astype(np.uint8)

@@ -98,7 +98,7 @@ class Learner(settings.Spelled, trainer.Trainer):
     classification = settings.Fixed()
     example_shape = settings.Fixed()
     output_size = settings.Fixed()
-    preprocess = settings.Setting()
+    preprocess = settings.Setting(checks.preprocess)
     point_units = settings.Setting(units.setting)
     temperature = settings.Setting(logits.temperature)
 

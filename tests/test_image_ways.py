@@ -267,3 +267,18 @@ def test_evaluate_reports_files_that_it_skips_or_squeezes(
     assert f"\nkeras-meta: warning: {skipped}\n" in f"\n{printed.err}"
     # The sizes are 40 x 52, 40 x 59, 40 x 66, 53 x 52, 53 x 59 and 53 x 66.
     assert "Note: 5 of 6 images are not square" in printed.out
+
+
+def test_a_learner_takes_a_preprocess_of_its_own_images_alone():
+    network = km.networks.conv4((8, 8, 1), outputs=3, filters=4)
+    message = r"shape of one x, \(8, 8, 1\), got an ImagePreprocess to \(28, 28, 1\)"
+    with pytest.raises(ValueError, match=message):
+        km.MAML(network, preprocess=km.ImagePreprocess())
+    learner = km.MAML(network, preprocess=km.ImagePreprocess(8, 8, 1))
+    with pytest.raises(ValueError, match="preprocess to be an ImagePreprocess"):
+        learner.preprocess = "resize"
+    with pytest.raises(ValueError, match=message):
+        learner.preprocess = km.ImagePreprocess()
+    assert learner.preprocess.shape == (8, 8, 1)
+    any_size = km.networks.conv4((None, None, 1), outputs=None, filters=4)
+    assert km.ProtoNet(any_size, preprocess=km.ImagePreprocess()).preprocess
