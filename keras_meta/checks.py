@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -10,7 +11,8 @@ import tensorflow as tf
 # The inputs of an episode, by name.
 INPUTS = ("support_x", "support_y", "query_x")
 UNEQUAL_TASKS = "expected query_x and the state to be of the same number of tasks."
-UNEQUAL_QUERIES = "expected query_x and query_y of equal T and Q, they differ."
+# Images beyond so many times the range of `preprocess` are unscaled.
+UNSCALED = 10
 # Remedies for invalid labels, in the errors that refuse them.
 NUMBERED = "np.unique(labels, return_inverse=True)[1]"
 RENUMBER = f"{NUMBERED} renumbers the labels of a task"
@@ -111,7 +113,23 @@ def check_episodes(learner, episodes):
         check_y(learner, "query_y", spec[1])
         query_x, query_y = episode["query_x"], spec[1]
         if not query_x.shape[:2].is_compatible_with(query_y.shape[:2]):
-            raise ValueError(UNEQUAL_QUERIES)
+            raise ValueError(unequal("query", query_x, query_y))
+
+
+def unequal(part, x, y):
+    """Returns the sentence that refuses an x and a y, or specs, of unequal numbers.
+
+    Args:
+        part: "support" or "query".
+        x: `[T, S or Q, ...]`.
+        y: likewise.
+    """
+    shapes = [tf.TensorShape(values.shape)[:2] for values in (x, y)]
+    got = "they differ"
+    if not shapes[0].is_compatible_with(shapes[1]):  # known while tracing
+        got = f"got {shapes[0].as_list()} and {shapes[1].as_list()}"
+    axes = f"T and {part[0].upper()}"
+    return f"expected {part}_x and {part}_y of equal {axes}, {got}."
 
 
 def check_end(data, steps, argument):
@@ -198,7 +216,24 @@ def checked_x(learner, name, x):
     x = tf.convert_to_tensor(x)
     check_x(learner, name, x)
     x = tf.cast(x, spec.dtype)
-    return required(x, finite(name, is_finite(x)))
+    x = required(x, finite(name, is_finite(x)))
+    if learner.preprocess and spec.shape.rank == 5 and not tf.is_symbolic_tensor(x):
+        _warn_if_unscaled(learner.preprocess, name, x)
+    return x
+
+
+def _warn_if_unscaled(preprocess, name, x):
+    """Warns if images are far out of the range of `preprocess`."""
+    ends = preprocess.standardize(tf.constant([[0.0], [1.0]]))
+    reach = tf.reduce_max(tf.abs(ends))
+    largest = tf.reduce_max(tf.abs(tf.cast(x, ends.dtype)))
+    if largest > UNSCALED * reach:
+        warnings.warn(
+            f"expected {name} as learner.preprocess returns it, between "
+            f"{tf.reduce_min(ends):.3g} and {tf.reduce_max(ends):.3g}; got "
+            f"{largest:.3g}: pass uint8 images through learner.preprocess.pair.",
+            stacklevel=2,
+        )
 
 
 def checked_support(learner, support_x, support_y):
@@ -210,7 +245,7 @@ def checked_support(learner, support_x, support_y):
     checks = [
         (
             tf.reduce_all(tf.equal(shape, tf.shape(y)[:2])),
-            "expected support_x and support_y of equal T and S, they differ.",
+            unequal("support", support_x, y),
         ),
         (
             tf.reduce_all(shape >= [1, learner.least_support]),
@@ -239,9 +274,12 @@ def checked_data(learner, data):
     """
     episode, query_y, weights = keras.utils.unpack_x_y_sample_weight(data)
     y = tf.convert_to_tensor(query_y)
-    shape = tf.shape(episode["query_x"])[:2]
+    query_x = tf.convert_to_tensor(episode["query_x"])
+    shape, sentence = tf.shape(query_x)[:2], unequal("query", query_x, y)
+    if not query_x.shape[:2].is_compatible_with(y.shape[:2]):
+        raise ValueError(sentence)
     equal = tf.reduce_all(tf.equal(shape, tf.shape(y)[:2]))
-    checks = [(equal, UNEQUAL_QUERIES), _y_check(learner, "query_y", y)]
+    checks = [(equal, sentence), _y_check(learner, "query_y", y)]
     if learner.classification and not learner.label_shape:
         support_y = tf.convert_to_tensor(episode["support_y"])
         checks += _support_y_checks(learner, support_y)
@@ -254,9 +292,12 @@ def checked_data(learner, data):
                 "expected sample_weight of shape [T] or [T, Q], got "
                 f"{list(weights.shape)}."
             )
-        sentence = "expected sample_weight of shape [T] or [T, Q], it has another."
+        sentence = "expected sample_weight of shape [T] or [T, Q]"
         if not y.shape[:rank].is_compatible_with(weights.shape):
-            raise ValueError(sentence)
+            raise ValueError(
+                f"{sentence}, here {list(y.shape[:2])}, got {list(weights.shape)}."
+            )
+        sentence += ", it has another."
         fits = tf.reduce_all(tf.equal(shape[:rank], tf.shape(weights)))
         checks += [(fits, sentence), finite("sample_weight", is_finite(weights))]
     y = tf.cast(y, learner.y_spec("query_y").dtype)

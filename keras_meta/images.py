@@ -224,8 +224,11 @@ class ImagePreprocess:
         Returns:
             Bools `[T]`. With `detect`: whether ink is darker than the ground in most
             images of the task. Without a majority, or without `detect`: `invert`.
+
+        Raises:
+            ValueError: images that are not uint8, or of another rank.
         """
-        tones = ink_tones(self.resize(support))
+        tones = ink_tones(self.resize(_of_tasks(support)))
         if not self.detect:
             return tf.fill(tf.shape(tones)[:-1], self.invert)
         balance = tf.reduce_sum(tones, axis=-1)
@@ -242,9 +245,17 @@ class ImagePreprocess:
 
         Returns:
             `(support_x, query_x)`, inputs of a learner's `adapt` and `infer`.
+
+        Raises:
+            ValueError: images that are not uint8, or of another rank.
         """
+        support, query = _of_tasks(support), _of_tasks(query)
         invert = self.inverts(support)
         return self(support, invert), self(query, invert)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{key}={value}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({given})"
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -260,6 +271,17 @@ class ImagePreprocess:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
+
+
+def _of_tasks(images):
+    """Returns the images of tasks as a tensor, after validation of its rank."""
+    images = tf.convert_to_tensor(images)
+    if images.shape.rank not in (None, 5):
+        raise ValueError(
+            f"expected images of tasks [T, n, H, W, 1 or 3], got {list(images.shape)}: "
+            "images[None] makes an axis of tasks."
+        )
+    return images
 
 
 def _by_channel(name, values, channels, above=None):

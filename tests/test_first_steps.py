@@ -103,9 +103,25 @@ def test_sample_weights_of_alternating_ranks():
     wrong = tf.data.Dataset.from_tensors((episode, query_y, np.ones([2, 5], "float32")))
     for method in (learner.fit, learner.evaluate):
         with pytest.raises(
-            ValueError, match=r"sample_weight of shape \[T\] or \[T, Q\]"
+            ValueError, match=r"\[T\] or \[T, Q\], here \[2, 6\], got \[2, 5\]"
         ):
             method(wrong, verbose=0)
+
+
+def test_errors_state_the_unequal_numbers():
+    learner = km.MAML(chain(keras.layers.Dense(3)))
+    learner.compile()
+    episode, query_y = task()
+    support_x, support_y = episode["support_x"], episode["support_y"]
+    with pytest.raises(ValueError, match=r"T and S, got \[2, 6\] and \[2, 5\]\.$"):
+        learner.adapt(support_x, support_y[:, :5])
+    with pytest.raises(ValueError, match=r"T and Q, got \[None, 6\] and \[None, 3\]\.$"):
+        learner.evaluate(episode, query_y[:, :3], verbose=0)
+    unknown = tf.function(learner.adapt, reduce_retracing=True)
+    spec = tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None], tf.int32)
+    graph = unknown.get_concrete_function(*spec)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="T and S, they differ"):
+        graph(tf.constant(support_x), tf.constant(support_y[:, :5]))
 
 
 def test_a_fine_tuned_model_accepts_integers():

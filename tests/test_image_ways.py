@@ -1,6 +1,7 @@
 """Tests that Python, commands and exports predict the same for images."""
 
 import os
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -282,3 +283,28 @@ def test_a_learner_takes_a_preprocess_of_its_own_images_alone():
     assert learner.preprocess.shape == (8, 8, 1)
     any_size = km.networks.conv4((None, None, 1), outputs=None, filters=4)
     assert km.ProtoNet(any_size, preprocess=km.ImagePreprocess()).preprocess
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_unscaled_images_cause_a_warning(normalize):
+    colours = {"mean": 0.5, "deviation": [0.1, 0.2, 0.25]} if normalize else {}
+    prepare = km.ImagePreprocess(8, 8, 3, invert=False, **colours)
+    assert repr(prepare).startswith("ImagePreprocess(height=8, width=8, channels=3, ")
+    network = km.networks.conv4((8, 8, 3), outputs=None, filters=4)
+    learner = km.ProtoNet(network, preprocess=prepare)
+    images = np.random.RandomState(0).randint(256, size=[1, 6, 8, 8, 3]).astype("uint8")
+    y = np.arange(6)[None] % 3
+    support_x, query_x = prepare.pair(images, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = learner.adapt(support_x, y)
+        learner.infer(state, query_x)
+    ends = "-5 and 5" if normalize else "0 and 1"
+    expected = f"as learner.preprocess returns it, between {ends}; got 255"
+    with pytest.warns(UserWarning, match=f"expected support_x {expected}"):
+        learner.adapt(images.astype("float32"), y)
+    with pytest.warns(UserWarning, match=f"expected query_x {expected}"):
+        learner.infer(state, images.astype("float32"))
+    for arguments in ((images[0], images), (images, images[0])):
+        with pytest.raises(ValueError, match=r"\[6, 8, 8, 3\]: images\[None\] makes"):
+            prepare.pair(*arguments)

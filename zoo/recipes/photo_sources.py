@@ -31,9 +31,9 @@ def _caltech(preprocess):
 def _photos(preprocess, ids):
     import keras_meta as km
 
+    caltech = _caltech(preprocess)  # first, because it may refuse
     cifar = sources.tfds("cifar100")(preprocess, None)
-    pools = {"cifar100": cifar, "caltech101": _caltech(preprocess)}
-    pool = km.ClassPool.joined(pools)
+    pool = km.ClassPool.joined({"cifar100": cifar, "caltech101": caltech})
     return pool if ids is None else pool.select(ids)
 
 
