@@ -115,7 +115,9 @@ def test_errors_state_the_unequal_numbers():
     support_x, support_y = episode["support_x"], episode["support_y"]
     with pytest.raises(ValueError, match=r"T and S, got \[2, 6\] and \[2, 5\]\.$"):
         learner.adapt(support_x, support_y[:, :5])
-    with pytest.raises(ValueError, match=r"T and Q, got \[None, 6\] and \[None, 3\]\.$"):
+    with pytest.raises(
+        ValueError, match=r"T and Q, got \[None, 6\] and \[None, 3\]\.$"
+    ):
         learner.evaluate(episode, query_y[:, :3], verbose=0)
     unknown = tf.function(learner.adapt, reduce_retracing=True)
     spec = tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None], tf.int32)

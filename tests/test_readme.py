@@ -42,14 +42,20 @@ def test_first_program(run, tmp_path):
     assert (tmp_path / "served" / "glyphs" / "1" / "saved_model.pb").exists()
 
 
+def test_program_for_own_images(run):
+    names = run(PROGRAMS[1])
+    assert names["classes"].shape == (1, 8)
+    assert names["query_x"].shape == (1, 8, 28, 28, 1)
+
+
 @pytest.mark.thorough
-def test_second_program(run, tmp_path):
+def test_training_program(run, tmp_path):
     images = np.random.RandomState(0).randint(0, 256, [120, 16, 28, 28], "uint8")
     for class_name, class_images in enumerate(images):
         (tmp_path / "alphabets" / str(class_name)).mkdir(parents=True)
         for number, image in enumerate(class_images):
             PIL.Image.fromarray(image).save(f"alphabets/{class_name}/{number}.png")
-    program = PROGRAMS[1]
+    program = PROGRAMS[2]
     assert "steps_per_epoch=1000)" in program and "steps=60)" in program
     program = program.replace("=1000)", "=2)").replace("steps=60)", "steps=2)")
     names = run(program)
@@ -67,7 +73,7 @@ def commands(page):
 
 
 def test_every_program_is_run():
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
     # Programs of the docs are cells, which run when the site is built.
     assert not any("```python" in page for page in PAGES[1:])
 

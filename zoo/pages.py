@@ -34,8 +34,7 @@ PURPOSES = {
     "pixels": "a complete small drawing from about {shots} of its pixels",
 }
 OTHER_DATA = (
-    "unlike its training data. The own-images tutorial of the README trains a model on "
-    "other data."
+    "unlike its training data. `examples/own_images.py` trains a model on other data."
 )
 LIMITS = {
     "photographs": f"drawings, or photographs {OTHER_DATA}",
