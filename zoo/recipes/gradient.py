@@ -126,7 +126,9 @@ RECIPES = {
         # (lambda + 10) = g. With their lambda of 2, a rate of 0.4 and no damping,
         # training from random weights falls back to chance by meta-step 600. These
         # settings reach a validation accuracy of 68.5, 80.0 and 82.7% after 200, 400
-        # and 600.
+        # and 600, with 16 tasks each. With 8 tasks a meta-step learns as much (63.8%
+        # with averaged weights at 600, against 66.6%) and takes little more than half
+        # the time.
         _drawn(
             "IMAML",
             inner_rate=0.1,
@@ -138,6 +140,7 @@ RECIPES = {
         characters.OMNIGLOT_5W1S,
         papers.IMAML_PAPER,
         steps=20_000,
+        tasks=8,
         clip=10.0,
     ),
     "meta_sgd.omniglot_5w1s": schema.Recipe(
@@ -174,7 +177,7 @@ RECIPES = {
     ),
     "sigma_imaml.omniglot_5w1s": schema.Recipe(
         # iMAML's settings; the initial scale corresponds to its lambda of 0.5 at five
-        # examples. At 14 tasks a second, 15,000 meta-steps take five hours.
+        # examples.
         _drawn(
             "SigmaIMAML",
             inner_rate=0.1,
@@ -185,7 +188,8 @@ RECIPES = {
         ),
         characters.OMNIGLOT_5W1S,
         papers.SHRINKAGE_PAPER,
-        steps=15_000,
+        steps=20_000,
+        tasks=8,
         clip=10.0,
     ),
     "sigma_reptile.omniglot_5w1s": schema.Recipe(
