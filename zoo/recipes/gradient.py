@@ -193,27 +193,29 @@ RECIPES = {
         clip=10.0,
     ),
     "sigma_reptile.omniglot_5w1s": schema.Recipe(
-        # Reptile's settings with plain SGD as the inner optimizer: ten examples a class
-        # for adaptation, and five more for the scales. Under SGD log sigma^2 moves by
-        # rate x scale_rate^2 x its gradient. After 40 meta-steps that is 0.02 to 0.14
-        # for the head and the later convolutions, several units over the whole run. The
-        # implicit rule would add five Hessian products over 50 examples to the five
-        # inner steps over ten examples of each task.
+        # Reptile's settings: ten examples a class for adaptation, and five more for the
+        # scales. An inner step shrinks as with a scale of 0.1 at an inner rate of 0.1:
+        # rate / (50 scale^2) is equal. Under SGD log sigma^2 moves by rate x
+        # scale_rate^2 x its gradient. With 0.1, 1 and 0.1 in place of inner rate, rate
+        # and scale_rate, that was 0.02 to 0.14 after 40 meta-steps for the head and the
+        # later convolutions, several units over the whole run. The implicit rule would
+        # add five Hessian products over 50 examples to the five inner steps over ten
+        # examples of each task.
         _drawn(
             "SigmaReptile",
-            inner_rate=0.1,
+            inner_rate=0.4,
             inner_steps=5,
             inner_batch=10,
             evaluation_steps=50,
-            initial_scale=0.1,
-            scale_rate=0.1,
+            initial_scale=0.2,
+            scale_rate=0.2,
         ),
         characters.OMNIGLOT_5W10S_5W1S,
         papers.SHRINKAGE_PAPER,
-        steps=60_000,
+        steps=40_000,
         tasks=5,
         optimizer="sgd",
-        rate=1.0,
+        rate=0.3,
     ),
     "anil.omniglot_20w1s": schema.Recipe(
         # The rate is larger than for 5 ways, because the inner gradient is a mean over
