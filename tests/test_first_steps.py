@@ -103,7 +103,7 @@ def test_sample_weights_of_alternating_ranks():
     wrong = tf.data.Dataset.from_tensors((episode, query_y, np.ones([2, 5], "float32")))
     for method in (learner.fit, learner.evaluate):
         with pytest.raises(
-            ValueError, match=r"\[T\] or \[T, Q\], here \[2, 6\], got \[2, 5\]"
+            ValueError, match=r"sample_weight of shape \[T\] or \[T, Q\]"
         ):
             method(wrong, verbose=0)
 
@@ -119,6 +119,10 @@ def test_errors_state_the_unequal_numbers():
         ValueError, match=r"T and Q, got \[None, 6\] and \[None, 3\]\.$"
     ):
         learner.evaluate(episode, query_y[:, :3], verbose=0)
+    weights = np.ones([2, 5], "float32")
+    data = tf.data.Dataset.from_tensors((episode, query_y, weights))
+    with pytest.raises(ValueError, match=r"Q\], here \[2, 6\], got \[2, 5\]\.$"):
+        learner.evaluate(data, verbose=0)
     unknown = tf.function(learner.adapt, reduce_retracing=True)
     spec = tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None], tf.int32)
     graph = unknown.get_concrete_function(*spec)
