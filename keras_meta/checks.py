@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 import warnings
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 # The inputs of an episode, by name.
 INPUTS = ("support_x", "support_y", "query_x")
 UNEQUAL_TASKS = "expected query_x and the state to be of the same number of tasks."
-# Images beyond so many times the range of `preprocess` are unscaled.
+# Images with an intensity beyond this are unscaled; intensities are in [0, 1].
 UNSCALED = 10
 # Remedies for invalid labels, in the errors that refuse them.
 NUMBERED = "np.unique(labels, return_inverse=True)[1]"
@@ -111,25 +112,31 @@ def check_episodes(learner, episodes):
     check_y(learner, "support_y", episode["support_y"])
     if isinstance(spec, tuple) and len(spec) > 1:
         check_y(learner, "query_y", spec[1])
-        query_x, query_y = episode["query_x"], spec[1]
-        if not query_x.shape[:2].is_compatible_with(query_y.shape[:2]):
-            raise ValueError(unequal("query", query_x, query_y))
+        check_numbers("query", episode["query_x"], spec[1])
 
 
-def unequal(part, x, y):
-    """Returns the sentence that refuses an x and a y, or specs, of unequal numbers.
+def check_numbers(part, x, y):
+    """Raises a ValueError if known numbers of tasks or examples differ.
 
     Args:
         part: "support" or "query".
-        x: `[T, S or Q, ...]`.
+        x: `[T, S or Q, ...]`, or its TensorSpec.
         y: likewise.
+
+    Returns:
+        The sentence that refuses them if numbers unknown here differ in a graph.
     """
-    shapes = [tf.TensorShape(values.shape)[:2] for values in (x, y)]
-    got = "they differ"
-    if not shapes[0].is_compatible_with(shapes[1]):  # known while tracing
-        got = f"got {shapes[0].as_list()} and {shapes[1].as_list()}"
-    axes = f"T and {part[0].upper()}"
-    return f"expected {part}_x and {part}_y of equal {axes}, {got}."
+    x, y = (tf.TensorShape(values.shape)[:2] for values in (x, y))
+    expected = f"expected {part}_x and {part}_y of equal T and {part[0].upper()}"
+    if not x.is_compatible_with(y):
+        raise ValueError(f"{expected}, got {x.as_list()} and {y.as_list()}.")
+    return f"{expected}, they differ."
+
+
+def _numbers_check(part, x, y):
+    """Returns the check that x and y have equal numbers of tasks and of examples."""
+    sentence = check_numbers(part, x, y)
+    return tf.reduce_all(tf.equal(tf.shape(x)[:2], tf.shape(y)[:2])), sentence
 
 
 def check_end(data, steps, argument):
@@ -224,16 +231,22 @@ def checked_x(learner, name, x):
 
 def _warn_if_unscaled(preprocess, name, x):
     """Warns if images are far out of the range of `preprocess`."""
-    ends = preprocess.standardize(tf.constant([[0.0], [1.0]]))
-    reach = tf.reduce_max(tf.abs(ends))
-    largest = tf.reduce_max(tf.abs(tf.cast(x, ends.dtype)))
-    if largest > UNSCALED * reach:
+    largest = tf.reduce_max(tf.abs(preprocess.tones(tf.cast(x, "float32"))))
+    if largest > UNSCALED:
         warnings.warn(
-            f"expected {name} as learner.preprocess returns it, between "
-            f"{tf.reduce_min(ends):.3g} and {tf.reduce_max(ends):.3g}; got "
-            f"{largest:.3g}: pass uint8 images through learner.preprocess.pair.",
-            stacklevel=2,
+            f"expected {name} as learner.preprocess returns it, of intensities in "
+            f"[0, 1], got one of {largest:.3g}: pass uint8 images through "
+            "learner.preprocess.pair.",
+            stacklevel=_user_level(),
         )
+
+
+def _user_level():
+    """Returns the caller's `stacklevel` for the first line outside keras-meta."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals["__name__"].split(".")[0] == "keras_meta":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def checked_support(learner, support_x, support_y):
@@ -241,14 +254,10 @@ def checked_support(learner, support_x, support_y):
     support_x = checked_x(learner, "support_x", support_x)
     y = tf.convert_to_tensor(support_y)
     check_y(learner, "support_y", y)
-    shape = tf.shape(support_x)[:2]
     checks = [
+        _numbers_check("support", support_x, y),
         (
-            tf.reduce_all(tf.equal(shape, tf.shape(y)[:2])),
-            unequal("support", support_x, y),
-        ),
-        (
-            tf.reduce_all(shape >= [1, learner.least_support]),
+            tf.reduce_all(tf.shape(y)[:2] >= [1, learner.least_support]),
             "expected at least one task and one support example, got none.",
         ),
         *_support_y_checks(learner, y),
@@ -275,11 +284,7 @@ def checked_data(learner, data):
     episode, query_y, weights = keras.utils.unpack_x_y_sample_weight(data)
     y = tf.convert_to_tensor(query_y)
     query_x = tf.convert_to_tensor(episode["query_x"])
-    shape, sentence = tf.shape(query_x)[:2], unequal("query", query_x, y)
-    if not query_x.shape[:2].is_compatible_with(y.shape[:2]):
-        raise ValueError(sentence)
-    equal = tf.reduce_all(tf.equal(shape, tf.shape(y)[:2]))
-    checks = [(equal, sentence), _y_check(learner, "query_y", y)]
+    checks = [_numbers_check("query", query_x, y), _y_check(learner, "query_y", y)]
     if learner.classification and not learner.label_shape:
         support_y = tf.convert_to_tensor(episode["support_y"])
         checks += _support_y_checks(learner, support_y)
@@ -298,7 +303,7 @@ def checked_data(learner, data):
                 f"{sentence}, here {list(y.shape[:2])}, got {list(weights.shape)}."
             )
         sentence += ", it has another."
-        fits = tf.reduce_all(tf.equal(shape[:rank], tf.shape(weights)))
+        fits = tf.reduce_all(tf.equal(tf.shape(y)[:rank], tf.shape(weights)))
         checks += [(fits, sentence), finite("sample_weight", is_finite(weights))]
     y = tf.cast(y, learner.y_spec("query_y").dtype)
     if weights is None:

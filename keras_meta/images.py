@@ -249,9 +249,8 @@ class ImagePreprocess:
         Raises:
             ValueError: images that are not uint8, or of another rank.
         """
-        support, query = _of_tasks(support), _of_tasks(query)
         invert = self.inverts(support)
-        return self(support, invert), self(query, invert)
+        return self(support, invert), self(_of_tasks(query), invert)
 
     def __repr__(self) -> str:
         given = ", ".join(f"{key}={value}" for key, value in self.get_config().items())

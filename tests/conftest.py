@@ -1,5 +1,6 @@
 """Test configuration: threads as in the tools, and one worker per contract row."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -13,6 +14,11 @@ def pytest_configure(config):
     from keras_meta import runtime
 
     runtime.configure()
+
+
+def pytest_collection_finish():
+    # What TensorFlow's import allocates is never freed; it need not be traversed again.
+    gc.freeze()
 
 
 # `--doctest-modules` must not import this script.

@@ -117,7 +117,10 @@ def test_loss_scaling_does_not_change_the_step(name):
 @pytest.mark.parametrize(
     # Several consecutive roundings of 2^-8 and 2^-11.
     "policy, limit",
-    [("mixed_bfloat16", 0.2), ("mixed_float16", 0.02)],
+    [
+        pytest.param("mixed_bfloat16", 0.2, marks=pytest.mark.thorough),
+        ("mixed_float16", 0.02),
+    ],
 )
 def test_mixed_precision_steps_match_float32(name, policy, limit):
     data, learner = batch(name), build(name)

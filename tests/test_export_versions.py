@@ -129,7 +129,7 @@ def test_a_first_version_that_fails_leaves_nothing(tmp_path, monkeypatch, name):
     assert contents(tmp_path) == {}
 
 
-@pytest.mark.parametrize("name", ["plain", "my model", "it's", 'a "b" $HOME', "ü"])
+@pytest.mark.parametrize("name", ["plain", "it's", 'a "b" $HOME ü'])
 def test_names_are_quoted_in_the_page(tmp_path, name):
     path = km.export(learner(), tmp_path / name)
     page = (path.parent / "README.md").read_text(encoding="utf-8")

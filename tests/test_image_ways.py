@@ -299,12 +299,14 @@ def test_unscaled_images_cause_a_warning(normalize):
         warnings.simplefilter("error")
         state = learner.adapt(support_x, y)
         learner.infer(state, query_x)
-    ends = "-5 and 5" if normalize else "0 and 1"
-    expected = f"as learner.preprocess returns it, between {ends}; got 255"
-    with pytest.warns(UserWarning, match=f"expected support_x {expected}"):
+    intensity = "64" if normalize else "255"  # 255 * 0.25 + 0.5
+    expected = rf"as learner.preprocess returns it, .* \[0, 1\], got one of {intensity}"
+    with pytest.warns(UserWarning, match=f"expected support_x {expected}") as caught:
         learner.adapt(images.astype("float32"), y)
-    with pytest.warns(UserWarning, match=f"expected query_x {expected}"):
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=f"expected query_x {expected}") as caught:
         learner.infer(state, images.astype("float32"))
+    assert caught[0].filename == __file__
     for arguments in ((images[0], images), (images, images[0])):
         with pytest.raises(ValueError, match=r"\[6, 8, 8, 3\]: images\[None\] makes"):
             prepare.pair(*arguments)

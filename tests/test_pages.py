@@ -8,6 +8,7 @@ import pytest
 
 from keras_meta import zoo
 from keras_meta.zoo import cards, pages, pictures, scores
+from tests import test_units
 
 
 def lines(figure):
@@ -69,6 +70,8 @@ def test_page_contains_the_facts_of_the_card(name):
         assert mean == pytest.approx(100 * figure["mean"], abs=0.06)
         assert interval == pytest.approx(100 * figure["interval"], abs=0.06)
     assert ("one query at a time" in text) == (card.normalization == "transductive")
+    units = learner.point_units is not None
+    assert card.any_units == units == (name in test_units.SCALED)
 
 
 @pytest.mark.thorough

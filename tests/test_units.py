@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import zoo
-from keras_meta.zoo import cards, curves
+from keras_meta.zoo import curves
 from tests import test_zoo_files
 
 SCALED = ("cnp.gp_rbf", "cnp.gp_rbf-attention", "cnp.gp_rbf-sharp")
@@ -190,12 +190,6 @@ def test_a_learner_without_units_exports_no_points_signature(tmp_path):
         "adapt",
         "infer",
     }
-
-
-@pytest.mark.parametrize("card", cards.stored(), ids=lambda card: card.name)
-def test_entries_state_their_units(card):
-    units = zoo.load(card.name).point_units
-    assert card.any_units == (units is not None) == (card.name in SCALED)
 
 
 @pytest.mark.parametrize("name", SCALED)

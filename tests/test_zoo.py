@@ -50,7 +50,8 @@ def test_committed_entry(name):
     assert card.learner == type(learner).__name__
     # Entries older than `keras-meta train` have the second command.
     commands = facts.command(name), f"python tools/train.py --recipe={name}"
-    assert card.command in commands
+    # The interval of validation is the run's own.
+    assert re.sub(r" --every \d+$", "", card.command) in commands
     assert card.initial_weights in (cards.RANDOM, *NAMES)
     assert card.validation["metric"] == recipe.task.metric
     assert (card.directory / "tasks.npz").exists()
