@@ -246,16 +246,18 @@ def infer(learner, state, query_x):
 
 # Another order of sums changes a few float32 roundings, which inner steps amplify.
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+
+
+def rows_by_default(*names):
+    """Parametrizes a test by all rows; those with other names are thorough."""
+    marks = {name: () if name in names else pytest.mark.thorough for name in ROWS}
+    params = [pytest.param(name, marks=marks[name]) for name in ROWS]
+    return pytest.mark.parametrize("name", params)
+
+
 # The default suite checks one gradient learner, one metric learner and one neural
 # process. The learners with memory take longer to trace and to train.
-OF_EACH_KIND = {"MAML", "ProtoNet", "CNP, regression"}
-rows = pytest.mark.parametrize(
-    "name",
-    [
-        name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.thorough)
-        for name in ROWS
-    ],
-)
+rows = rows_by_default("MAML", "ProtoNet", "CNP, regression")
 
 
 @rows

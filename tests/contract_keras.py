@@ -13,7 +13,7 @@ import keras_meta as km
 from keras_meta import keras_private, settings
 from tests import contract
 
-rows = contract.rows
+rows = contract.rows_by_default("MAML", "ProtoNet")
 # Plain SGD, so that weights differ by gradients alone, in steps above rounding.
 RATE = 0.1
 TASKS = 2

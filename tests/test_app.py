@@ -279,7 +279,9 @@ def test_clicks_are_converted_to_axes_coordinates(monkeypatch):
     assert curve.with_queries("2100").view()[:2] == (1990, 2100)
 
 
-@pytest.mark.parametrize("entry", [WAVES, LINES])
+@pytest.mark.parametrize(
+    "entry", [WAVES, pytest.param(LINES, marks=pytest.mark.thorough)]
+)
 def test_curve_predictions_equal_those_of_learn(entry, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     curve = points()

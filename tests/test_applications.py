@@ -164,6 +164,7 @@ def test_a_class_process_with_an_encoder_returns_logits(file):
     assert learner(episode()).shape == (1, 3, 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", EXTERNAL)
 def test_entries_name_the_file_that_keras_downloads(name, monkeypatch):
     class DownloadError(Exception):

@@ -130,7 +130,9 @@ def test_classification_matches_the_equations():
     np.testing.assert_array_equal(tf.nn.softmax(logits)[..., 3], 0)
 
 
-@pytest.mark.parametrize("aggregate", ["mean", "attention"])
+@pytest.mark.parametrize(
+    "aggregate", [pytest.param("mean", marks=pytest.mark.thorough), "attention"]
+)
 def test_regression_gradients_match_finite_differences(aggregate):
     cnp = regression(aggregate)
     episode, query_y = points()

