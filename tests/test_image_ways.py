@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import files, zoo
-from keras_meta.zoo import cli, predictions
+from keras_meta.zoo import cli, image_notes, predictions
 
 ENTRIES = ["maml.glyphs_5w1s-inductive", "protonet.omniglot_5w1s"]
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -268,6 +268,23 @@ def test_evaluate_reports_files_that_it_skips_or_squeezes(
     assert f"\nkeras-meta: warning: {skipped}\n" in f"\n{printed.err}"
     # The sizes are 40 x 52, 40 x 59, 40 x 66, 53 x 52, 53 x 59 and 53 x 66.
     assert "Note: 5 of 6 images are not square" in printed.out
+
+
+def test_notes_on_a_folder_of_photographs(tmp_path, drawings, monkeypatch):
+    monkeypatch.setattr(image_notes, "SAMPLE", 3)
+    write_task(tmp_path, drawings)
+    paths = sorted((tmp_path / "support").glob("*/*"))
+    prepare = km.ImagePreprocess()
+    (squeezed,) = image_notes.of_folder("maml", prepare, paths)
+    assert squeezed.startswith("5 of 6 images are not square")
+    noise = np.random.RandomState(0)
+    for path in paths[::2]:  # the sample
+        rough = noise.randint(256, size=[8, 8, 3]).astype("uint8")
+        PIL.Image.fromarray(rough).resize((90, 90), PIL.Image.BILINEAR).save(path)
+    (photographs,) = image_notes.of_folder("maml", prepare, paths)
+    assert photographs.startswith("these look like photographs. maml was trained on")
+    colours = km.ImagePreprocess(invert=False)  # a model of photographs
+    assert list(image_notes.of_folder("protonet", colours, paths)) != [photographs]
 
 
 def test_a_learner_takes_a_preprocess_of_its_own_images_alone():

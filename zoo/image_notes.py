@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from keras_meta import files
 from keras_meta.zoo import photographs
 
 INKS = "dark ink on a light background", "light ink on a dark background"
+# The files of a folder that are examined for photographs, evenly spaced.
+SAMPLE = 50
 # An image is squeezed if one side is longer than the other by more than this factor.
 OBLONG = 1.1
 
@@ -59,6 +62,31 @@ def of_files(paths):
     return squeezed(oblong, len(paths))
 
 
+def of_folder(name, preprocess, paths):
+    """Yields the sentences on a folder of classes, of which a sample is loaded.
+
+    Args:
+        name: of the model.
+        preprocess: its `ImagePreprocess`.
+        paths: of readable images.
+    """
+    sample = paths[:: -(-len(paths) // SAMPLE)]
+    images = map(files.load_image, sample)
+    detected = sum(kinds(preprocess, image)[0] for image in images)
+    if detected >= len(sample) / 2:
+        yield unreliable(name)
+    else:
+        yield from of_files(paths)
+
+
+def unreliable(name):
+    """Returns the sentence on photographs that a model of drawings got."""
+    return (
+        f"these look like photographs. {name} was trained on drawn characters; its "
+        "predictions on photographs are unreliable"
+    )
+
+
 def notes(name, preprocess, counts, support, query):
     """The sentences on the images of a task.
 
@@ -75,10 +103,7 @@ def notes(name, preprocess, counts, support, query):
     detected, oblong = counts
     drawings = detected < (len(support) + len(query)) / 2
     if not drawings:
-        yield (
-            f"these look like photographs. {name} was trained on drawn characters; its "
-            "predictions on photographs are unreliable"
-        )
+        yield unreliable(name)
     elif preprocess.height == preprocess.width:
         yield from squeezed(oblong, len(support) + len(query))
     yield from _inks(preprocess, support, query, drawings)

@@ -12,11 +12,13 @@ References:
     Hendrycks et al., 2022: the largest logit.
 """
 
+import itertools
+
 import numpy as np
 
 from keras_meta.zoo import choice, grids, scores
 
-SHOTS = 1, 5
+SHOTS = 1, 2, 3, 5, 10
 # The share of queries of a class that may be rejected.
 REJECTED = 0.05
 # Tasks that choose statistic and threshold, and as many others that measure the rates.
@@ -109,7 +111,8 @@ def cells(ways, pool):
         ways: of the tasks that the entry was trained for.
         pool: its validation classes; a task needs one more than its ways.
     """
-    return [(n, k) for n, k in grids.cells(ways, pool) if k in SHOTS and n < len(pool)]
+    numbers = sorted({n for n, _ in grids.cells(ways, pool) if n < len(pool)})
+    return list(itertools.product(numbers, SHOTS))
 
 
 def calibrate(learner, pool, ways, shots, tasks=TASKS, seed=0):

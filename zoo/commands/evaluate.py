@@ -137,7 +137,8 @@ def run(arguments, output):
         from keras_meta import sources
 
         paths = sources.list_directory(arguments.data)[0]
-        for note in image_notes.of_files(paths):
+        preprocess = named.image_learner(name).preprocess
+        for note in image_notes.of_folder(name, preprocess, paths):
             output.print(f"Note: {note}.")
 
 
