@@ -72,7 +72,7 @@ def finetune(
 
     Example:
         >>> learner = km.MAML(km.networks.mlp(), loss="mse", inner_rate=0.01)
-        >>> x, y = tasks.sinusoid().sample(tf.constant([0, 0]), 10)
+        >>> x, y = km.tasks.sinusoid().sample(tf.constant([0, 0]), 10)
         >>> model = km.finetune(learner, x, y)
         >>> history = model.fit(x, y, epochs=2, verbose=0)
     """

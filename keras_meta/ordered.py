@@ -47,13 +47,13 @@ class OrderedLearner(learner.Learner):
         outputs: number of classes N, or of target dimensions d_y.
         preprocess: the `ImagePreprocess` that produces x, if x are images.
         point_units: for regression, a `StandardUnits` that scales points of any units.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         support_order: order in which `adapt` reads the support examples outside
             meta-training. "shuffled": the order of `permutation(S)`, so that a support
-            set sorted by class is read mixed, as in meta-training; "given": as they
-            come, for streams. Meta-training reads them as given.
+            set sorted by class is read mixed, as in meta-training; "given": the order
+            of the input, for time series. Meta-training reads them as given.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 

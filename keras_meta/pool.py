@@ -252,7 +252,7 @@ class ClassPool:
         return [self.select(part) for part in parts]
 
     def with_rotations(self) -> Self:
-        """Returns a pool that also has rotations of each class as three new classes.
+        """Returns a pool that also has each class rotated by 90, 180 and 270 degrees.
 
         Raises:
             ValueError: images that are not square, or a pool with rotations.
@@ -287,7 +287,7 @@ class ClassPool:
         """Returns all images of a class without rotation, as network inputs `[n, ...]`.
 
         Args:
-            class_id: the label id.
+            class_id: one of `class_ids`.
 
         Raises:
             ValueError: an id that the pool does not have.
@@ -330,13 +330,13 @@ class ClassPool:
             queries: query examples per class.
             seed: seed of the stream.
             start: index of the first episode.
-            groups: `{label id: group}`, such as the alphabet of each character. The
-                classes of an episode are then from one group, drawn uniformly from the
-                groups with enough classes.
-            labels: format of the labels. "onehot": integer labels in [0, N), which
-                sequence learners encode as one-hot vectors. "strings": five integers in
-                [0, 5), a random string of five symbols, different for each class of an
-                episode (Santoro et al., 2016).
+            groups: `{class id: group}`, such as the alphabet of each character. Each
+                episode then draws one group, uniformly among the groups with enough
+                classes, and all its classes from this group.
+            labels: "onehot": integer labels in [0, N), which sequence learners encode
+                as one-hot vectors. "strings": five integers in [0, 5), a random string
+                of five symbols, different for each class of an episode (Santoro et al.,
+                2016).
 
         Returns:
             A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],

@@ -33,7 +33,7 @@ def module_names(paths: Sequence[str], modules: Modules = "layer") -> list[str]:
 
     Args:
         paths: paths of the variables, such as "conv1/kernel" (see
-            `network.Network.paths`).
+            `keras_meta.network.Network.paths`).
         modules: "layer", a module for each layer; "weight", one for each variable; a
             function from a variable's path to the name of its module; or a list of
             these names.

@@ -29,8 +29,8 @@ def export(
 ) -> pathlib.Path:
     """Writes `base/<version>/`, a SavedModel in the layout of TensorFlow Serving.
 
-    An exported learner has the following signatures. A request may have any number of
-    tasks T, and each task any numbers S of support examples and Q of queries.
+    An exported learner has the following signatures. A request may have any number T of
+    tasks, S of support examples and Q of queries; all its tasks have the same S and Q.
 
     - `serving_default` adapts and predicts in one request: `{support_x [T, S, ...],
       support_y [T, S] or [T, S, d_y], query_x [T, Q, ...]}` -> `{probabilities [T, Q,
@@ -55,10 +55,10 @@ def export(
 
     T is the first axis, because a server batches requests by concatenation along the
     first axis. The prediction for a task does not depend on other tasks. An invalid
-    request returns InvalidArgument with a one-line reason. A request is invalid if its
+    request returns INVALID_ARGUMENT with a one-line reason. A request is invalid if its
     support set is empty (a regression `CNP` accepts an empty one), if the numbers of
-    examples and labels differ, if a value is NaN or infinity, or if labels have gaps
-    (`MANN` and `LSTMLearner` accept gaps).
+    examples and labels differ, if a value is NaN or infinity, if a label is out of
+    range, or if labels have gaps (`MANN` and `LSTMLearner` accept gaps).
 
     `assets.extra` has warmup requests for the server. The function also writes
     `base/model.keras` and `base/README.md`, with example requests. Both belong to the
@@ -75,7 +75,8 @@ def export(
         version: an integer >= 1; by default the highest existing version plus 1.
         temperature: for a classifier that `finetune` returned, the divisor of the
             logits before the softmax, 1 by default; `learner.temperature` gives the
-            confidences of the learner. A `Learner` has its own.
+            confidences of the learner that was fine-tuned. Refused for a `Learner`,
+            which has its own.
 
     Returns:
         The `pathlib.Path` of the version's directory. A server never sees an incomplete

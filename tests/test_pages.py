@@ -74,6 +74,15 @@ def test_page_contains_the_facts_of_the_card(name):
     assert card.any_units == units == (name in test_units.SCALED)
 
 
+def test_numbers_of_data_sets_in_the_tables():
+    text = (cards.MODELS.parent / "README.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE))
+    lake = re.findall(r"^\| `(.*?)` \| (\d+) \(above\) \|", text, re.MULTILINE)
+    assert len(lake) == 8
+    for name, number in lake:
+        assert listed[number] == zoo.card(name).data
+
+
 @pytest.mark.thorough
 def test_figure_of_an_episode_shows_dark_ink(monkeypatch):
     name = "maml.glyphs_5w1s-inductive"

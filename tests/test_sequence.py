@@ -285,6 +285,16 @@ def test_invalid_arguments_are_rejected(options, message):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("kind", [km.MANN, km.LSTMLearner])
+def test_an_example_shape_is_that_of_the_network(kind):
+    network = km.networks.mlp((4,), 3, (4,))
+    with pytest.raises(ValueError, match=r"example_shape \(4,\) of network, got \[3\]"):
+        kind(network=network, example_shape=[3])
+    for example_shape in (None, [4], [None]):
+        learner = kind(network=network, example_shape=example_shape)
+        assert learner.x_spec("x").shape.as_list() == [None, None, 4]
+
+
 def test_fit_checks_its_data_before_tracing():
     learner = km.LSTMLearner(example_shape=[2], outputs=2, units=4)
     learner.compile()

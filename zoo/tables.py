@@ -105,12 +105,13 @@ def readme(every):
     scored = [card for card in every if card.figures]
     trained = {card.name for card in every}
     untrained = [name for name in recipes.RECIPES if name not in trained]
-    text = HEADER + results(scored) + TRAINING + training_table(cards.stored())
+    stored = cards.stored()
+    text = HEADER + results(scored) + TRAINING + training_table(stored)
     text += "\nRecipes without trained weights yet: "
     text += (", ".join(f"`{name}`" for name in untrained) or "none") + ".\n"
     text += external(every)
     text += BELOW + shortfalls(scored) + PAIRED + paired(scored)
-    return text + official_runs(every) + within_alphabets(every)
+    return text + official_runs(stored) + within_alphabets(stored)
 
 
 def data_sets(entries):

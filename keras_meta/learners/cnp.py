@@ -68,8 +68,8 @@ class CNP(learner.Learner):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -83,7 +83,7 @@ class CNP(learner.Learner):
         >>> encoder = km.networks.mlp((2,), 8, (16,))  # x and y to D = 8
         >>> decoder = km.networks.mlp((9,), 2, (16,))  # r and x to mu and sigma
         >>> learner = km.CNP(encoder, decoder)
-        >>> curves = tasks.sinusoid().episodes(shots=9, queries=4).batch(2)
+        >>> curves = km.tasks.sinusoid().episodes(shots=9, queries=4).batch(2)
         >>> episode, query_y = next(iter(curves))
         >>> state = learner.adapt(episode["support_x"], episode["support_y"])
         >>> mean, scale = learner.infer(state, episode["query_x"])

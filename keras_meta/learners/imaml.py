@@ -192,10 +192,10 @@ class Implicit(gradient.GradientLearner):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -204,8 +204,8 @@ class Implicit(gradient.GradientLearner):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -293,10 +293,10 @@ class IMAML(Implicit):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -305,8 +305,8 @@ class IMAML(Implicit):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

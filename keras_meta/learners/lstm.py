@@ -15,7 +15,7 @@ class LSTMLearner(sequence.SequenceLearner):
     """An LSTM that implements a learning algorithm (Hochreiter et al., 2001).
 
         h_t, c_t = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1})
-        answer_t = g([f(x_t), h_t])
+        prediction_t = g([f(x_t), h_t])
 
     Meta-training trains the weights by gradient descent. A task is learned in the state
     alone; the weights stay fixed.
@@ -28,8 +28,9 @@ class LSTMLearner(sequence.SequenceLearner):
             of `network`.
         loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         outputs: the number of classes N, or of target dimensions d_y.
-        labels: "onehot", or "strings" of five symbols out of five, integers `[T, S, 5]`
-            in [0, 5): then `outputs` is 5 and the logits are `[T, Q, 5, 5]`.
+        labels: "onehot"; or "strings": each label is five symbols from an alphabet of
+            five, integers `[T, S, 5]` in [0, 5). Then `outputs` is 5 and the logits are
+            `[T, Q, 5, 5]`.
         skip: if True, g gets f(x_t) in addition to h_t.
         unroll: if True, unrolls the time steps in the graph, which requires a static S:
             faster steps, slower tracing.
@@ -41,21 +42,21 @@ class LSTMLearner(sequence.SequenceLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         support_order: order in which `adapt` reads the support examples outside
             meta-training: "shuffled", a fixed order that depends on S alone
-            (`ordered.permutation`), or "given", for streams. Meta-training and
+            (`ordered.permutation`), or "given", for time series. Meta-training and
             `sequence` read them as given.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
     Example:
         >>> learner = km.LSTMLearner(example_shape=[2], outputs=2, units=8)
-        >>> functions = tasks.boolean().episodes(shots=6, queries=3).batch(4)
+        >>> functions = km.tasks.boolean().episodes(shots=6, queries=3).batch(4)
         >>> episode, query_y = next(iter(functions))
         >>> state = learner.adapt(episode["support_x"], episode["support_y"])
         >>> learner.infer(state, episode["query_x"]).shape

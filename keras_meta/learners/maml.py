@@ -37,10 +37,10 @@ class MAML(gradient.GradientLearner):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -49,8 +49,8 @@ class MAML(gradient.GradientLearner):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -59,7 +59,7 @@ class MAML(gradient.GradientLearner):
         >>> network = km.networks.mlp()  # for regression of sine waves
         >>> learner = km.MAML(network, loss="mse", inner_rate=0.01)
         >>> learner.compile("adam")
-        >>> waves = tasks.sinusoid().episodes(shots=5).batch(2)
+        >>> waves = km.tasks.sinusoid().episodes(shots=5).batch(2)
         >>> history = learner.fit(waves, steps_per_epoch=1, verbose=0)
 
     Raises:
@@ -94,10 +94,10 @@ class FOMAML(MAML):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -106,8 +106,8 @@ class FOMAML(MAML):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

@@ -29,7 +29,7 @@ class MANN(sequence.SequenceLearner):
     A recurrent controller stores examples in an external memory and reads them from
     there:
 
-        state_t, o_t = LRUA([f(x_t), y_{t-1}], state_{t-1}),  answer_t = g(o_t)
+        state_t, o_t = LRUA([f(x_t), y_{t-1}], state_{t-1}),  prediction_t = g(o_t)
 
     `memory.LRUACell` has the equations. A query reads a copy of the memory.
 
@@ -51,8 +51,9 @@ class MANN(sequence.SequenceLearner):
             of `network`.
         loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         outputs: the number of classes N, or of target dimensions d_y.
-        labels: "onehot", or "strings" of five symbols out of five, integers `[T, S, 5]`
-            in [0, 5): then `outputs` is 5 and the logits are `[T, Q, 5, 5]`.
+        labels: "onehot"; or "strings": each label is five symbols from an alphabet of
+            five, integers `[T, S, 5]` in [0, 5). Then `outputs` is 5 and the logits are
+            `[T, Q, 5, 5]`.
         unroll: if True, unrolls the time steps in the graph, which requires a static S:
             faster steps, slower tracing.
         target_mean: mean of the targets, for regression.
@@ -63,14 +64,14 @@ class MANN(sequence.SequenceLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         support_order: order in which `adapt` reads the support examples outside
             meta-training: "shuffled", a fixed order that depends on S alone
-            (`ordered.permutation`), or "given", for streams. Meta-training and
+            (`ordered.permutation`), or "given", for time series. Meta-training and
             `sequence` read them as given.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

@@ -35,7 +35,7 @@ class SequenceLearner(ordered.OrderedLearner):
     previous example. It therefore has to memorise an example until its label arrives:
 
         state_t, h_t = cell([f(x_t), y_{t-1}], state_{t-1}),  y_0 = 0
-        answer_t = g([f(x_t), h_t])
+        prediction_t = g([f(x_t), h_t])
 
     Meta-training averages the loss over time steps; the queries count as one step.
     A query enters together with y_n, the last support label, and reads a copy of the
@@ -53,8 +53,9 @@ class SequenceLearner(ordered.OrderedLearner):
             of `network`.
         loss: "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         outputs: the number of classes N, or of target dimensions d_y.
-        labels: "onehot", or "strings" of five symbols out of five, integers `[T, S, 5]`
-            in [0, 5): then `outputs` is 5 and the logits are `[T, Q, 5, 5]`.
+        labels: "onehot"; or "strings": each label is five symbols from an alphabet of
+            five, integers `[T, S, 5]` in [0, 5). Then `outputs` is 5 and the logits are
+            `[T, Q, 5, 5]`.
         skip: if True, g gets f(x_t) in addition to the cell's output.
         unroll: if True, unrolls the time steps in the graph, which requires a static S:
             faster steps, slower tracing.
@@ -66,14 +67,14 @@ class SequenceLearner(ordered.OrderedLearner):
             learner stores and exports it; `adapt` and `infer` do not apply it.
         support_order: order in which `adapt` reads the support examples outside
             meta-training: "shuffled", a fixed order that depends on S alone
-            (`ordered.permutation`), or "given", for streams. Meta-training and
+            (`ordered.permutation`), or "given", for time series. Meta-training and
             `sequence` read them as given.
         point_units: for regression, a `StandardUnits`, which scales x and y of a task
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -120,7 +121,12 @@ class SequenceLearner(ordered.OrderedLearner):
             raise ValueError("expected a network or an example_shape, got neither.")
         if network is not None:
             self.bound = network_module.Network(network)
-            example_shape = network.input_shape[1:]
+            shape = tf.TensorShape(network.input_shape[1:])
+            if not shape.is_compatible_with(example_shape):
+                raise ValueError(
+                    f"expected example_shape {shape} of network, got {example_shape}."
+                )
+            example_shape = shape.as_list()
         if labels not in ("onehot", "strings"):
             raise ValueError(
                 f"expected labels to be onehot or strings, got {labels!r}."

@@ -36,8 +36,8 @@ def _prior_family(learner, name, value):
 class Shrinkage(gradient.GradientLearner):
     """Learns which modules of a network adapt, and how far (Chen et al., 2020).
 
-    The weights of a task have a Gaussian prior around the initial weights, with one
-    learned scale per module. Adaptation computes the mode of the posterior. A module
+    The weights of a task have a prior (by default normal) around the initial weights,
+    with one learned scale per module. Adaptation computes the MAP estimate. A module
     whose scale is zero has the same weights in all tasks. The model is:
 
         theta_m ~ Normal(phi_m, sigma_m^2)
@@ -45,7 +45,8 @@ class Shrinkage(gradient.GradientLearner):
 
     The inner loop takes proximal steps `theta <- phi + w_m (theta - a grad - phi)` with
     `w_m = S sigma_m^2 / (S sigma_m^2 + a)`. Meta-training minimises the query loss over
-    both phi and sigma. The subclasses differ in the meta-gradient.
+    sigma and, except in `SigmaReptile`, over phi. The subclasses differ in the
+    meta-gradient.
 
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
@@ -54,13 +55,12 @@ class Shrinkage(gradient.GradientLearner):
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         modules: the grouping of variables into modules, each with one sigma. "layer": a
             module for each layer. "weight": a module for each variable. A function:
-            maps a variable's path, such as "conv1/kernel" (see
-            `network.Network.paths`), to a module name. A list: the module name of each
-            variable of `network.Network.paths`, also of layers with `trainable=False`.
+            maps a variable's path, such as "conv1/kernel", to a module name. A list:
+            the module of each path in `keras_meta.network.Network(network).paths()`.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: a factor of the learning rate of the scales with Adam. The trained
-            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
-            `scale_rate` times as fast.
+        scale_rate: with Adam, `log sigma^2` is trained at `scale_rate` times the
+            optimizer's learning rate: the trained variable is `log sigma^2 /
+            scale_rate`.
         frozen: names of modules that do not adapt, whatever their scale; they learn
             from the outer loss alone. Assign the attribute later to freeze or unfreeze
             modules.
@@ -81,10 +81,10 @@ class Shrinkage(gradient.GradientLearner):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -93,8 +93,8 @@ class Shrinkage(gradient.GradientLearner):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -153,7 +153,10 @@ class Shrinkage(gradient.GradientLearner):
         return tf.exp(self.scale_rate * scaled_log_variances / 2)
 
     def freeze_below(self, scale: float) -> list[str]:
-        """Freezes modules whose sigma is below `scale`; they cost no adaptation time.
+        """Freezes modules whose sigma is below `scale`.
+
+        Frozen layers before the first layer that adapts run once for each task (without
+        `inner_batch`); later ones still run in each inner step.
 
         Args:
             scale: a number above 0, in units of the weights.
@@ -210,11 +213,11 @@ class Shrinkage(gradient.GradientLearner):
         return self.prior_at(meta, start, tf.constant(1))
 
     def shares(self, examples: int) -> dict[str, float]:
-        """Returns `{module: w}`: the share of an inner step that each module keeps.
+        """Returns `{module: w}`, the shrinkage factor of each module.
 
-        `w_m = S sigma_m^2 / (S sigma_m^2 + a)` with inner rate a. It is 0 for a module
-        that does not adapt and 1 without a prior. Unlike scales, these shares have no
-        unit and can be compared between modules.
+        `w_m = S sigma_m^2 / (S sigma_m^2 + a)` with inner rate a is the fraction of an
+        inner step that remains under the prior. It is 0 for a module that does not
+        adapt and tends to 1 as sigma grows. Unlike scales, it has no unit.
 
         Args:
             examples: S, the support examples of a task.
@@ -265,13 +268,12 @@ class SigmaMAML(Shrinkage):
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         modules: the grouping of variables into modules, each with one sigma. "layer": a
             module for each layer. "weight": a module for each variable. A function:
-            maps a variable's path, such as "conv1/kernel" (see
-            `network.Network.paths`), to a module name. A list: the module name of each
-            variable of `network.Network.paths`, also of layers with `trainable=False`.
+            maps a variable's path, such as "conv1/kernel", to a module name. A list:
+            the module of each path in `keras_meta.network.Network(network).paths()`.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: a factor of the learning rate of the scales with Adam. The trained
-            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
-            `scale_rate` times as fast.
+        scale_rate: with Adam, `log sigma^2` is trained at `scale_rate` times the
+            optimizer's learning rate: the trained variable is `log sigma^2 /
+            scale_rate`.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: family of the prior: "normal", "laplace", or a function `(phi, scale)`
@@ -289,10 +291,10 @@ class SigmaMAML(Shrinkage):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -301,8 +303,8 @@ class SigmaMAML(Shrinkage):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.
@@ -336,13 +338,12 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         modules: the grouping of variables into modules, each with one sigma. "layer": a
             module for each layer. "weight": a module for each variable. A function:
-            maps a variable's path, such as "conv1/kernel" (see
-            `network.Network.paths`), to a module name. A list: the module name of each
-            variable of `network.Network.paths`, also of layers with `trainable=False`.
+            maps a variable's path, such as "conv1/kernel", to a module name. A list:
+            the module of each path in `keras_meta.network.Network(network).paths()`.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: a factor of the learning rate of the scales with Adam. The trained
-            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
-            `scale_rate` times as fast.
+        scale_rate: with Adam, `log sigma^2` is trained at `scale_rate` times the
+            optimizer's learning rate: the trained variable is `log sigma^2 /
+            scale_rate`.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: "normal", the only family that this meta-gradient supports.
@@ -359,10 +360,10 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -371,8 +372,8 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

@@ -34,13 +34,12 @@ class SigmaReptile(shrinkage.Shrinkage):
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         modules: the grouping of variables into modules, each with one sigma. "layer": a
             module for each layer. "weight": a module for each variable. A function:
-            maps a variable's path, such as "conv1/kernel" (see
-            `network.Network.paths`), to a module name. A list: the module name of each
-            variable of `network.Network.paths`, also of layers with `trainable=False`.
+            maps a variable's path, such as "conv1/kernel", to a module name. A list:
+            the module of each path in `keras_meta.network.Network(network).paths()`.
         initial_scale: initial sigma of every module, in units of the weights.
-        scale_rate: a factor of the learning rate of the scales with Adam. The trained
-            variable is `log sigma^2 / scale_rate`, so that `log sigma^2` changes
-            `scale_rate` times as fast.
+        scale_rate: with Adam, `log sigma^2` is trained at `scale_rate` times the
+            optimizer's learning rate: the trained variable is `log sigma^2 /
+            scale_rate`.
         frozen: names of modules that adaptation does not change; meta-training still
             updates them.
         prior: "normal", the only family that this meta-gradient supports.
@@ -58,10 +57,10 @@ class SigmaReptile(shrinkage.Shrinkage):
             the support set) or "transductive" (statistics of the task's queries).
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        vectorize: if True, the tasks of a batch are one vectorized computation; if
-            False, each task is a computation of its own, and several run in parallel.
-            By default True for networks of dense layers and False for others, because a
-            vectorized computation runs convolutions one task after another.
+        vectorize: if True, all tasks of a batch run as one vectorized computation; if
+            False, they run separately, several in parallel. By default True for
+            networks of dense layers and False for others, because a vectorized
+            computation runs convolutions one task after another.
         support_order: the order of the support examples in inner batches. "shuffled": a
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
@@ -70,8 +69,8 @@ class SigmaReptile(shrinkage.Shrinkage):
             to the range of the meta-training data, and scales predictions back.
             `keras-meta learn` and the signatures `*_points` of an
             export apply it; `adapt` and `infer` do not.
-        temperature: for classification, the divisor of the logits that `infer` returns.
-            It calibrates their probabilities (Guo et al., 2017). Meta-training and
+        temperature: for classification, `infer` divides the logits by it, which
+            calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
         trainable: if False, `fit` changes no weight.
         **kwargs: `name` and `dtype` of `keras.Model`.

@@ -21,7 +21,7 @@ class TaskFamily:
         points: number of points of a task; None if unlimited.
 
     Example:
-        >>> family = tasks.sinusoid()
+        >>> family = km.tasks.sinusoid()
         >>> episodes = family.episodes(shots=10, queries=5)
         >>> episode, query_y = next(iter(episodes.batch(25)))
         >>> query_y.shape
