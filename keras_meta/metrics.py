@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_meta import checks, episode_metric, keras_private, losses
+from keras_meta import checks, episode_metric, keras_private, losses, steps
 from keras_meta.episode_metric import Z95 as Z95
 from keras_meta.episode_metric import EpisodeMetric as EpisodeMetric
 from keras_meta.typing_names import TensorLike
@@ -130,6 +130,9 @@ class PresentationAccuracy(EpisodeMetric):
         y_pred: logits or probabilities `[T, S, N]`, or `[T, S, 5, N]`.
         sample_weight: weights of whole tasks `[T]`, >= 0; None for equal weights.
 
+    Raises:
+        ValueError: `presentation` is not an integer >= 1.
+
     Reference:
         Santoro et al., 2016, table 1.
     """
@@ -143,6 +146,7 @@ class PresentationAccuracy(EpisodeMetric):
         name: str | None = None,
         dtype: str | None = None,
     ) -> None:
+        checks.check_integer("presentation", presentation, 1)
         name = name or f"presentation_{presentation}"
         super().__init__(interval=interval, name=name, dtype=dtype)
         self.presentation = presentation
@@ -210,6 +214,9 @@ class CalibrationError(episode_metric.SumsMetric):
     Reference:
         Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
         ICML 2017, equation 3.
+
+    Raises:
+        ValueError: `bins` is not an integer >= 1, or `temperature` not above 0.
     """
 
     def __init__(
@@ -219,6 +226,8 @@ class CalibrationError(episode_metric.SumsMetric):
         name: str = "calibration_error",
         dtype: str | None = None,
     ) -> None:
+        checks.check_integer("bins", bins, 1)
+        steps.check_positive("temperature", temperature)
         super().__init__(name=name, dtype=dtype)
         self.bins = bins
         self.temperature = temperature

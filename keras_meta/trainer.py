@@ -1,5 +1,6 @@
 """Trainer: Keras' `fit`, `evaluate`, `predict` and `compile` for episodes."""
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -334,9 +335,12 @@ class Trainer(batch_functions.BatchFunctions):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         episode, query_y, weights = checks.checked_data(self, data)
         loss_scale = self.optimizer.scale_loss(tf.ones([], self.variable_dtype))
-        loss, gradients, variables, outputs = self.meta_gradient(
-            episode, query_y, weights, loss_scale
-        )
+        # Moving statistics are not trainable variables, but they change predictions.
+        unchanged = keras.StatelessScope(collect_losses=True)
+        with contextlib.nullcontext() if self.trainable else unchanged:
+            loss, gradients, variables, outputs = self.meta_gradient(
+                episode, query_y, weights, loss_scale
+            )
         trained = {id(v) for v in self.trainable_variables}
         pairs = [
             (gradient, variable)

@@ -61,3 +61,5 @@ def test_a_head_that_is_not_dense_is_rejected():
 def test_unknown_layers_are_rejected():
     with pytest.raises(ValueError, match=r"\(conv, norm, head\), got tail"):
         km.ANIL(smooth.network(), layers=["tail"])
+    with pytest.raises(ValueError, match="layers_adapted to be a list of .*, got none"):
+        km.ANIL(smooth.network(), layers=[])

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_meta as km
 from keras_meta import batch_norm, task_network
-from tests import smooth
+from tests import contract, smooth
 
 
 def mlp(outputs=3, policy=None, seed=0, **norm):
@@ -267,7 +267,44 @@ def test_joint_reptile_reports_metrics_of_the_queries_after_inner_steps(reported
     assert expected["accuracy"] < 0.7
 
 
+def test_reptile_reports_a_part_of_the_tasks_without_joint():
+    episode, query_y = task(queries=5)
+    learner = km.Reptile(mlp(), inner_rate=0.5, joint=False)
+    reports = {}
+    for reported in (None, 1):
+        learner.reported_tasks = reported
+        loss, gradients, _, outputs = learner.meta_gradient(episode, query_y)
+        reports[reported] = outputs, gradients
+        cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        expected = float(cross_entropy(query_y[:reported], outputs))
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert reports[1][0].shape[0] == 1 < reports[None][0].shape[0]
+    np.testing.assert_allclose(reports[1][0], reports[None][0][:1], rtol=1e-5)
+    for part, every in zip(reports[1][1], reports[None][1], strict=True):
+        np.testing.assert_allclose(part, every, rtol=1e-5)
+
+
 # Moving statistics.
+
+
+@pytest.mark.parametrize("kind", [km.ProtoNet, km.LSTMLearner])
+def test_fit_with_trainable_false_keeps_the_moving_statistics(kind):
+    episode, query_y = task(queries=5)
+    learner = kind(mlp(5), outputs=3)
+    learner.compile("sgd")
+    before = learner.get_weights()
+    learner.fit(episode, query_y, verbose=0, shuffle=False)
+    pairs = zip(before, learner.get_weights(), strict=True)
+    assert any((a != b).any() for a, b in pairs)
+    learner.trainable = False
+    learner.compile("sgd")
+    expected, before = contract.predict(learner, episode), learner.get_weights()
+    with pytest.warns(UserWarning, match="no trainable variables"):
+        history = learner.fit(episode, query_y, verbose=0, shuffle=False).history
+    assert np.isfinite(history["loss"][0])
+    for a, b in zip(before, learner.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(contract.predict(learner, episode), expected)
 
 
 def test_moving_statistics_match_the_current_weights():

@@ -246,6 +246,22 @@ def test_calibration_error_matches_a_loop(temperature):
     assert (copy.bins, copy.temperature) == (10, temperature)
 
 
+@pytest.mark.parametrize(
+    "create, message",
+    [
+        (lambda: metrics.PresentationAccuracy(0), "presentation to be an integer >= 1"),
+        (lambda: metrics.CalibrationError(bins=0), "bins to be an integer >= 1"),
+        (
+            lambda: metrics.CalibrationError(temperature=0.0),
+            "temperature to be a number above 0",
+        ),
+    ],
+)
+def test_invalid_arguments_are_rejected(create, message):
+    with pytest.raises(ValueError, match=message):
+        create()
+
+
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_predictions_of_confidence_1_are_in_the_last_bin(bins):
     # Three predictions have confidence 1, one of them is wrong; two have 0.8.

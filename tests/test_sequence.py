@@ -241,6 +241,15 @@ def test_unrolled_learner_equals_the_rolled_one():
         strict=True,
     ):
         np.testing.assert_allclose(x, y, rtol=1e-10)
+    x, y = data["support_x"], data["support_y"]
+    np.testing.assert_allclose(  # the graph of `adapt` is for any S
+        unrolled.infer(unrolled.adapt(x, y), data["query_x"]),
+        rolled.infer(rolled.adapt(x, y), data["query_x"]),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        unrolled.sequence(x, y), rolled.sequence(x, y), rtol=1e-6
+    )
     read = tf.function(lambda: unrolled._read(data["support_x"], data["support_y"], 0))
     operations = {o.type for o in read.get_concrete_function().graph.get_operations()}
     assert not operations & {"While", "StatelessWhile"}

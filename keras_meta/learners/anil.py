@@ -46,6 +46,7 @@ class ANIL(gradient.GradientLearner):
         loss: the support loss, and the query loss unless `compile` sets another:
             "sparse_categorical_crossentropy", "mse" or a `keras.losses.Loss`.
         layers: names of the layers that adapt; by default the last layer with weights.
+            The attribute is `layers_adapted`, because `layers` is Keras' own.
         inner_rate: step size `a` of the inner loop. The inner loss is the mean over the
             support examples.
         inner_steps: number of inner steps during meta-training.
@@ -94,7 +95,9 @@ class ANIL(gradient.GradientLearner):
         **kwargs: Unpack[options.InnerOptions],
     ) -> None:
         super().__init__(network, loss, **kwargs)
-        self.layers_adapted = layers or _with_weights(network)[-1:]
+        if layers is None:
+            layers = _with_weights(network)[-1:]
+        self.layers_adapted = layers
 
     def adapted(self) -> list[keras.Variable]:
         chosen = {

@@ -32,8 +32,9 @@ class LSTMLearner(sequence.SequenceLearner):
             five, integers `[T, S, 5]` in [0, 5). Then `outputs` is 5 and the logits are
             `[T, Q, 5, 5]`.
         skip: if True, g gets f(x_t) in addition to h_t.
-        unroll: if True, unrolls the time steps in the graph, which requires a static S:
-            faster steps, slower tracing.
+        unroll: if True, unrolls the time steps in graphs of a known S, such as those of
+            `fit`, which are then faster and take longer to trace. Graphs for any S,
+            such as those of `adapt` and of exports, are loops.
         target_mean: mean of the targets, for regression.
         target_scale: scale of the targets, above 0. Targets enter as `(y - mean) /
             scale`, predictions leave as `mean + scale g`, and meta-training uses the

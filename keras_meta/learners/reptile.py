@@ -36,7 +36,7 @@ class Reptile(gradient.GradientLearner):
         joint: if True, meta-training adapts to support and query examples together, as
             published; if False, to the support set alone.
         reported_tasks: number of tasks of each batch whose query loss and metrics `fit`
-            reports; by default all. With `joint`, it adapts to the support sets of
+            reports; by default all. With `joint`, `fit` adapts to the support sets of
             these tasks once more for the report, with `inner_steps` steps.
         inner_rate: step size of the inner loop. The inner loss is a mean over examples:
             those of the support set, and with `joint` the queries in meta-training.
@@ -161,11 +161,13 @@ class Reptile(gradient.GradientLearner):
         loss, gradients, variables, outputs = super().meta_gradient(
             episode, query_y, weights, loss_scale
         )
-        if self.joint:  # adapts to the support set alone
+        if self.joint or self.reported_tasks is not None:
             query_y = tf.convert_to_tensor(query_y)
             reported = slice(self.reported_tasks)
-            tasks = {key: x[reported] for key, x in episode.items()}
-            outputs = self(tasks, training=True)
+            outputs = outputs[reported]
+            if self.joint:  # adapts to the support set alone
+                tasks = {key: x[reported] for key, x in episode.items()}
+                outputs = self(tasks, training=True)
             weights = None if weights is None else weights[reported]
             loss = losses.of_batch(self.query_loss, query_y[reported], outputs, weights)
             loss += tf.cast(self.penalty(), loss.dtype)

@@ -57,8 +57,9 @@ class SequenceLearner(ordered.OrderedLearner):
             five, integers `[T, S, 5]` in [0, 5). Then `outputs` is 5 and the logits are
             `[T, Q, 5, 5]`.
         skip: if True, g gets f(x_t) in addition to the cell's output.
-        unroll: if True, unrolls the time steps in the graph, which requires a static S:
-            faster steps, slower tracing.
+        unroll: if True, unrolls the time steps in graphs of a known S, such as those of
+            `fit`, which are then faster and take longer to trace. Graphs for any S,
+            such as those of `adapt` and of exports, are loops.
         target_mean: mean of the targets, for regression.
         target_scale: scale of the targets, above 0. Targets enter as `(y - mean) /
             scale`, predictions leave as `mean + scale g`, and meta-training uses the
@@ -170,7 +171,6 @@ class SequenceLearner(ordered.OrderedLearner):
             cell,
             return_sequences=True,
             return_state=True,
-            unroll=unroll,
             dtype=cell.compute_dtype,  # RNN casts the cell's outputs to it
             name="rnn",
         )
@@ -240,8 +240,10 @@ class SequenceLearner(ordered.OrderedLearner):
     def _run(self, inputs, training):
         """Returns the cell's output at each step, and its last state."""
         start = self.cell.get_initial_state(batch_size=tf.shape(inputs)[0])
+        unroll = self.unroll and inputs.shape[1] is not None
         if lstm_scan.supports(self.cell):
-            return lstm_scan.run(self.cell, inputs, start, self.unroll)
+            return lstm_scan.run(self.cell, inputs, start, unroll)
+        self.rnn.unroll = unroll
         outputs, *state = self.rnn(inputs, initial_state=start, training=training)
         return outputs, state
 
