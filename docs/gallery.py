@@ -20,9 +20,10 @@ COMMANDS = {
 OTHER_COMMAND = "keras-meta export {} served"
 HEAD = """# Gallery of the zoo
 
-Every pretrained model with a picture of its predictions, its test figure with the 95%
-interval, the licence of its data, and one command. The weights are licensed under
-Apache-2.0. `keras-meta info NAME` prints the whole card, and
+Every pretrained model with the licence of its data and one command and, unless Keras
+downloads its weights, a picture of its predictions and its test figure with the 95%
+interval. The weights are licensed under
+Apache-2.0. `keras-meta info NAME --json` prints the whole card, and
 `zoo/README.md` in the repository lists all figures.
 """
 

@@ -50,7 +50,7 @@ def batch_norms(model: keras.layers.Layer) -> list[keras.layers.BatchNormalizati
 
 
 def moving_statistics(model: keras.Model) -> list[keras.Variable]:
-    """Returns the moving averages that a model's predictions depend on."""
+    """Returns the moving averages of a model that training updates."""
     return [
         variable
         for norm in batch_norms(model)
@@ -60,16 +60,19 @@ def moving_statistics(model: keras.Model) -> list[keras.Variable]:
 
 
 def estimate(learner: Learner, episodes: Iterable[tuple[Any, ...]]) -> None:
-    """Sets moving statistics to the mean of those of some batches of episodes.
+    """Replaces the moving statistics by the mean of the statistics of some batches.
 
-    Moving averages belong to the weights of training. Weights that are themselves
-    averaged (an optimizer's `use_ema`) have other statistics, which this computes.
-    Learners that read the statistics of each support set (the MAML family) have
-    nothing to estimate.
+    With an optimizer's `use_ema` the stored weights are averages, and the moving
+    statistics of training do not fit them. Gradient learners read the statistics of
+    each support set and have nothing to estimate.
 
     Args:
         learner: a `Learner`.
         episodes: a finite dataset of batches of training episodes, as for `fit`.
+
+    Raises:
+        ValueError: no episodes, or a normalization without the exact form of
+            `require_exact_form`.
 
     Reference:
         Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
@@ -94,9 +97,10 @@ def estimate(learner: Learner, episodes: Iterable[tuple[Any, ...]]) -> None:
     for episode, *_ in episodes:
         totals = [t + m for t, m in zip(totals, traced(episode), strict=True)]
         count += 1
-    if count:
-        for variable, total in zip(variables, totals, strict=True):
-            variable.assign(total / count)
+    if not count:
+        raise ValueError("expected batches of episodes, got none.")
+    for variable, total in zip(variables, totals, strict=True):
+        variable.assign(total / count)
 
 
 def exact(model: keras.Model) -> keras.Model:
@@ -182,7 +186,7 @@ def require_exact_form(layers: Iterable[keras.layers.Layer]) -> None:
 
 @keras.saving.register_keras_serializable("keras_meta")
 class ConstantAffine(keras.layers.BatchNormalization):
-    """Batch normalization by the batch in `fit`, which does not train gamma and beta.
+    """Batch normalization by batch statistics in `fit`, with constant gamma and beta.
 
     With `trainable=False` Keras normalizes by the moving statistics in `fit` too.
 

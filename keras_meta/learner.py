@@ -72,7 +72,7 @@ class Learner(settings.Spelled, trainer.Trainer):
     Call arguments:
         episode: `{"support_x": [T, S, ...], "support_y": [T, S] or [T, S, d_y],
             "query_x": [T, Q, ...]}`.
-        training: if True, uses the settings of meta-training.
+        training: if True, runs as in meta-training (`inner_steps`, dropout).
 
     Returns:
         Logits `[T, Q, N]` or predictions `[T, Q, d_y]`. Mean and scale are stacked,
@@ -141,7 +141,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         Args:
             support_x: `[T, S, ...]` in the learner's dtype.
             support_y: int32 labels `[T, S]`, or targets `[T, S, d_y]`.
-            training: if True, uses the settings of meta-training.
+            training: if True, runs as in meta-training (`inner_steps`, dropout).
 
         Returns:
             The state: a nest of tensors, each with a leading T.
@@ -156,7 +156,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         Args:
             state: the state that `adapt_tasks` returned.
             query_x: `[T, Q, ...]` in the learner's dtype.
-            training: if True, uses the settings of meta-training.
+            training: if True, runs as in meta-training (`inner_steps`, dropout).
 
         Returns:
             As `infer`.
@@ -243,15 +243,16 @@ class Learner(settings.Spelled, trainer.Trainer):
             support_x: `[T, S, ...]`, as `preprocess` returns it.
             support_y: labels 0..n-1 `[T, S]` with n <= N, or strings `[T, S, 5]`; or
                 targets `[T, S, d_y]`.
-            training: if True, uses the settings of meta-training.
+            training: if True, runs as in meta-training (`inner_steps`, dropout).
 
         Returns:
             The state: a nest of tensors, each with a leading T.
 
         Raises:
-            ValueError: wrong rank or shape, no support example, labels out of range or
-                with a gap, values that are not finite, or values so large that learning
-                diverges. A surrounding `tf.function` does not check divergence.
+            ValueError: wrong rank or shape; no support example (a regression `CNP`
+                accepts none); labels out of range or with a gap (`MANN` and
+                `LSTMLearner` accept gaps); values that are not finite; or values so
+                large that learning diverges (not checked in a `tf.function`).
         """
         return self._adapt(support_x, support_y, training)[0]
 
@@ -263,7 +264,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         Args:
             state: the state that `adapt` returned for T tasks.
             query_x: `[T, Q, ...]`.
-            training: if True, uses the settings of meta-training.
+            training: if True, runs as in meta-training (`inner_steps`, dropout).
 
         Returns:
             Logits `[T, Q, N]`, or predictions `[T, Q, d_y]`, or a pair of mean and
@@ -271,7 +272,7 @@ class Learner(settings.Spelled, trainer.Trainer):
 
         Raises:
             ValueError: wrong rank or shape, a T that differs from the state's, a state
-                computed with other settings, or values that are not finite.
+                of another structure, or values that are not finite.
         """
         return self._infer(state, query_x, training)[0]
 
@@ -292,8 +293,8 @@ class Learner(settings.Spelled, trainer.Trainer):
             A learner; compiled with the defaults if this one is compiled.
 
         Raises:
-            ValueError: fewer than two classes, a learner for regression, or weights for
-                a fixed N.
+            ValueError: fewer than two classes, a learner for regression, weights for a
+                fixed N, or a network that does not end in a Dense layer.
         """
         if not self.classification:
             raise ValueError("expected a learner for classification, got regression.")

@@ -30,8 +30,8 @@ class LRUACell(keras.layers.Layer):
 
     K is the dot product or the cosine. The cosine lies between -1 and 1 and therefore
     reads all rows with similar weights: among 128 rows, a row equal to the key has a
-    weight of 0.02. A read sees the writes of the same step. The selection of rows has
-    no gradient. Initially M, w^r, w^u and r are zero.
+    weight of 0.02 if the other cosines are 0. A read sees the writes of the same step.
+    The selection of rows has no gradient. Initially M, w^r, w^u and r are zero.
 
     Args:
         units: size of the controller's output h_t.

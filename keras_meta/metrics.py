@@ -84,7 +84,7 @@ class EpisodeSquaredError(EpisodeMetric):
 
 @keras.saving.register_keras_serializable("keras_meta")
 class EpisodeNLL(EpisodeMetric):
-    """Negative log-likelihood of a task's queries in nats, averaged over tasks.
+    """Mean negative log-likelihood of a task's queries in nats, averaged over tasks.
 
     Args:
         interval: if True, reports the half-width of the 95% interval instead of the

@@ -25,9 +25,9 @@ def conv4(
     """Four 3x3 convolutions, the Omniglot network of MAML and its predecessors.
 
     Each of the four blocks is a convolution, batch normalization and ReLU, and halves
-    the image. The mean over space and a dense layer follow. ProtoNet, CNP and MANN
-    evaluate with the moving averages of the normalization, as in Keras. Gradient
-    learners use batch statistics only, so that any momentum below 1 works.
+    the image. The mean over space and a dense layer follow. Gradient learners
+    normalize by statistics of the task, whatever the momentum; other learners evaluate
+    with the moving averages of the normalization, as in Keras.
 
     Args:
         input_shape: `(H, W, C)` of an image.

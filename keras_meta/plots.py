@@ -267,7 +267,7 @@ def scales(learner: Shrinkage, examples: int | None = None) -> matplotlib.figure
         hollow.
 
     Raises:
-        ValueError: a learner without scales.
+        ValueError: a learner without scales, or as `learner.shares`.
     """
     if not hasattr(learner, "scales"):
         raise ValueError(

@@ -85,7 +85,7 @@ class Trainer(batch_functions.BatchFunctions):
                 of episodes as arrays, `{"support_x": [T, S, ...], ...}`.
             y: query labels `[T, Q]` or targets `[T, Q, d_y]`, if x is a dict of arrays.
             batch_size: tasks per batch, if x is a dict of arrays.
-            epochs: index of the last epoch.
+            epochs: number of epochs, counted from epoch 0.
             verbose: "auto", 0, 1 or 2.
             callbacks: a list of `keras.callbacks.Callback`.
             validation_split: share of the tasks kept for validation, if x is a dict of
@@ -95,7 +95,7 @@ class Trainer(batch_functions.BatchFunctions):
             class_weight: not supported, because labels are permuted from task to task.
             sample_weight: weights of tasks `[T]` or of queries `[T, Q]`, if x is a dict
                 of arrays.
-            initial_epoch: index of the first epoch.
+            initial_epoch: index of the first epoch, from 0.
             steps_per_epoch: batches per epoch; required for endless datasets.
             validation_steps: batches per validation; required for endless datasets.
             validation_batch_size: tasks per batch of validation.
@@ -105,9 +105,10 @@ class Trainer(batch_functions.BatchFunctions):
             A `keras.callbacks.History`.
 
         Raises:
-            ValueError: data that are not batches of episodes, endless data without
-                `steps_per_epoch`, `class_weight`, or layers made trainable after
-                `compile`.
+            ValueError: data that are not batches of episodes, an endless
+                `tf.data.Dataset` without `steps_per_epoch` or, for validation,
+                `validation_steps`, `class_weight`, a `sample_weight` of queries for
+                `Reptile` or `SigmaReptile`, or layers made trainable after `compile`.
         """
         batch_functions.refuse_class_weight(class_weight)
         checks.check_episodes(self, x)
@@ -258,8 +259,9 @@ class Trainer(batch_functions.BatchFunctions):
             loss_weights: not supported, because a learner has one loss.
             metrics: Keras metrics, which ignore `sample_weight`.
             weighted_metrics: Keras metrics that use `sample_weight`. If neither list is
-                given: the accuracy (or squared error) of an episode, and the half-width
-                of its 95% interval over tasks.
+                given: accuracy or, for regression, squared error, and NLL for the
+                Gaussian loss; each is a mean over tasks, with the half-width of its 95%
+                interval.
             run_eagerly: if True, steps run without `tf.function`, for debugging.
             steps_per_execution: batches per call of the compiled function.
             jit_compile: True compiles steps with XLA, which does not check values of a

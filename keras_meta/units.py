@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 class StandardUnits:
     """Scales each task by its own support points, in float64.
 
-    A regression learner is meta-trained on x of one range and y of one spread. As its
-    `point_units`, this object scales the points of a task to them, and the predictions
-    back:
+    As `point_units` of a regression learner, this object scales the points of a task
+    and the predictions back. The learner must be meta-trained on such x and y:
 
         x' = clip((x - centre) / unit, -end, end),   y' = (y - middle) / spread
 
     The x' of the support points cover `[-known, known]`; their y' have mean 0 and
-    standard deviation 1. The units depend on the support points alone, and a query
-    beyond the range gets the prediction at its end, so that no prediction depends on
-    the other queries. Points are centred before the conversion to float32, which
+    standard deviation 1. The units depend on the support points alone, so that no
+    prediction depends on the other queries. A query beyond the range is predicted at
+    the end of the range. Points are centred before the conversion to float32, which
     preserves the differences of time stamps.
 
     Args:

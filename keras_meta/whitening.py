@@ -16,8 +16,8 @@ SMALLEST = 1e-12
 class Whitening(keras.layers.Layer):
     """Scales features so that they vary more equally in all directions within a class.
 
-    Directions in which images of one class differ count less, and directions in which
-    only classes differ count more:
+    It reduces directions with a large variance within classes, and enlarges directions
+    with a small one:
 
         y = (x - mean) ((1 - a) C + a (tr(C) / D) I)^(-1/2)
 
@@ -83,8 +83,8 @@ class Whitening(keras.layers.Layer):
             labels: `[n]`, the class of each example, any integers.
 
         Raises:
-            ValueError: other shapes, values that are not finite, or features that do
-                not vary within classes in some direction while the shrinkage is 0.
+            ValueError: other shapes, values that are not finite, or features that vary
+                within classes in no direction or, with a shrinkage of 0, not in all.
         """
         x, y = np.asarray(features, "float64"), np.asarray(labels)
         if x.ndim != 2 or y.shape != x.shape[:1]:

@@ -228,7 +228,10 @@ def test_commands_on_an_entry_with_external_weights(capsys):
     assert "initial weights Keras' weights" in stdout
     assert cli.main(["train", name]) == 2
     assert "a recipe that trains, got protonet.imagenet-eff" in capsys.readouterr().err
-    for option in ("--seed=3", "--steps=5", "--warm-start=x", "--workers=2"):
+    for option in (
+        *("--seed=3", "--steps=5", "--warm-start=x", "--workers=2"),
+        *("--every=5", "--validation-tasks=9"),
+    ):
         assert cli.main(["train", name, "--publish", option]) == 2
         expected = f"expected no {option.partition('=')[0]} for {name}"
         assert expected in capsys.readouterr().err

@@ -12,11 +12,11 @@ from keras_meta.zoo import cards, cli, facts, published, scores
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """Returns the path of a card in a temporary zoo."""
-    monkeypatch.setattr(cards, "MODELS", tmp_path)
+    monkeypatch.setattr(cards, "MODELS", tmp_path / "models")
     fields = {field.name: "x" for field in dataclasses.fields(cards.Card)}
     card = cards.Card(**{**fields, "name": "one", "figures": [], "external": None})
     card.write()
-    path = tmp_path / "one" / "card.json"
+    path = cards.MODELS / "one" / "card.json"
     assert json.loads(path.read_text())["schema"] == cards.SCHEMA == 2
     assert cards.Card.read(path) == cards.Card.read(str(path)) == card
     return path
@@ -83,6 +83,13 @@ def test_initial_weights_of_entries():
     assert origins["mann.omniglot_5w-on_protonet"] == "protonet.omniglot_20w1s"
     for name, origin in origins.items():
         assert origin == cards.RANDOM or origin in origins, name
+
+
+def test_costs_are_those_of_the_present_weights(path):
+    csv = "model,ms,sha256\none,{},{}\nanother,7,x\n"
+    for sha256, expected in (("x", {"one": {"ms": "5"}}), ("y", {})):
+        (path.parents[1].parent / "adaptation.csv").write_text(csv.format(5, sha256))
+        assert cards.costs() == expected
 
 
 def test_info_states_each_figure_of_an_entry():

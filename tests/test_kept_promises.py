@@ -324,6 +324,8 @@ def test_moving_statistics_match_the_current_weights():
     )
     np.testing.assert_allclose(norm.moving_variance, np.mean(variances, 0), rtol=1e-4)
     assert km.MAML(mlp()).moving_statistics() == []
+    with pytest.raises(ValueError, match="expected batches of episodes, got none"):
+        batch_norm.estimate(learner, [])
 
 
 # Number of classes.

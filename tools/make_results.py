@@ -63,6 +63,7 @@ flags.DEFINE_list("models", None, "Entries to score; all by default, '' for none
 flags.DEFINE_bool("initial", False, "Score the initial weights.")
 flags.DEFINE_bool("grid", False, "Compute validation accuracy by ways and shots.")
 flags.DEFINE_bool("unknown", False, "Compute thresholds of `learn --unknown`.")
+flags.mark_bool_flags_as_mutual_exclusive(["initial", "grid", "unknown"])
 
 
 def settings(learner, card, task):

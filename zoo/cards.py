@@ -1,5 +1,6 @@
 """Cards of pretrained models. Importing this needs no TensorFlow."""
 
+import csv
 import dataclasses
 import difflib
 import hashlib
@@ -30,10 +31,11 @@ class Card:
     `card.json` has these fields and `schema`, their version.
 
     Attributes:
-        name: of the entry. All that it states is also in other fields.
+        name: of the entry. Code reads facts from the other fields only.
         learner: the class, such as "MAML".
         paper: of the algorithm.
-        source: the id of the data and its split; only scores with one source compare.
+        source: the id of the data and its split; scores of different sources are not
+            comparable.
         family: the data in a few words, such as "Omniglot".
         data: the data set and how its classes were split.
         procedural: whether a program drew the images.
@@ -49,7 +51,7 @@ class Card:
         external: None; or the origin of weights that Keras downloads on first use: a
             dict with url, md5 (None if Keras does not check the file), licence, and
             bytes (four for each weight). The entry then has no file and no sha256.
-        steps: meta-steps of the last stage of the recipe.
+        steps: meta-steps of the last stage of the run.
         kept: the meta-step of the stored weights, the best on validation tasks.
         hours: training time of all stages on two CPU cores.
         sha256: of `model.keras`.
@@ -69,8 +71,9 @@ class Card:
             list of dicts, see `rejection.calibrate`; empty if they were not computed.
         figures: scores on test episodes; one dict for each setting, as trained first,
             with the metric, its mean and 95% half-width, the number of tasks, the seed,
-            the normalization, the calibration error, and the calibration error at the
-            temperature with the highest likelihood of validation tasks.
+            ways, shots, queries, the normalization, the calibration error, and the
+            calibration error at the temperature with the highest likelihood of
+            validation tasks.
         initial_sha256: of the file of the initial weights; None for random weights.
         initial_figure: the score of the initial weights in this entry's learner, on the
             tasks of the first of `figures`: a dict like it without calibration; None
@@ -195,6 +198,21 @@ def sha256(path: StrPath) -> str:
 def list_models() -> list[Card]:
     """The cards of all trained entries, by name."""
     return [Card.read(path) for path in sorted(MODELS.glob("*/card.json"))]
+
+
+def costs():
+    """Time and memory of the stored entries, measured with their present weights.
+
+    Returns:
+        `{name: {column: text}}` from adaptation.csv, which `tools/benchmark.py
+        --what=adaptation` writes.
+    """
+    hashes = {card.name: card.sha256 for card in stored()}
+    with (MODELS.parent / "adaptation.csv").open(encoding="utf-8") as file:
+        rows = {row.pop("model"): row for row in csv.DictReader(file)}
+    return {
+        name: row for name, row in rows.items() if row.pop("sha256") == hashes.get(name)
+    }
 
 
 def stored() -> list[Card]:

@@ -16,9 +16,17 @@ from keras_meta.zoo import (
     transfer,
     workers,
 )
+from keras_meta.zoo.recipes import schema
 
 # Options that have no effect if Keras downloads the weights.
-OF_A_TRAINING = ("steps", "pretraining_steps", "seed", "warm_start")
+OF_A_TRAINING = (
+    "steps",
+    "pretraining_steps",
+    "seed",
+    "warm_start",
+    "every",
+    "validation_tasks",
+)
 
 
 def run(
@@ -39,9 +47,10 @@ def run(
         workers_here: processes on this machine that share the tasks of a meta-step.
         publishes: whether to publish the best weights in the zoo.
         float16: whether to publish float16 weights, see `publishing.store`.
-        options: every and validation_tasks; steps (of the last stage),
-            pretraining_steps (of each stage before it), seed and warm_start, each None
-            for the value of the recipe (a `warm_start` of "none": random weights).
+        options: every and validation_tasks, each None for the value of `schema`; steps
+            (of the last stage), pretraining_steps (of each stage before it), seed and
+            warm_start, each None for the value of the recipe (a `warm_start` of "none":
+            random weights).
 
     Returns:
         The exit code.
@@ -67,6 +76,8 @@ def run(
             )
         publishing.publish_external(name)
         return 0
+    defaults = {"every": schema.EVERY, "validation_tasks": schema.VALIDATION_TASKS}
+    options |= {key: options[key] or value for key, value in defaults.items()}
     config = os.environ.get("TF_CONFIG")
     count, first = cluster.parse(config) if config else (workers_here, True)
     numbers = {key: value for key, value in options.items() if key != "warm_start"}

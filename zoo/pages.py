@@ -84,6 +84,8 @@ def page(learner, card, titles):
     learns = PURPOSES[card.kind].format(ways=card.ways, shots=_shots(card, images))
     verdict = modularity.sentence(card) + " " if hasattr(learner, "scales") else ""
     lines = [f"# `{card.name}`", "", f"{verdict}{summary} Learns {learns}.", ""]
+    if card.inputs == "images" and learner.output_size > card.ways:
+        lines[2] += f" It accepts up to {learner.output_size} classes."
     for title, file in titles.items():
         lines += [f"![{title}]({file})", "", f"*{title}.*", ""]
     lines += ["## Figures", "", "On unseen classes or tasks:", ""]

@@ -64,10 +64,10 @@ class CNP(learner.Learner):
         min_scale: the smallest sigma, between 0 and 1; 0.1 as published.
         preprocess: for images, the `ImagePreprocess` that converts raw images to x. The
             learner stores and exports it; `adapt` and `infer` do not apply it.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.

@@ -52,7 +52,8 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
     Args:
         network: a built Keras model from `[B, ...]` to logits `[B, N]` or predictions
             `[B, d_y]`. Layers with `trainable=False` keep their weights.
-            BatchNormalization always uses batch statistics, so that any momentum works.
+            BatchNormalization uses statistics of the task, whatever its momentum; a
+            frozen layer uses its stored statistics.
             Dropout is active in the inner loop only; outside meta-training all tasks
             share one mask, so that predictions are reproducible, also after loading.
         loss: the support loss, and the query loss unless `compile` sets another:
@@ -76,10 +77,10 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
             fixed order that depends on S alone (`ordered.permutation`). "given": the
             order of the input. Meta-training takes the order of the input in both
             cases. No effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.

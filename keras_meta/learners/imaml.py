@@ -183,7 +183,8 @@ class Implicit(gradient.GradientLearner):
         inner_steps: number of proximal gradient steps during meta-training, enough to
             come near the inner optimum.
         conjugate_steps: steps of conjugate gradient per task.
-        damping: added to P in the equation that conjugate gradient solves; >= 0.
+        damping: d >= 0; conjugate gradient solves `(H + P + d) v = grad L_query`, H
+            being the Hessian of the support loss and P the precision of the prior.
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
@@ -200,10 +201,10 @@ class Implicit(gradient.GradientLearner):
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
             cases. No effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
@@ -284,7 +285,8 @@ class IMAML(Implicit):
         inner_steps: number of proximal gradient steps during meta-training, enough to
             come near the inner optimum.
         conjugate_steps: steps of conjugate gradient per task.
-        damping: added to P in the equation that conjugate gradient solves; >= 0.
+        damping: d >= 0; conjugate gradient solves `(H + P + d) v = grad L_query`, H
+            being the Hessian of the support loss and P the precision of the prior.
         inner_rate: step size of the inner loop, for the mean loss of the support set.
         evaluation_steps: number of inner steps in `evaluate`, `predict`, `adapt` and
             exports; `inner_steps` by default.
@@ -301,10 +303,10 @@ class IMAML(Implicit):
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
             cases. No effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.

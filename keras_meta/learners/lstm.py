@@ -17,8 +17,8 @@ class LSTMLearner(sequence.SequenceLearner):
         h_t, c_t = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1})
         prediction_t = g([f(x_t), h_t])
 
-    Meta-training trains the weights by gradient descent. A task is learned in the state
-    alone; the weights stay fixed.
+    Meta-training trains the weights by gradient descent. Adaptation changes the state
+    (h, c) alone.
 
     Args:
         network: f, a built Keras model from `[B, ...]` to features `[B, D]`; None
@@ -45,10 +45,10 @@ class LSTMLearner(sequence.SequenceLearner):
             meta-training: "shuffled", a fixed order that depends on S alone
             (`ordered.permutation`), or "given", for time series. Meta-training and
             `sequence` read them as given.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.

@@ -89,10 +89,10 @@ class Shrinkage(gradient.GradientLearner):
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
             cases. No effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
@@ -299,10 +299,10 @@ class SigmaMAML(Shrinkage):
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
             cases. No effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.
@@ -368,10 +368,10 @@ class SigmaIMAML(Shrinkage, imaml.Implicit):
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
             cases. No effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.

@@ -18,12 +18,12 @@ class SigmaReptile(shrinkage.Shrinkage):
         phi <- phi + eps mean_t (theta_hat_t - phi)
         dL/dlog sigma_m^2 ~ (theta_m - phi_m) . grad_theta_m L_query
 
-    The first rule is the gradient of the joint posterior, preconditioned by sigma^2.
-    The scales minimise the query loss, because joint MAP estimates of the scales
-    collapse to zero. The second rule is the implicit gradient (`SigmaIMAML`) with a
-    Hessian of zero; in a comparison it was 2.5 to 5 times too large. With
-    `scale_rule="implicit"` the scales follow the implicit gradient, `P_m v_m . (theta_m
-    - phi_m)` with `(H + P) v = grad L_query`, while phi follows Reptile's rule. As
+    The rule for phi is the gradient of the log joint posterior, multiplied by sigma^2.
+    The scales minimise the query loss, because the joint MAP estimate of the scales is
+    zero. Their rule is the implicit gradient (`SigmaIMAML`) with a Hessian H of zero;
+    in the cases compared it was 2.5 to 5 times too large. With `scale_rule="implicit"`
+    the scales follow the implicit gradient, `P_m v_m . (theta_m - phi_m)` with `(H + P)
+    v = grad L_query` and `P = 1 / (S sigma^2)`; phi still follows Reptile's rule. As
     sigma goes to infinity the learner becomes Reptile on the support set with plain SGD
     as inner optimizer.
 
@@ -65,10 +65,10 @@ class SigmaReptile(shrinkage.Shrinkage):
             fixed permutation, the same for all support sets of S examples. "given": the
             order of the input. Meta-training takes the order of the input in both
             cases. No effect without `inner_batch`.
-        point_units: for regression, a `StandardUnits`, which scales x and y of a task
-            to the range of the meta-training data, and scales predictions back.
-            `keras-meta learn` and the signatures `*_points` of an
-            export apply it; `adapt` and `infer` do not.
+        point_units: for regression, a `StandardUnits`, which scales x of a task to a
+            fixed range, standardizes y, and scales predictions back. `keras-meta learn`
+            and the signatures `*_points` of an export apply it; `adapt` and `infer` do
+            not.
         temperature: for classification, `infer` divides the logits by it, which
             calibrates the probabilities (Guo et al., 2017). Meta-training and
             fine-tuning use the logits themselves.

@@ -46,6 +46,7 @@ def measure(model):
 
 
 def table():
+    from keras_meta import zoo
     from keras_meta.zoo import cards, facts
 
     names = [card.name for card in cards.stored()]
@@ -62,6 +63,7 @@ def table():
             "relative to MAML": round(figures["adapt"] / baseline, 2),
             "ms to predict a query": round(1000 * figures["infer"], 1),
             "peak MB": round(figures["MB"]),
+            "sha256": zoo.card(name).sha256,
         }
         for name, figures in figures_by_model.items()
     ]

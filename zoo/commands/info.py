@@ -46,7 +46,7 @@ def _cell(value):
 def _trained(card):
     lines = {
         **facts.described(card),
-        "command": facts.command(card.name),
+        "command": card.command,
         **_weights(card),
     }
     if card.test_classes:

@@ -54,11 +54,7 @@ def add(parser):
     ):
         shown = f"{text} (default: {default})" if default else text
         parser.add_argument(
-            f"--{option}",
-            metavar="N",
-            type=console.integer(least),
-            default=default,
-            help=shown,
+            f"--{option}", metavar="N", type=console.integer(least), help=shown
         )
     parser.add_argument(
         "--warm-start",
@@ -91,7 +87,7 @@ def run(arguments, output):
             name,
             directory,
             _words(arguments, directory),
-            arguments.workers,
+            arguments.workers or 1,
             arguments.publish,
             float16=arguments.float16,
             **{option: getattr(arguments, option) for option in OPTIONS},
