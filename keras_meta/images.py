@@ -26,8 +26,8 @@ class ImagePreprocess:
     network's size (`resize`) and scales them when they are drawn (`scale`).
     `preprocess(images)` is `scale(resize(images))`.
 
-    Users may draw light ink on a dark background where the network expects dark ink on
-    a light background. `pair` prepares all images of a task. With `detect`, it inverts
+    Users may draw light ink on a dark background where the training images had dark ink
+    on a light background. `pair` prepares all images of a task. With `detect`, it inverts
     them if the support images require it, so that ink is 1 in the result. The command
     line and exports use `pair`; a pool inverts images as `invert` states.
 
@@ -356,8 +356,9 @@ def decode(content: bytes | tf.Tensor) -> tf.Tensor:
 def opaque(pixels: TensorLike) -> tf.Tensor:
     """Replaces transparency by a white or black ground that contrasts with the ink.
 
-    If less than half of the image is opaque, the opaque part is ink, and the ground
-    contrasts with it. Otherwise the opaque part is the ground, and it is extended.
+    If less than half of the image is opaque, the opaque part is ink, and transparent
+    pixels get the tone that contrasts with it. Otherwise the opaque part is the ground,
+    and transparent pixels get the tone nearest to it.
 
     Args:
         pixels: uint8 `[H, W, C]`; with 2 or 4 channels, the last is opacity.
