@@ -27,9 +27,9 @@ class ImagePreprocess:
     `preprocess(images)` is `scale(resize(images))`.
 
     Users may draw light ink on a dark background where the training images had dark ink
-    on a light background. `pair` prepares all images of a task. With `detect`, it inverts
-    them if the support images require it, so that ink is 1 in the result. The command
-    line and exports use `pair`; a pool inverts images as `invert` states.
+    on a light background. `pair` prepares all images of a task. With `detect`, it
+    inverts them if the support images require it, so that ink is 1 in the result. The
+    command line and exports use `pair`; a pool inverts images as `invert` states.
 
     Args:
         height: rows of the result, in pixels.
