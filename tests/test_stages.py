@@ -108,7 +108,7 @@ def test_stages_of_recipes_with_and_without_pretraining(tmp_path):
     first, last = runs.stages(RECIPE, tmp_path, (3, 7), "maml.other")
     assert first == (FIRST, tmp_path / "pretraining", 7, "maml.other")
     assert last == (RECIPE, tmp_path, 3, str(tmp_path / "pretraining" / "best.keras"))
-    assert RECIPE.protocol == f"{TASK}; before that, {FIRST.task}"
+    assert RECIPE.protocol == f"{TASK}; pretraining on {FIRST.task}"
 
 
 @pytest.mark.thorough

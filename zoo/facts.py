@@ -50,7 +50,7 @@ def described(card):
     initial = filter(None, (origin(card), initial_score(card)))
     return {
         "for": purpose(card.inputs, card.family),
-        "trained on": card.protocol,
+        "protocol": card.protocol,
         "normalization": card.normalization,
         **{_setting(figure): scores.sentence(figure) for figure in card.figures},
         "data": card.data,

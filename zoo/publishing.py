@@ -168,8 +168,8 @@ def publish_external(name):
     learner, task = recipe.learner(), recipe.task
     cards.Card(
         **recipe_fields(name, recipe, learner),
-        protocol=f"no training on tasks; {task.ways}-way {task.shots}-shot, "
-        f"{task.test_queries} queries in tests",
+        protocol=f"no training on tasks; tests on {task.ways}-way {task.shots}-shot "
+        f"tasks with {task.test_queries} queries a class",
         seed=recipe.seed,
         command=f"{facts.command(name)} --publish",
         initial_weights=cards.EXTERNAL,

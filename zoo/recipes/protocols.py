@@ -159,16 +159,18 @@ class Classification:
         )
 
     def __str__(self):
-        ways = f"{self.training_ways} ways, " if self.training_ways else ""
-        shots = f"{self.training_shots} shots, " if self.training_shots else ""
-        for stage in self.curriculum:
-            shots += "{} ways and {} shots in {} tasks at first, ".format(*stage)
-        strings = ", labels of five characters" if self.labels == "strings" else ""
-        augment = ", images changed at random while training" if self.augment else ""
+        ways, shots = self.training_ways or self.ways, self.training_shots or self.shots
+        stages = "".join(
+            f"{tasks} {ways}-way {shots}-shot tasks, then "
+            for ways, shots, tasks in self.curriculum
+        )
+        strings = ", labels of five symbols" if self.labels == "strings" else ""
+        augment = ", images changed at random" if self.augment else ""
         return (
-            f"{self.ways}-way {self.shots}-shot, {ways}{shots}{_queries(self.queries)} "
-            f"a class while training{augment}, {_queries(self.test_queries)} in tests"
-            f"{strings}"
+            f"training on {stages}{ways}-way {shots}-shot tasks with "
+            f"{_queries(self.queries)} a class{augment}{strings}; tests on "
+            f"{self.ways}-way {self.shots}-shot tasks with "
+            f"{_queries(self.test_queries)} a class"
         )
 
 
@@ -277,6 +279,6 @@ class Functions:
     def __str__(self):
         shots = self.training_shots or (self.shots, self.shots)
         return (
-            f"{'-'.join(map(str, dict.fromkeys(shots)))} points and "
-            f"{_queries(self.queries)} while training, {self.shots} points in tests"
+            f"training on tasks of {'-'.join(map(str, dict.fromkeys(shots)))} points "
+            f"and {_queries(self.queries)}; tests on tasks of {self.shots} points"
         )

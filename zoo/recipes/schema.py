@@ -80,4 +80,4 @@ class Recipe:
     @property
     def protocol(self):
         """The episodes of all stages, in one sentence."""
-        return "; before that, ".join(str(stage.task) for stage in self.stages[::-1])
+        return "; pretraining on ".join(str(stage.task) for stage in self.stages[::-1])
