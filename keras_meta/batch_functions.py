@@ -46,6 +46,7 @@ class BatchFunctions(traces.Traced, keras_private.WorkersModel):
             ValueError: `class_weight`, or data that are no batch of episodes.
         """
         refuse_class_weight(class_weight)
+        checks.check_episodes(self, x)
         self._weights_rank = rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
@@ -71,6 +72,7 @@ class BatchFunctions(traces.Traced, keras_private.WorkersModel):
         Raises:
             ValueError: data that are no batch of episodes.
         """
+        checks.check_episodes(self, x)
         self._weights_rank = rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
             return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from keras_meta import keras_private
+from keras_meta import checks, keras_private
 
 if TYPE_CHECKING:
     from keras_meta.learner import Learner
@@ -71,13 +71,18 @@ def estimate(learner: Learner, episodes: Iterable[tuple[Any, ...]]) -> None:
         episodes: a finite dataset of batches of training episodes, as for `fit`.
 
     Raises:
-        ValueError: no episodes, or a normalization without the exact form of
-            `require_exact_form`.
+        ValueError: no episodes, episodes without an end, or a normalization without the
+            exact form of `require_exact_form`.
 
     Reference:
         Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
         Generalization", UAI 2018, section 3.2 (stochastic weight averaging).
     """
+    if checks.is_endless(episodes):
+        raise ValueError(
+            "expected a finite dataset, because these episodes never end; "
+            "episodes.take(n) ends after n."
+        )
     variables = learner.moving_statistics()
     if not variables:
         return

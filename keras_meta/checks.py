@@ -140,20 +140,28 @@ def _numbers_check(part, x, y):
 
 
 def check_end(data, steps, argument):
-    """Raises a ValueError if a dataset never ends and the number of batches is None.
+    """Checks the number of batches, which a dataset that never ends requires.
 
     Args:
         data: x of `fit`, `evaluate` or `predict`.
         steps: number of batches to draw, None for all.
         argument: the name of the argument that sets `steps`.
     """
-    if steps is None and isinstance(data, tf.data.Dataset):
-        count = int(data.cardinality())
-        if count == tf.data.INFINITE_CARDINALITY or count > ENDLESS:
-            raise ValueError(
-                f"expected {argument}=, because these episodes never end; "
-                "episodes.take(n) ends after n."
-            )
+    if steps is not None:
+        check_integer(argument, steps, 1)
+    elif is_endless(data):
+        raise ValueError(
+            f"expected {argument}=, because these episodes never end; "
+            "episodes.take(n) ends after n."
+        )
+
+
+def is_endless(data):
+    """Returns whether a dataset never ends."""
+    if not isinstance(data, tf.data.Dataset):
+        return False
+    count = int(data.cardinality())
+    return count == tf.data.INFINITE_CARDINALITY or count > ENDLESS
 
 
 def check_x(learner, name, x):
@@ -282,6 +290,11 @@ def checked_data(learner, data):
         `(episode, query_y, weights)`: weights `[T]` or `[T, Q]`, or None.
     """
     episode, query_y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if query_y is None:
+        raise ValueError(
+            "expected query_y beside the episodes, labels or targets of their queries, "
+            "got none."
+        )
     y = tf.convert_to_tensor(query_y)
     query_x = tf.convert_to_tensor(episode["query_x"])
     checks = [_numbers_check("query", query_x, y), _y_check(learner, "query_y", y)]

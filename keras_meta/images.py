@@ -80,6 +80,9 @@ class ImagePreprocess:
             checks.check_integer(name, value, 1)
         if channels not in (1, 3):
             raise ValueError(f"expected channels to be 1 or 3, got {channels}.")
+        for name, value in (("invert", invert), ("detect", detect)):
+            if value not in (True, False, None) or (name, value) == ("invert", None):
+                raise ValueError(f"expected {name} to be True or False, got {value!r}.")
         self.height = int(height)
         self.width = int(width)
         self.channels = int(channels)
@@ -181,6 +184,9 @@ class ImagePreprocess:
         Returns:
             float32 `[..., height, width, channels]`.
         """
+        images = tf.convert_to_tensor(images)
+        if images.dtype != tf.uint8:
+            raise ValueError(f"expected uint8 images, got {images.dtype.name}.")
         # A product: graphs replace a quotient by a product, which rounds differently.
         scaled = tf.cast(images, tf.float32) * (1 / 255)
         invert = tf.convert_to_tensor(self.invert if invert is None else invert)

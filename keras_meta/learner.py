@@ -125,7 +125,8 @@ class Learner(settings.Spelled, trainer.Trainer):
         losses.require_outputs(self.support_loss, self.predicts_scale)
         self.classification = losses.is_classification(self.support_loss)
         self.example_shape = tuple(example_shape)
-        self.output_size = outputs
+        least = settings.integer(2 if self.classification else 1, optional=True)
+        self.output_size = least(self, "outputs", outputs)
         self.preprocess = preprocess
         self.point_units = point_units
         self.temperature = temperature

@@ -10,6 +10,11 @@ from keras import ops
 from keras_meta.typing_names import TensorLike
 
 NAMES = ("sparse_categorical_crossentropy", "mse", "gaussian")
+CROSS_ENTROPIES = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.CategoricalFocalCrossentropy,
+)
 REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight")
 
 
@@ -73,10 +78,10 @@ def get(loss: keras.losses.Loss | str, dtype: str) -> keras.losses.Loss:
             f"expected a loss of reduction {', '.join(REDUCTIONS)}, got "
             f"{loss.reduction!r}."
         )
-    if is_classification(loss) and not loss.get_config()["from_logits"]:
+    if isinstance(loss, CROSS_ENTROPIES) and not loss.get_config()["from_logits"]:
         raise ValueError(
-            "expected SparseCategoricalCrossentropy(from_logits=True), because "
-            "learners predict logits, got from_logits=False."
+            f"expected {type(loss).__name__}(from_logits=True), because learners "
+            "predict logits, got from_logits=False."
         )
     if is_classification(loss) and loss.get_config()["ignore_class"] is not None:
         raise ValueError(

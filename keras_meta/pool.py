@@ -89,6 +89,8 @@ class ClassPool:
             ValueError: different lengths, labels that are not integers, or examples
                 that are not finite numbers.
         """
+        if names is not None and not isinstance(names, Mapping):
+            raise ValueError(f"expected names to be {{label: name}}, got {names!r}.")
         images, table = sources.read_arrays(images, labels, prepare)
         return cls(images, table, dict(names or {}), prepare)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_meta import steps
 
@@ -261,7 +262,8 @@ def number(least: float) -> Check:
     """Returns a check: a finite number >= `least`."""
 
     def check(learner, name, value):
-        if not isinstance(value, numbers.Real) or not least <= value < math.inf:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not real or not least <= value < math.inf:
             raise ValueError(
                 f"expected {name} to be a number >= {least}, got {value!r}."
             )
@@ -274,11 +276,25 @@ def between(low: float, high: float) -> Check:
     """Returns a check: a number in the open interval from `low` to `high`."""
 
     def check(learner, name, value):
-        if not isinstance(value, numbers.Real) or not low < value < high:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not real or not low < value < high:
             raise ValueError(
                 f"expected {name} to be between {low} and {high}, got {value!r}."
             )
         return value
+
+    return check
+
+
+def boolean(optional: bool = False) -> Check:
+    """Returns a check: True or False, or also None if `optional`."""
+
+    def check(learner, name, value):
+        if value is None and optional:
+            return None
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"expected {name} to be True or False, got {value!r}.")
+        return bool(value)
 
     return check
 

@@ -20,7 +20,7 @@ UNROLLED_STEPS = 10
 
 def check_positive(name: str, value: Any) -> None:
     """Raises a ValueError unless `value` is a finite number above 0."""
-    real = isinstance(value, numbers.Real)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not 0 < value < math.inf:
         raise ValueError(f"expected {name} to be a number above 0, got {value!r}.")
 

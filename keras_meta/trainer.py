@@ -281,7 +281,7 @@ class Trainer(batch_functions.BatchFunctions):
                 "expected no loss_weights, because a learner has one loss, got "
                 f"{loss_weights!r}."
             )
-        self.query_loss = self.support_loss
+        query_loss = self.support_loss
         if loss is not None:
             loss = losses.get(loss, self.variable_dtype)
             if losses.is_classification(loss) != self.classification:
@@ -292,7 +292,8 @@ class Trainer(batch_functions.BatchFunctions):
                     f"{type(loss).__name__}."
                 )
             losses.require_outputs(loss, self.predicts_scale)
-            self.query_loss = loss
+            query_loss = loss
+        self.query_loss = query_loss
         if metrics is None and weighted_metrics is None:
             weighted_metrics = self.default_metrics()
         # Keras reads it for "auto" as well as for True. A meta-step takes 2.1 times as

@@ -66,7 +66,7 @@ def test_weights_of_a_head_that_adapts_are_copied_back():
 
     assert transfer.has_fixed_encoder(learner)
     encoder, reader = transfer.split(learner)
-    assert reader.layers_adapted == ["head"] and reader.inner_steps == 4
+    assert reader.layers_adapted == ("head",) and reader.inner_steps == 4
     features = km.network.each(encoder, images)
     for variable in reader.variables:
         variable.assign(variable + 0.1)  # as if trained

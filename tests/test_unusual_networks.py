@@ -69,7 +69,7 @@ def test_the_last_layer_of_a_nested_network_is_its_head():
     network = nested()
     names = [layer.name for layer in keras_private.in_order(network)]
     assert names[-3:] == ["dense1", "dense2", "head"]
-    assert km.ANIL(network).layers_adapted == ["head"]
+    assert km.ANIL(network).layers_adapted == ("head",)
 
 
 def test_fine_tuning_of_nested_networks_fixes_the_norms_after_a_layer_that_adapts():
@@ -200,7 +200,7 @@ def test_unknown_layers_cannot_be_assigned(layers_adapted):
     learner = km.ANIL(km.networks.mlp((4,), 3, (8,)))
     with pytest.raises(ValueError, match=r"list of layers with weights \(dense1, head"):
         learner.layers_adapted = layers_adapted
-    assert learner.layers_adapted == ["head"]
+    assert learner.layers_adapted == ("head",)
 
 
 # Types.

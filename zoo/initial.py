@@ -30,6 +30,11 @@ def warm_start(learner, recipe, origin):
         The paths of the variables that `origin` lacks and that keep their own weights.
     """
     new = transfer.copy_common(named.model(origin), learner)
+    if len(new) == len(learner.weights):
+        raise ValueError(
+            f"expected {origin} to have weights of the paths and shapes of the "
+            "recipe's learner, got none."
+        )
     if recipe.adjust and origin == recipe.warm_start:
         recipe.adjust(learner)
     return new

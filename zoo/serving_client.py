@@ -72,7 +72,9 @@ def predict(arguments, signature, inputs):
 
 
 def _is_grpc(address):
-    return address.startswith(GRPC_SCHEME) or address.endswith(f":{GRPC_PORT}")
+    if "://" in address:
+        return address.startswith(GRPC_SCHEME)
+    return address.endswith(f":{GRPC_PORT}")
 
 
 def _body(signature, inputs):

@@ -22,13 +22,20 @@ def _with_weights(network):
 def _known_layers(learner, name, layers):
     """The check of the names of the layers that adapt."""
     known = _with_weights(learner.network)
-    missing = [layers] if isinstance(layers, str) else sorted(set(layers) - set(known))
-    if missing or not layers:
+    names = [] if isinstance(layers, str) else list(layers)
+    missing = [layers] if isinstance(layers, str) else sorted(set(names) - set(known))
+    if missing or not names:
         raise ValueError(
             f"expected {name} to be a list of layers with weights ("
             f"{', '.join(known)}), got {', '.join(missing) or 'none'}."
         )
-    return list(layers)
+    for layer in names:
+        if known.count(layer) > 1:
+            raise ValueError(
+                f"expected {name} of unique names, got {layer!r}, the name of "
+                f"{known.count(layer)} layers: construct the network with other names."
+            )
+    return tuple(names)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -114,4 +121,4 @@ class ANIL(gradient.GradientLearner):
         return weight.mean(axis=-1, keepdims=True).repeat(shape[-1], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "layers": self.layers_adapted}
+        return {**super().get_config(), "layers": list(self.layers_adapted)}

@@ -78,7 +78,7 @@ class Reptile(gradient.GradientLearner):
     outer_loss = False
 
     inner_optimizer = settings.Setting(settings.choice(*OPTIMIZERS))
-    joint = settings.Setting()
+    joint = settings.Setting(settings.boolean())
     reported_tasks = settings.Setting(settings.integer(1, optional=True))
 
     def __init__(

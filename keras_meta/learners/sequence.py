@@ -18,7 +18,6 @@ from keras_meta import (
     ordered,
     runtime,
     settings,
-    steps,
 )
 from keras_meta import network as network_module
 from keras_meta.images import ImagePreprocess
@@ -26,6 +25,19 @@ from keras_meta.typing_names import TensorLike, TensorNest
 
 # A string label has five symbols, each one of five (Santoro et al., 2016).
 SYMBOLS = 5
+
+
+def _of_regression(check, default):
+    """Returns a check of a setting that has only its default for classification."""
+
+    def checked(learner, name, value):
+        if learner.classification and value != default:
+            raise ValueError(
+                f"expected {name} {default} for classification, got {value!r}."
+            )
+        return check(learner, name, value)
+
+    return checked
 
 
 class SequenceLearner(ordered.OrderedLearner):
@@ -98,8 +110,8 @@ class SequenceLearner(ordered.OrderedLearner):
     labels = settings.Fixed()
     skip = settings.Fixed()
     unroll = settings.Fixed()
-    target_mean = settings.Setting()
-    target_scale = settings.Setting(settings.positive)
+    target_mean = settings.Setting(_of_regression(settings.number(-math.inf), 0))
+    target_scale = settings.Setting(_of_regression(settings.positive, 1))
 
     def __init__(
         self,
@@ -117,7 +129,6 @@ class SequenceLearner(ordered.OrderedLearner):
         support_order: str = "shuffled",
         **kwargs: Unpack[options.LearnerOptions],
     ) -> None:
-        steps.check_positive("target_scale", target_scale)
         if network is None and example_shape is None:
             raise ValueError("expected a network or an example_shape, got neither.")
         if network is not None:
@@ -146,11 +157,6 @@ class SequenceLearner(ordered.OrderedLearner):
             support_order=support_order,
             **kwargs,
         )
-        if self.classification and (target_mean, target_scale) != (0, 1):
-            raise ValueError(
-                "expected target_mean 0 and target_scale 1 for classification, got "
-                f"{target_mean} and {target_scale}."
-            )
         if labels == "strings" and not self.classification:
             raise ValueError(
                 f"expected string labels with a loss of classes, got {loss!r}."

@@ -14,8 +14,8 @@ from keras_meta.typing_names import Distribution
 
 def _known_modules(learner, name, names):
     """The check of the names of modules that do not adapt."""
-    unknown = [names] if isinstance(names, str) else set(names) - set(learner.modules)
-    if unknown:
+    names = names if isinstance(names, str) else list(names)
+    if isinstance(names, str) or set(names) - set(learner.modules):
         raise ValueError(
             f"expected {name} to be a list of modules ({', '.join(learner.modules)}), "
             f"got {names!r}."

@@ -1,0 +1,161 @@
+"""Tests that settings without an effect and invalid arguments are refused."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_meta as km
+from keras_meta.zoo import initial, recipes, serving_client
+from tests import smooth
+
+
+@pytest.fixture(scope="module")
+def learner():
+    learner = km.ProtoNet(km.networks.mlp((6,), 4, (8,)), 3)
+    learner.compile()
+    return learner
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    x = np.random.RandomState(0).normal(size=[40, 6]).astype("float32")
+    pool = km.ClassPool.from_arrays(x, np.repeat(np.arange(8), 5))
+    return pool.episodes(3, 1, 2).batch(2)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True])
+def test_numbers_of_batches_are_checked(learner, episodes, steps):
+    for run, argument in (
+        (lambda: learner.fit(episodes, steps_per_epoch=steps), "steps_per_epoch"),
+        (lambda: learner.evaluate(episodes, steps=steps), "steps"),
+        (lambda: learner.predict(episodes, steps=steps), "steps"),
+        (
+            lambda: learner.fit(
+                episodes,
+                steps_per_epoch=1,
+                validation_data=episodes,
+                validation_steps=steps,
+            ),
+            "validation_steps",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"expected {argument} to be an integer"):
+            run()
+
+
+def test_statistics_of_endless_episodes_are_refused(learner, episodes):
+    with pytest.raises(ValueError, match=r"never end; episodes.take\(n\) ends"):
+        km.batch_norm.estimate(learner, episodes)
+
+
+def test_episodes_without_targets_are_refused(learner, episodes):
+    with pytest.raises(ValueError, match="expected query_y beside the episodes"):
+        learner.fit(episodes.map(lambda x, y: x), steps_per_epoch=1, verbose=0)
+    x, y = next(iter(episodes))
+    for run in (learner.train_on_batch, learner.test_on_batch):
+        with pytest.raises(ValueError, match="expected batches of episodes"):
+            run(x["support_x"], y)
+
+
+def test_iterators_of_names_are_read_once():
+    learner = km.SigmaMAML(smooth.network())
+    learner.frozen = (name for name in learner.modules if name != "head")
+    assert learner.frozen == ("conv", "norm")
+    assert km.ANIL(smooth.network(), layers=iter(["conv"])).layers_adapted == ("conv",)
+
+
+def test_layers_that_adapt_have_unique_names():
+    body = km.networks.mlp((6,), 4, (8,))  # its last layer is "head"
+    inputs = keras.Input([6])
+    outputs = keras.layers.Dense(3, name="head")(body(inputs))
+    network = keras.Model(inputs, outputs)
+    with pytest.raises(ValueError, match="'head', the name of 2 layers"):
+        km.ANIL(network)
+
+
+def test_settings_of_regression_are_refused_for_classification():
+    learner = km.LSTMLearner(example_shape=[2], outputs=2, units=4)
+    for name, value in (("target_scale", 2.0), ("target_mean", 1.0)):
+        with pytest.raises(ValueError, match=f"expected {name} . for classification"):
+            setattr(learner, name, value)
+    regression = km.LSTMLearner(example_shape=[2], outputs=1, units=4, loss="mse")
+    with pytest.raises(ValueError, match="target_mean to be a number"):
+        regression.target_mean = float("nan")
+    regression.target_mean = -3.0
+
+
+@pytest.mark.parametrize(
+    "create, message",
+    [
+        (
+            lambda: km.MAML(km.networks.mlp((6,), 1)),
+            "outputs to be an integer >= 2, got 1",
+        ),
+        (
+            lambda: km.ProtoNet(km.networks.mlp((6,), 4), outputs=-5),
+            "outputs to be an integer >= 2, got -5",
+        ),
+        (
+            lambda: km.MAML(
+                km.networks.mlp((6,), 3), keras.losses.CategoricalCrossentropy()
+            ),
+            r"CategoricalCrossentropy\(from_logits=True\)",
+        ),
+        (
+            lambda: km.MAML(km.networks.mlp((6,), 3), vectorize="auto"),
+            "vectorize to be True or False, got 'auto'",
+        ),
+        (
+            lambda: km.Reptile(km.networks.mlp((6,), 3), joint="no"),
+            "joint to be True or False, got 'no'",
+        ),
+        (
+            lambda: km.MAML(km.networks.mlp((6,), 3), inner_rate=True),
+            "inner_rate to be a number above 0, got True",
+        ),
+        (
+            lambda: km.ImagePreprocess(invert="auto"),
+            "invert to be True or False, got 'auto'",
+        ),
+        (
+            lambda: km.ImagePreprocess(8, 8, 1).scale(np.zeros([8, 8, 1])),
+            "expected uint8 images, got float64",
+        ),
+        (
+            lambda: km.ClassPool.from_arrays(
+                np.zeros([4, 2], "float32"), [0, 0, 1, 1], names=["ab", "cd"]
+            ),
+            "names to be {label: name}, got",
+        ),
+    ],
+)
+def test_invalid_arguments_are_refused(create, message):
+    with pytest.raises(ValueError, match=message):
+        create()
+
+
+def test_a_loss_that_compile_refuses_changes_nothing():
+    learner = km.MAML(km.networks.mlp((6,), 2), "mse")
+    huber = keras.losses.Huber()
+    learner.compile(loss=huber)
+    with pytest.raises(ValueError, match="expected loss to be one of"):
+        learner.compile(loss="typo")
+    assert learner.query_loss is huber
+
+
+def test_the_scheme_of_an_address_decides_before_its_port():
+    for address, grpc in {
+        "host:8500": True,
+        "host:8501": False,
+        "http://host:8500": False,
+        "https://host:8500/": False,
+        "grpc://host:9000": True,
+    }.items():
+        assert serving_client._is_grpc(address) == grpc, address
+
+
+def test_initial_weights_of_another_network_are_refused(tmp_path):
+    km.MAML(km.networks.mlp((6,), 3)).save(tmp_path / "other.keras")
+    recipe = recipes.recipe("protonet.omniglot_5w1s")
+    with pytest.raises(ValueError, match="other.keras to have weights of the paths"):
+        initial.begin(recipe, 0, str(tmp_path / "other.keras"))
