@@ -80,14 +80,15 @@ class ImagePreprocess:
             checks.check_integer(name, value, 1)
         if channels not in (1, 3):
             raise ValueError(f"expected channels to be 1 or 3, got {channels}.")
-        for name, value in (("invert", invert), ("detect", detect)):
-            if value not in (True, False, None) or (name, value) == ("invert", None):
-                raise ValueError(f"expected {name} to be True or False, got {value!r}.")
+        detects = invert if detect is None else detect
+        for name, flag in (("invert", invert), ("detect", detects)):
+            if not isinstance(flag, bool | np.bool_):
+                raise ValueError(f"expected {name} to be True or False, got {flag!r}.")
         self.height = int(height)
         self.width = int(width)
         self.channels = int(channels)
         self.invert = bool(invert)
-        self.detect = bool(invert if detect is None else detect)
+        self.detect = bool(detects)
         self.mean = _by_channel("mean", mean, channels)
         self.deviation = _by_channel("deviation", deviation, channels, above=0)
 
