@@ -319,7 +319,7 @@ def test_published_networks_have_the_published_sizes():
 )
 def test_arguments_are_checked(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
-        km.MAML(km.networks.mlp(), **arguments)
+        km.MAML(km.networks.mlp(outputs=2), **arguments)
 
 
 def test_the_network_is_checked():

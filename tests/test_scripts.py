@@ -518,7 +518,7 @@ def test_train_passes_its_options_to_run(calls, monkeypatch, capsys):
         == 0
     )
     plain, full, older = calls
-    defaults = {"steps": None, "seed": None, "every": 500, "validation_tasks": 200}
+    defaults = dict.fromkeys(("steps", "seed", "every", "validation_tasks"))
     defaults |= {"pretraining_steps": None, "float16": False}
     name, directory, command, *rest = plain
     assert (name, directory) == (CURVES, pathlib.Path("runs", CURVES))

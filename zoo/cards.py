@@ -200,7 +200,7 @@ def list_models() -> list[Card]:
     return [Card.read(path) for path in sorted(MODELS.glob("*/card.json"))]
 
 
-def costs():
+def costs() -> dict[str, dict[str, str]]:
     """Time and memory of the stored entries, measured with their present weights.
 
     Returns:
