@@ -81,7 +81,7 @@ def estimate(learner: Learner, episodes: Iterable[tuple[Any, ...]]) -> None:
     if checks.is_endless(episodes):
         raise ValueError(
             "expected a finite dataset, because these episodes never end; "
-            "episodes.take(n) ends after n."
+            + checks.FINITE
         )
     variables = learner.moving_statistics()
     if not variables:

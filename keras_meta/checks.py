@@ -21,6 +21,7 @@ ONE_HOT = "np.argmax(labels, axis=-1) turns one-hot labels into integers"
 # A dataset of more batches than this counts as endless: `episodes(...)` is a mapped
 # range of 2^63 indices.
 ENDLESS = 2**32
+FINITE = "episodes.take(n) ends after n."
 
 
 def required(tensors, *checks):
@@ -151,8 +152,7 @@ def check_end(data, steps, argument):
         check_integer(argument, steps, 1)
     elif is_endless(data):
         raise ValueError(
-            f"expected {argument}=, because these episodes never end; "
-            "episodes.take(n) ends after n."
+            f"expected {argument}=, because these episodes never end; {FINITE}"
         )
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta import checks
+from keras_meta import checks, settings
 from keras_meta.typing_names import TensorLike
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -80,15 +80,12 @@ class ImagePreprocess:
             checks.check_integer(name, value, 1)
         if channels not in (1, 3):
             raise ValueError(f"expected channels to be 1 or 3, got {channels}.")
-        detects = invert if detect is None else detect
-        for name, flag in (("invert", invert), ("detect", detects)):
-            if not isinstance(flag, bool | np.bool_):
-                raise ValueError(f"expected {name} to be True or False, got {flag!r}.")
         self.height = int(height)
         self.width = int(width)
         self.channels = int(channels)
-        self.invert = bool(invert)
-        self.detect = bool(detects)
+        self.invert = settings.boolean(self, "invert", invert)
+        detect = invert if detect is None else detect
+        self.detect = settings.boolean(self, "detect", detect)
         self.mean = _by_channel("mean", mean, channels)
         self.deviation = _by_channel("deviation", deviation, channels, above=0)
 

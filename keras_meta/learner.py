@@ -97,7 +97,7 @@ class Learner(settings.Spelled, trainer.Trainer):
     support_loss = settings.Fixed()
     classification = settings.Fixed()
     example_shape = settings.Fixed()
-    output_size = settings.Fixed()
+    output_size = settings.Fixed(logits.outputs)
     preprocess = settings.Setting(checks.preprocess)
     point_units = settings.Setting(units.setting)
     temperature = settings.Setting(logits.temperature)
@@ -125,8 +125,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         losses.require_outputs(self.support_loss, self.predicts_scale)
         self.classification = losses.is_classification(self.support_loss)
         self.example_shape = tuple(example_shape)
-        least = settings.integer(2 if self.classification else 1, optional=True)
-        self.output_size = least(self, "outputs", outputs)
+        self.output_size = outputs
         self.preprocess = preprocess
         self.point_units = point_units
         self.temperature = temperature

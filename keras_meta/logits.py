@@ -41,6 +41,12 @@ def _absent(dtype):
     return max(ABSENT, float(dtype.min) / 2)
 
 
+def outputs(learner: Any, name: str, value: Any) -> int | None:
+    """Checks the setting `output_size`, the constructor's `outputs`."""
+    least = 2 if learner.classification else 1
+    return settings.integer(least, optional=True)(learner, "outputs", value)
+
+
 def temperature(learner: Any, name: str, value: Any) -> Any:
     """Checks the setting `temperature` of a learner."""
     return check_temperature(value, learner.classification)

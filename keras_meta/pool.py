@@ -336,9 +336,8 @@ class ClassPool:
                 episode then draws one group, uniformly among the groups with enough
                 classes, and all its classes from this group.
             labels: "onehot": integer labels in [0, N), which sequence learners encode
-                as one-hot vectors. "strings": five integers in [0, 5), a random string
-                of five symbols, different for each class of an episode (Santoro et al.,
-                2016).
+                as one-hot vectors. "strings": five integers in [0, 5), another random
+                string of symbols for each class of an episode (Santoro et al., 2016).
 
         Returns:
             A `tf.data.Dataset` of pairs: `({"support_x": [S, ...], "support_y": [S],

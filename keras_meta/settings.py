@@ -4,7 +4,6 @@ import difflib
 import functools
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -248,8 +247,8 @@ def integer(least: int, optional: bool = False) -> Check:
     def check(learner, name, value):
         if value is None and optional:
             return None
-        whole = isinstance(value, numbers.Real) and float(value).is_integer()
-        if isinstance(value, bool) or not whole or value < least:
+        whole = steps.is_real(value) and float(value).is_integer()
+        if not whole or value < least:
             raise ValueError(
                 f"expected {name} to be an integer >= {least}, got {value!r}."
             )
@@ -262,8 +261,7 @@ def number(least: float) -> Check:
     """Returns a check: a finite number >= `least`."""
 
     def check(learner, name, value):
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not least <= value < math.inf:
+        if not steps.is_real(value) or not least <= value < math.inf:
             raise ValueError(
                 f"expected {name} to be a number >= {least}, got {value!r}."
             )
@@ -276,8 +274,7 @@ def between(low: float, high: float) -> Check:
     """Returns a check: a number in the open interval from `low` to `high`."""
 
     def check(learner, name, value):
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not low < value < high:
+        if not steps.is_real(value) or not low < value < high:
             raise ValueError(
                 f"expected {name} to be between {low} and {high}, got {value!r}."
             )
@@ -286,17 +283,11 @@ def between(low: float, high: float) -> Check:
     return check
 
 
-def boolean(optional: bool = False) -> Check:
-    """Returns a check: True or False, or also None if `optional`."""
-
-    def check(learner, name, value):
-        if value is None and optional:
-            return None
-        if not isinstance(value, bool | np.bool_):
-            raise ValueError(f"expected {name} to be True or False, got {value!r}.")
-        return bool(value)
-
-    return check
+def boolean(owner: Any, name: str, value: Any) -> bool:
+    """Checks that a value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"expected {name} to be True or False, got {value!r}.")
+    return bool(value)
 
 
 def choice(*known: str) -> Check:

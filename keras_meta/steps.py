@@ -18,10 +18,14 @@ PARALLEL_TASKS = 8
 UNROLLED_STEPS = 10
 
 
+def is_real(value: Any) -> bool:
+    """Returns whether a value is a real number; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raises a ValueError unless `value` is a finite number above 0."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 < value < math.inf:
+    if not is_real(value) or not 0 < value < math.inf:
         raise ValueError(f"expected {name} to be a number above 0, got {value!r}.")
 
 

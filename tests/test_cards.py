@@ -90,6 +90,8 @@ def test_costs_are_those_of_the_present_weights(path):
     for sha256, expected in (("x", {"one": {"ms": "5"}}), ("y", {})):
         (path.parents[1].parent / "adaptation.csv").write_text(csv.format(5, sha256))
         assert cards.costs() == expected
+    (cards.MODELS.parent / "adaptation.csv").unlink()
+    assert cards.costs() == {}
 
 
 def test_info_states_each_figure_of_an_entry():

@@ -207,12 +207,15 @@ def costs() -> dict[str, dict[str, str]]:
         `{name: {column: text}}` from adaptation.csv, which `tools/benchmark.py
         --what=adaptation` writes.
     """
-    hashes = {card.name: card.sha256 for card in stored()}
-    with (MODELS.parent / "adaptation.csv").open(encoding="utf-8") as file:
-        rows = {row.pop("model"): row for row in csv.DictReader(file)}
-    return {
-        name: row for name, row in rows.items() if row.pop("sha256") == hashes.get(name)
-    }
+    path = MODELS.parent / "adaptation.csv"
+    if not path.exists():
+        return {}
+    present = {(card.name, card.sha256) for card in stored()}
+    with path.open(encoding="utf-8") as file:
+        rows = {
+            (row.pop("model"), row.pop("sha256")): row for row in csv.DictReader(file)
+        }
+    return {key[0]: row for key, row in rows.items() if key in present}
 
 
 def stored() -> list[Card]:

@@ -111,8 +111,10 @@ def cells(ways, pool):
         ways: of the tasks that the entry was trained for.
         pool: its validation classes; a task needs one more than its ways.
     """
-    numbers = sorted({n for n, _ in grids.cells(ways, pool) if n < len(pool)})
-    return list(itertools.product(numbers, SHOTS))
+    measured = grids.cells(ways, pool)
+    numbers = sorted({n for n, _ in measured if n < len(pool)})
+    most = max(shots for _, shots in measured)  # of the tasks that `calibrate` draws
+    return list(itertools.product(numbers, [k for k in SHOTS if k <= most]))
 
 
 def calibrate(learner, pool, ways, shots, tasks=TASKS, seed=0):

@@ -108,7 +108,7 @@ class GradientLearner(inner_loop.InnerLoop, ordered.OrderedLearner):
     evaluation_steps = settings.Setting(settings.integer(0, optional=True))
     inner_batch = settings.Setting(settings.integer(1, optional=True))
     normalization = settings.Setting(_normalization)
-    vectorize = settings.Setting(settings.boolean())
+    vectorize = settings.Setting(settings.boolean)
 
     def __init__(
         self,

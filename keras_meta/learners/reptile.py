@@ -78,7 +78,7 @@ class Reptile(gradient.GradientLearner):
     outer_loss = False
 
     inner_optimizer = settings.Setting(settings.choice(*OPTIMIZERS))
-    joint = settings.Setting(settings.boolean())
+    joint = settings.Setting(settings.boolean)
     reported_tasks = settings.Setting(settings.integer(1, optional=True))
 
     def __init__(
@@ -164,10 +164,11 @@ class Reptile(gradient.GradientLearner):
         if self.joint or self.reported_tasks is not None:
             query_y = tf.convert_to_tensor(query_y)
             reported = slice(self.reported_tasks)
-            outputs = outputs[reported]
             if self.joint:  # adapts to the support set alone
                 tasks = {key: x[reported] for key, x in episode.items()}
                 outputs = self(tasks, training=True)
+            else:
+                outputs = outputs[reported]
             weights = None if weights is None else weights[reported]
             loss = losses.of_batch(self.query_loss, query_y[reported], outputs, weights)
             loss += tf.cast(self.penalty(), loss.dtype)

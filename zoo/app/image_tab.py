@@ -71,20 +71,8 @@ class ImageTab(tab.Tab):
                 elem_id="draw-query",
             )
         with gradio.Row():
-            self.example_files = gradio.UploadButton(
-                "Upload examples",
-                file_count="multiple",
-                min_width=120,
-                size="md",
-                elem_id="example-files",
-            )
-            self.query_files = gradio.UploadButton(
-                "Upload to classify",
-                file_count="multiple",
-                min_width=120,
-                size="md",
-                elem_id="query-files",
-            )
+            self.example_files = parts.uploads("Upload examples", "example-files")
+            self.query_files = parts.uploads("Upload to classify", "query-files")
         self.examples = parts.gallery("Examples", "examples")
 
     def _lay_outputs(self):

@@ -12,6 +12,13 @@ def button(label, name):
     return gradio.Button(label, size="sm", min_width=80, elem_id=name)
 
 
+def uploads(label, name):
+    """A button that uploads files; its name is its id on the page."""
+    return gradio.UploadButton(
+        label, file_count="multiple", min_width=120, size="md", elem_id=name
+    )
+
+
 def gallery(label, name):
     """Small pictures with captions; its name is its id on the page."""
     return gradio.Gallery(
