@@ -1,6 +1,6 @@
 """EpisodeMetric: the base class of metrics of episodes, and their sums."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,38 @@ Z95 = 1.959964
 def product(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Returns `weights * values`, with 0 wherever the weight is 0."""
     return ops.where(weights > 0, weights * values, 0)
+
+
+def checked_predictions(
+    y_true: TensorLike,
+    y_pred: TensorLike,
+    endings: Sequence[Sequence[int | None]],
+    least: int = 2,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns targets and predictions as tensors, after validation of their shapes.
+
+    Args:
+        y_true: targets `[T, Q, ...]`.
+        y_pred: predictions.
+        endings: the axes that may follow those of y_true in y_pred, such as `[None]`
+            for logits.
+        least: least rank of y_true.
+
+    Raises:
+        ValueError: targets of a lower rank, or predictions of another shape.
+    """
+    y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
+    true, pred = y_true.shape, y_pred.shape
+    if true.rank is not None and true.rank < least:
+        raise ValueError(f"expected y_true of shape [T, Q, ...], got {true}.")
+    shapes = [true.concatenate(ending) for ending in endings]
+    if not any(shape.is_compatible_with(pred) for shape in shapes):
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(
+            f"expected y_pred of shape {expected} for y_true of shape {true}, got "
+            f"{pred}."
+        )
+    return y_true, y_pred
 
 
 class SumsMetric(keras.metrics.Metric):

@@ -11,6 +11,10 @@ from keras_meta.episode_metric import Z95 as Z95
 from keras_meta.episode_metric import EpisodeMetric as EpisodeMetric
 from keras_meta.typing_names import TensorLike
 
+# Axes of predictions after those of the targets.
+LOGITS = [[None]]
+MEAN_AND_SCALE = [[2]]
+
 
 @keras.saving.register_keras_serializable("keras_meta")
 class EpisodeAccuracy(EpisodeMetric):
@@ -44,6 +48,7 @@ class EpisodeAccuracy(EpisodeMetric):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
     def query_scores(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
+        y_true, y_pred = episode_metric.checked_predictions(y_true, y_pred, LOGITS)
         predicted = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         correct = ops.equal(ops.cast(y_true, "int32"), predicted)
         if len(correct.shape) == 3:
@@ -76,6 +81,9 @@ class EpisodeSquaredError(EpisodeMetric):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
     def query_scores(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
+        y_true, y_pred = episode_metric.checked_predictions(
+            y_true, y_pred, [[], *MEAN_AND_SCALE]
+        )
         if len(y_pred.shape) > len(y_true.shape):
             y_pred = y_pred[..., 0]
         errors = ops.cast(y_true, self.dtype) - ops.cast(y_pred, self.dtype)
@@ -107,6 +115,9 @@ class EpisodeNLL(EpisodeMetric):
         super().__init__(interval=interval, name=name, dtype=dtype)
 
     def query_scores(self, y_true: TensorLike, y_pred: TensorLike) -> tf.Tensor:
+        y_true, y_pred = episode_metric.checked_predictions(
+            y_true, y_pred, MEAN_AND_SCALE
+        )
         return losses.GaussianNLL(reduction=None, dtype=self.dtype)(y_true, y_pred)
 
 
@@ -153,6 +164,7 @@ class PresentationAccuracy(EpisodeMetric):
 
     def _presented(self, y_true, y_pred):
         """Counts the classes that each task presents k times, and the correct ones."""
+        y_true, y_pred = episode_metric.checked_predictions(y_true, y_pred, LOGITS)
         y_true = ops.cast(y_true, "int32")
         correct = ops.equal(y_true, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         same = ops.equal(y_true[:, :, None], y_true[:, None])
@@ -242,6 +254,9 @@ class CalibrationError(episode_metric.SumsMetric):
         y_pred: TensorLike,
         sample_weight: TensorLike | None = None,
     ) -> None:
+        y_true, y_pred = episode_metric.checked_predictions(
+            y_true, y_pred, LOGITS, least=0
+        )
         y_true = ops.cast(y_true, "int32")
         weights = ops.ones_like(y_true, dtype="float64")
         if sample_weight is not None:

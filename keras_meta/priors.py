@@ -266,7 +266,8 @@ class ProximalSGD(keras.optimizers.Optimizer):
 
         theta <- argmin |theta' - (theta - a grad)|^2 / 2 - a/S log p(theta')
 
-    A `task_network.TaskNetwork` that is compiled with it sets its prior.
+    A `task_network.TaskNetwork` that is compiled with it sets its prior, as the models
+    that `km.finetune` makes of learners with a prior do. Other models have none.
 
     Args:
         learning_rate: a, a number or a schedule.
@@ -277,7 +278,7 @@ class ProximalSGD(keras.optimizers.Optimizer):
         **kwargs: for `keras.optimizers.Optimizer`, such as `clipnorm`.
 
     Raises:
-        ValueError: another family.
+        ValueError: another family, or in the first step a model without a prior.
 
     Reference:
         Parikh and Boyd, "Proximal Algorithms", 2014, section 4.2.
@@ -294,6 +295,7 @@ class ProximalSGD(keras.optimizers.Optimizer):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.prior = check_family("prior", prior)
         self.examples = examples
+        self._has_prior = False
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
@@ -328,13 +330,18 @@ class ProximalSGD(keras.optimizers.Optimizer):
             scales: sigma of each variable, scalars.
         """
         self.build(variables)
-        self.prior, self.examples = prior, examples
+        self.prior, self.examples, self._has_prior = prior, examples, True
         network.assign(self.centres, centres)
         network.assign(self.scales, scales)
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
+        if not self._has_prior:
+            raise ValueError(
+                "expected a model with a prior, as km.finetune makes of a learner with "
+                "one, for ProximalSGD, got a model without: use keras.optimizers.SGD."
+            )
         place = keras_private.place_of(self, variable)
         rate = keras.ops.cast(learning_rate, variable.dtype)
         centre, scale = network.values([self.centres[place], self.scales[place]])

@@ -59,17 +59,35 @@ class Traced:
         Raises:
             ValueError: as `infer`.
         """
+        state = self.checked_state(state)
         state, query_x = checks.checked_query(self, state, query_x)
-        try:
-            tf.nest.assert_same_structure(state, self.state_spec(), check_types=False)
-        except (TypeError, ValueError):
-            raise ValueError(
-                "expected a state that adapt returned with the present settings and "
-                "trainable flags, got one of another structure: call adapt again."
-            ) from None
         outputs, finite, penalty = self._infer_function()(state, query_x)
         check = checks.finite("the predictions for query_x", finite)
         return checks.required(outputs, check), penalty
+
+    def checked_state(self, state: TensorNest) -> TensorNest:
+        """Returns a state as tensors, after validation of their structure and shapes.
+
+        Args:
+            state: as for `infer`.
+
+        Raises:
+            ValueError: `adapt` returns no state of this structure.
+        """
+        spec = self.state_spec()
+        try:
+            tf.nest.assert_same_structure(state, spec, check_types=False)
+            state = tf.nest.map_structure(tf.convert_to_tensor, state)
+            pairs = zip(tf.nest.flatten(spec), tf.nest.flatten(state), strict=True)
+            fits = all(part.is_compatible_with(value) for part, value in pairs)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                "expected a state that adapt returned with the present settings and "
+                "trainable flags, got one of another structure: call adapt again."
+            )
+        return state
 
     def trace_key(self) -> tuple[Any, ...]:
         """Returns what a trace depends on besides its inputs: settings and flags."""

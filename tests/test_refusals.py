@@ -1,5 +1,9 @@
 """Tests that settings without an effect and invalid arguments are refused."""
 
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +11,8 @@ import pytest
 import keras_meta as km
 from keras_meta.zoo import initial, recipes, serving_client
 from tests import smooth
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +165,63 @@ def test_initial_weights_of_another_network_are_refused(tmp_path):
     recipe = recipes.recipe("protonet.omniglot_5w1s")
     with pytest.raises(ValueError, match="other.keras to have weights of the paths"):
         initial.begin(recipe, 0, str(tmp_path / "other.keras"))
+
+
+LABELS = np.zeros([2, 3], int)
+TARGETS = np.zeros([2, 3, 1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "y_true", "y_pred"),
+    [
+        (km.metrics.EpisodeAccuracy, LABELS, np.zeros([2, 3])),
+        (km.metrics.EpisodeAccuracy, LABELS[:, :1], np.zeros([2, 3, 5])),
+        (km.metrics.EpisodeAccuracy, LABELS[0], np.zeros([3, 5])),
+        (km.metrics.EpisodeSquaredError, TARGETS, np.zeros([2, 3])),
+        (km.metrics.EpisodeSquaredError, TARGETS, np.zeros([2, 1, 1])),
+        (km.metrics.EpisodeNLL, TARGETS, np.zeros([2, 3, 1])),
+        (km.metrics.PresentationAccuracy, LABELS, np.zeros([2, 4, 5])),
+        (km.metrics.CalibrationError, LABELS, np.zeros([3, 5])),
+    ],
+)
+def test_metrics_refuse_other_shapes(metric, y_true, y_pred):
+    metric = metric()
+    with pytest.raises(ValueError, match=r"expected y_(true|pred) of shape"):
+        metric.update_state(y_true, y_pred)
+    assert float(metric.result()) == 0
+
+
+def test_a_proximal_step_needs_a_prior():
+    learner = km.MAML(km.networks.mlp((1,), 1, (4,)), loss="mse", inner_rate=0.1)
+    x = np.linspace(-1, 1, 6, dtype="float32")[:, None]
+    model = km.finetune(learner, x, x, optimizer=km.priors.ProximalSGD(0.1))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="expected a model with a prior"):
+        model.fit(x, x, verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_states_of_other_learners_are_refused(learner):
+    x = np.zeros([1, 3, 6], "float32")
+    state = learner.adapt(x, [[0, 1, 2]])
+    wider = km.ProtoNet(km.networks.mlp((6,), 5, (8,)), 3)
+    maml = km.MAML(km.networks.mlp((6,), 3, (8,)))
+    for other in (wider, maml):
+        with pytest.raises(ValueError, match="expected a state that adapt returned"):
+            other.infer(state, x)
+    for wrong in (None, {}, {**state, "prototypes": "text"}):
+        with pytest.raises(ValueError, match="expected a state that adapt returned"):
+            learner.infer(wrong, x)
+        with pytest.raises(ValueError, match="expected a state that adapt returned"):
+            learner.distances(wrong, x)
+    arrays = {key: np.asarray(value) for key, value in state.items()}
+    np.testing.assert_array_equal(learner.infer(arrays, x), learner.infer(state, x))
+
+
+def test_tools_refuse_words_that_are_not_flags():
+    command = [sys.executable, "tools/check_versions.py", "proto"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "expected flags alone, got proto." in process.stdout + process.stderr
+    assert "Traceback" not in process.stderr

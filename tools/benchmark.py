@@ -75,7 +75,11 @@ flags.DEFINE_string("out", "runs/benchmarks", "Folder for a run of all benchmark
 flags.DEFINE_string("case", None, "Internal: a measurement in this process, as JSON.")
 
 
-def main(_):
+def main(argv):
+    if argv[1:]:
+        raise app.UsageError(f"expected flags alone, got {' '.join(argv[1:])}.")
+    if FLAGS.csv and FLAGS.what == "all":
+        raise app.UsageError("expected --csv with one benchmark, got --what=all.")
     if FLAGS.case:
         harness.run_case(FLAGS.case)
     elif FLAGS.what == "all":

@@ -221,7 +221,9 @@ def check(name, python, resolution):
     return process.returncode == 0
 
 
-def main(_):
+def main(argv):
+    if argv[1:]:
+        raise app.UsageError(f"expected flags alone, got {' '.join(argv[1:])}.")
     unknown = set(FLAGS.versions) - set(RESOLUTIONS)
     if unknown:
         sys.exit(f"check_versions: error: expected lowest, newest, got {unknown.pop()}")

@@ -44,7 +44,9 @@ def write_notebook(script):
     jupytext.write(notebook, script.with_suffix(".ipynb"))
 
 
-def main(_):
+def main(argv):
+    if argv[1:]:
+        raise app.UsageError(f"expected flags alone, got {' '.join(argv[1:])}.")
     bin_folder = pathlib.Path(sys.executable).parent
     os.environ["PATH"] = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
     scripts = [

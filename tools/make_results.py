@@ -194,7 +194,9 @@ def score_all(function, names):
             sys.exit(f"make_results: error: {name}: {error}")
 
 
-def main(_):
+def main(argv):
+    if argv[1:]:
+        raise app.UsageError(f"expected flags alone, got {' '.join(argv[1:])}.")
     names = FLAGS.models and list(filter(None, FLAGS.models))
     if FLAGS.grid:
         score_all(score_grid, candidates_without("grid") if names is None else names)

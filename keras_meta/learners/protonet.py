@@ -98,7 +98,7 @@ class ProtoNet(learner.Learner):
         Raises:
             ValueError: as `infer`.
         """
-        state, query_x = checks.checked_query(self, state, query_x)
+        state, query_x = checks.checked_query(self, self.checked_state(state), query_x)
         features = tf.cast(self.bound.each(query_x, False), self.variable_dtype)
         prototypes = tf.cast(state["prototypes"], self.variable_dtype)
         lengths = tf.reduce_sum(tf.square(features), axis=-1, keepdims=True)

@@ -195,7 +195,15 @@ def score(run, data, out):
             "scales": list(scales.values()),
         }
 
-    return results.stored_arrays(folder_of(run, out) / "curve.npz", compute)
+    path = folder_of(run, out) / "curve.npz"
+    arrays = results.stored_arrays(path, compute)
+    tasks = arrays["right"].shape[1]
+    if tasks != FLAGS.test_tasks:
+        raise ValueError(
+            f"expected test_tasks = {tasks} of the scores in {path}, got "
+            f"{FLAGS.test_tasks}."
+        )
+    return arrays
 
 
 def freeze(run, data, out):
@@ -224,6 +232,7 @@ def freeze(run, data, out):
             {
                 "method": run.method,
                 "seed": run.seed,
+                "tasks": FLAGS.test_tasks,
                 "kept": len(order) - count,
                 "frozen": " ".join(order[:count]),
                 "ms": round(1000 * float(np.median(times[1:])), 1),

@@ -43,7 +43,9 @@ def start(main, intra_op=1, folder=lambda: FLAGS.out):
     """
     km.runtime.configure(intra_op)
 
-    def run(_):
+    def run(argv):
+        if argv[1:]:
+            raise app.UsageError(f"expected flags alone, got {' '.join(argv[1:])}.")
         out = pathlib.Path(folder())
         try:
             runs.make(out)
