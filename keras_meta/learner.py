@@ -298,8 +298,7 @@ class Learner(settings.Spelled, trainer.Trainer):
         """
         if not self.classification:
             raise ValueError("expected a learner for classification, got regression.")
-        if classes != int(classes) or classes < 2:
-            raise ValueError(f"expected an integer >= 2 of classes, got {classes}.")
+        checks.check_integer("classes", classes, 2)
         copy = type(self).from_config(self.config_with(int(classes)))
         for old, new in zip(self.weights, copy.weights, strict=True):
             value = self.carried(old.numpy(), tuple(new.shape))

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta import checks
+
 CONTROLLERS = ("lstm", "feedforward")
 SIMILARITIES = ("dot", "cosine")
 
@@ -87,10 +89,11 @@ class LRUACell(keras.layers.Layer):
                 f"expected similarity to be one of {', '.join(SIMILARITIES)}, got "
                 f"{similarity!r}."
             )
-        if not 1 <= heads <= rows:
-            raise ValueError(
-                f"expected between 1 and {rows} heads, one a row at most, got {heads}."
-            )
+        sizes = {"units": units, "rows": rows, "width": width, "heads": heads}
+        for name, size in sizes.items():
+            checks.check_integer(name, size, 1)
+        if heads > rows:
+            raise ValueError(f"expected at most {rows} heads, one a row, got {heads}.")
         if not 0 <= decay <= 1:
             raise ValueError(f"expected decay to be between 0 and 1, got {decay}.")
         self.units = units

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_meta import checks, settings
 from keras_meta.applications import block_of as block_of
 from keras_meta.applications import pretrained as pretrained
 from keras_meta.hog import HOG as HOG
@@ -45,7 +46,7 @@ def conv4(
         A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`, or to features.
 
     Raises:
-        ValueError: another pooling or halving.
+        ValueError: another pooling or halving, or sizes that are not integers >= 1.
 
     Example:
         >>> km.networks.conv4(outputs=5, filters=8).output_shape
@@ -58,6 +59,7 @@ def conv4(
     """
     _check_choice("pooling", pooling, POOLINGS)
     _check_choice("halving", halving, ("stride", "max"))
+    checks.check_integer("filters", filters, 1)
     inputs = keras.Input(input_shape, name="image")
     x = inputs
     for block in range(1, 5):
@@ -103,13 +105,14 @@ def resnet12(
         A `keras.Model` from `[B, H, W, C]` to logits `[B, outputs]`, or to features.
 
     Raises:
-        ValueError: another pooling.
+        ValueError: another pooling, or sizes that are not integers >= 1.
 
     Reference:
         Lee, Maji, Ravichandran and Soatto, "Meta-Learning with Differentiable Convex
         Optimization", CVPR 2019, section 4.1, without its DropBlock.
     """
     _check_choice("pooling", pooling, POOLINGS)
+    filters = settings.sizes("filters", filters)
 
     def convolved(x, filters, size, name):
         x = keras.layers.Conv2D(
@@ -143,7 +146,12 @@ def _head(x, pooling, outputs):
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     else:
         x = keras.layers.Flatten(name="flat")(x)
-    return x if outputs is None else keras.layers.Dense(outputs, name="head")(x)
+    return x if outputs is None else _logits(x, outputs)
+
+
+def _logits(x, outputs):
+    checks.check_integer("outputs", outputs, 1)
+    return keras.layers.Dense(outputs, name="head")(x)
 
 
 def mlp(
@@ -165,14 +173,18 @@ def mlp(
     Returns:
         A `keras.Model` from `[B, *input_shape]` to `[B, outputs]`.
 
+    Raises:
+        ValueError: sizes that are not integers >= 1.
+
     Reference:
         Finn, Abbeel and Levine, 2017, section 5.1.
     """
+    units = settings.sizes("units", units)
     inputs = keras.Input(input_shape, name="x")
     x = keras.layers.Flatten(name="flat")(inputs) if len(input_shape) > 1 else inputs
     for index, size in enumerate(units, start=1):
         x = keras.layers.Dense(size, activation=activation, name=f"dense{index}")(x)
-    return keras.Model(inputs, keras.layers.Dense(outputs, name="head")(x), name=name)
+    return keras.Model(inputs, _logits(x, outputs), name=name)
 
 
 def with_hog(
@@ -209,5 +221,5 @@ def with_hog(
         [learned, keras.layers.Rescaling(weight, name="weighted_hog")(shape)]
     )
     if outputs is not None:
-        x = keras.layers.Dense(outputs, name="head")(x)
+        x = _logits(x, outputs)
     return keras.Model(encoder.input, x, name=f"{encoder.name}_hog")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_meta import steps
+from keras_meta import checks, steps
 
 # The similarity of two names (`difflib`) from which one counts as a misspelling of the
 # other: `iner_rate` and `inner_lr` are alike enough, no attribute of Keras is.
@@ -255,6 +255,29 @@ def integer(least: int, optional: bool = False) -> Check:
         return int(value)
 
     return check
+
+
+def sizes(name: str, values: Iterable[int], least: int = 0) -> list[int]:
+    """Returns the sizes of layers as a list, after validation.
+
+    Args:
+        name: of the argument.
+        values: integers >= 1.
+        least: least number of layers.
+
+    Raises:
+        ValueError: one number instead of a sequence, too few, or others than these.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise ValueError(
+            f"expected {name} to be a sequence of integers, got {values!r}."
+        )
+    values = list(values)
+    if len(values) < least:
+        raise ValueError(f"expected {name} of at least {least} layer, got none.")
+    for value in values:
+        checks.check_integer(f"each of {name}", value, 1)
+    return values
 
 
 def number(least: float) -> Check:

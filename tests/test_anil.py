@@ -54,7 +54,7 @@ def test_a_head_that_is_not_dense_is_rejected():
     network = keras.Model(network.input, keras.layers.ReLU()(network.output))
     with pytest.raises(ValueError, match="ends in ReLU"):
         km.MAML(network).with_classes(4)
-    with pytest.raises(ValueError, match="integer >= 2 of classes, got 1"):
+    with pytest.raises(ValueError, match="classes to be an integer >= 2, got 1"):
         km.MAML(km.networks.mlp((4,), 3)).with_classes(1)
 
 

@@ -153,8 +153,8 @@ def test_writes_go_to_the_least_used_rows_lowest_index_first():
     [
         ({"controller": "gru"}, "controller"),
         ({"similarity": "euclid"}, "similarity"),
-        ({"heads": 0}, "between 1 and 8 heads"),
-        ({"heads": 9}, "between 1 and 8 heads"),
+        ({"heads": 0}, "expected heads to be an integer >= 1"),
+        ({"heads": 9}, "at most 8 heads"),
         ({"decay": 1.5}, "decay"),
     ],
 )

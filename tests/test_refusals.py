@@ -225,3 +225,29 @@ def test_tools_refuse_words_that_are_not_flags():
     assert process.returncode == 1
     assert "expected flags alone, got proto." in process.stdout + process.stderr
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: km.networks.mlp(units=64), "units"),
+        (lambda: km.networks.mlp(units=(64, 0)), "each of units"),
+        (lambda: km.networks.mlp(outputs=2.5), "outputs"),
+        (lambda: km.networks.conv4(filters="64"), "filters"),
+        (lambda: km.networks.conv4(outputs=0), "outputs"),
+        (lambda: km.networks.resnet12((32, 32, 3), filters=64), "filters"),
+        (lambda: km.LSTMLearner(example_shape=[2], units=[]), "units"),
+        (lambda: km.LSTMLearner(example_shape=[2], units=[4, -1]), "each of units"),
+        (lambda: km.MANN(example_shape=[2], width=0), "width"),
+        (lambda: km.MANN(example_shape=[2], rows=4.0), "rows"),
+        (lambda: km.ProtoNet(smooth.network(), 3).with_classes("5"), "classes"),
+    ],
+)
+def test_sizes_are_integers(make, argument):
+    with pytest.raises(ValueError, match=f"expected {argument} (to be|of at least)"):
+        make()
+
+
+def test_sizes_from_an_iterator_are_kept():
+    network = km.networks.mlp((2,), 3, (size for size in (4, 5)))
+    assert [layer.units for layer in network.layers[1:]] == [4, 5, 3]

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import keras
+import numpy as np
 
 from keras_meta import network as network_module
-from keras_meta import options
+from keras_meta import options, settings
 from keras_meta.learners import sequence
 
 
@@ -80,7 +81,8 @@ class LSTMLearner(sequence.SequenceLearner):
     ) -> None:
         if network is not None:
             kwargs.setdefault("dtype", network_module.policy(network))
-        self.units = [units] if isinstance(units, int) else list(units)
+        single = isinstance(units, int | np.integer)
+        self.units = settings.sizes("units", [units] if single else units, least=1)
         policy = kwargs.get("dtype")
         cells = [
             keras.layers.LSTMCell(size, dtype=policy, name=f"lstm{index + 1}")
