@@ -108,6 +108,7 @@ def evaluate_folder(
     queries: int | None = None,
     seed: int = 0,
     first: int = 0,
+    learner: Learner | None = None,
 ) -> dict[str, Any]:
     """Scores an entry on tasks of a user's own classes.
 
@@ -121,6 +122,7 @@ def evaluate_folder(
         queries: of each class; by default `test_queries` of the entry's task, or 15 for
             a file; fewer if the smallest class has fewer images besides the support
             examples.
+        learner: the learner of that name, if it is loaded already.
 
     Returns:
         A dict, see `evaluate`.
@@ -131,7 +133,7 @@ def evaluate_folder(
     """
     from keras_meta import ClassPool
 
-    learner = named.image_learner(name)
+    learner = learner or named.image_learner(name)
     trained, images, tested = 5, 1, 15
     if not named.is_file(name):
         card, task = zoo.card(name), recipes.recipe(name).task

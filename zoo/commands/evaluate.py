@@ -123,8 +123,9 @@ def run(arguments, output):
 
             score = lake.evaluate(name, episodes, seed, first)
         elif arguments.data:
+            learner = named.image_learner(name)
             score = scores.evaluate_folder(
-                name, arguments.data, episodes, *sizes, seed, first
+                name, arguments.data, episodes, *sizes, seed, first, learner
             )
         else:
             score = scores.evaluate(name, episodes, *sizes, seed, first=first)
@@ -137,8 +138,7 @@ def run(arguments, output):
         from keras_meta import sources
 
         paths = sources.list_directory(arguments.data)[0]
-        preprocess = named.image_learner(name).preprocess
-        for note in image_notes.of_folder(name, preprocess, paths):
+        for note in image_notes.of_folder(name, learner.preprocess, paths):
             output.print(f"Note: {note}.")
 
 
