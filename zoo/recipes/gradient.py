@@ -128,7 +128,10 @@ RECIPES = {
         # settings reach a validation accuracy of 68.5, 80.0 and 82.7% after 200, 400
         # and 600, with 16 tasks each. With 8 tasks a meta-step learns as much (63.8%
         # with averaged weights at 600, against 66.6%) and takes little more than half
-        # the time.
+        # the time. Validation accuracy is 94.5% at 11,000 and between 94.8 and 95.0%
+        # from 13,000 on. From the weights of 15,000 it stays there in 900 meta-steps at
+        # a rate of 2e-4, and in 600 with an inner rate of 0.4, with which the inner
+        # loop converges. With that and the authors' lambda of 2 it is 93.5% after 1,200.
         _drawn(
             "IMAML",
             inner_rate=0.1,
@@ -139,7 +142,7 @@ RECIPES = {
         ),
         characters.OMNIGLOT_5W1S,
         papers.IMAML_PAPER,
-        steps=20_000,
+        steps=17_000,
         tasks=8,
         clip=10.0,
     ),
