@@ -131,7 +131,8 @@ RECIPES = {
         # the time. Validation accuracy is 94.5% at 11,000 and between 94.8 and 95.0%
         # from 13,000 on. From the weights of 15,000 it stays there in 900 meta-steps at
         # a rate of 2e-4, and in 600 with an inner rate of 0.4, with which the inner
-        # loop converges. With that and the authors' lambda of 2 it is 93.5% after 1,200.
+        # loop converges. With that and the authors' lambda of 2 it is 93.5% after
+        # 1,200.
         _drawn(
             "IMAML",
             inner_rate=0.1,
