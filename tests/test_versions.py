@@ -90,7 +90,7 @@ def test_missing_interpreters_are_reported(monkeypatch, capsys):
     )
     monkeypatch.setattr(check_versions, "interpreter", lambda name: None)
     with pytest.raises(SystemExit, match="^check_versions: error: expected an interp"):
-        check_versions.main(None)
+        check_versions.main([])
     assert capsys.readouterr().out.splitlines() == [
         "Python 3.99: no such interpreter here, left out",
         "Python 3.98: no such interpreter here, left out",
@@ -108,7 +108,7 @@ def test_a_failed_configuration_sets_the_exit_code(results, code, monkeypatch):
     monkeypatch.setattr(check_versions, "interpreter", lambda name: sys.executable)
     monkeypatch.setattr(check_versions, "check", lambda *a: remaining.pop(0))
     with pytest.raises(SystemExit) as info:
-        check_versions.main(None)
+        check_versions.main([])
     assert (info.value.code, remaining) == (code, [])
 
 
