@@ -81,8 +81,9 @@ class LSTMLearner(sequence.SequenceLearner):
     ) -> None:
         if network is not None:
             kwargs.setdefault("dtype", network_module.policy(network))
-        single = isinstance(units, int | np.integer)
-        self.units = settings.sizes("units", [units] if single else units, least=1)
+        if isinstance(units, int | np.integer):
+            units = [int(units)]
+        self.units = settings.sizes("units", units, least=1)
         policy = kwargs.get("dtype")
         cells = [
             keras.layers.LSTMCell(size, dtype=policy, name=f"lstm{index + 1}")
