@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta import checks
+from keras_meta import checks, settings
 
 CONTROLLERS = ("lstm", "feedforward")
 SIMILARITIES = ("dot", "cosine")
@@ -79,16 +79,8 @@ class LRUACell(keras.layers.Layer):
     ) -> None:
         # States stay in the variables' precision: rows are compared by their usage.
         super().__init__(autocast=False, **kwargs)
-        if controller not in CONTROLLERS:
-            raise ValueError(
-                f"expected controller to be one of {', '.join(CONTROLLERS)}, got "
-                f"{controller!r}."
-            )
-        if similarity not in SIMILARITIES:
-            raise ValueError(
-                f"expected similarity to be one of {', '.join(SIMILARITIES)}, got "
-                f"{similarity!r}."
-            )
+        settings.choice(*CONTROLLERS)(self, "controller", controller)
+        settings.choice(*SIMILARITIES)(self, "similarity", similarity)
         sizes = {"units": units, "rows": rows, "width": width, "heads": heads}
         for name, size in sizes.items():
             checks.check_integer(name, size, 1)

@@ -277,7 +277,7 @@ def sizes(name: str, values: Iterable[int], least: int = 0) -> list[int]:
         raise ValueError(f"expected {name} of at least {least} layer, got none.")
     for value in values:
         checks.check_integer(f"each of {name}", value, 1)
-    return values
+    return list(map(int, values))
 
 
 def number(least: float) -> Check:

@@ -119,14 +119,27 @@ class Traced:
             function: the function to trace.
             signature: its inputs, a list of nests of TensorSpecs; None for any.
         """
-        return self._functions.get(self.trace_key(), name, function, signature)
+        return self._functions.get(
+            self.trace_key(),
+            name,
+            lambda: tf.function(
+                function,
+                input_signature=signature,
+                autograph=False,
+                reduce_retracing=True,
+            ),
+        )
 
     def state_spec(self) -> TensorNest:
         """Returns the structure of the state that `adapt` returns, as TensorSpecs."""
-        return tf.nest.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype),
-            self._adapt_function().get_concrete_function().structured_outputs[0],
-        )
+
+        def traced_state():
+            trace = self._adapt_function().get_concrete_function()
+            return tf.nest.map_structure(
+                lambda x: tf.TensorSpec(x.shape, x.dtype), trace.structured_outputs[0]
+            )
+
+        return self._functions.get(self.trace_key(), "state_spec", traced_state)
 
     def x_spec(self, name: str) -> tf.TensorSpec:
         """Returns the TensorSpec of examples `[T, S or Q, ...]`, for any T, S and Q."""
@@ -151,31 +164,23 @@ class Traced:
 
 
 class Functions:
-    """The traces of a learner by name, which Keras neither tracks nor saves."""
+    """The traces of a learner, and what is derived from them, by name.
+
+    Keras neither tracks nor saves them.
+    """
 
     def __init__(self) -> None:
         self.key: Any = None
-        self.functions: dict[str, Callable[..., Any]] = {}
+        self.made: dict[str, Any] = {}
         self.made_with: dict[str, Any] = {}
 
-    def get(
-        self,
-        key: Any,
-        name: str,
-        function: Callable[..., Any],
-        signature: Sequence[Any] | None,
-    ) -> Callable[..., Any]:
-        """Returns the trace of a name; another key discards all traces."""
+    def get(self, key: Any, name: str, make: Callable[[], Any]) -> Any:
+        """Returns the result of `make` for a name; another key discards all results."""
         if key != self.key:
-            self.key, self.functions = key, {}
-        if name not in self.functions:
-            self.functions[name] = tf.function(
-                function,
-                input_signature=signature,
-                autograph=False,
-                reduce_retracing=True,
-            )
-        return self.functions[name]
+            self.key, self.made = key, {}
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
     def is_stale(self, name: str, key: Any) -> bool:
         """Returns whether the last call for this name had another key."""

@@ -82,7 +82,7 @@ class LSTMLearner(sequence.SequenceLearner):
         if network is not None:
             kwargs.setdefault("dtype", network_module.policy(network))
         if isinstance(units, int | np.integer):
-            units = [int(units)]
+            units = [units]
         self.units = settings.sizes("units", units, least=1)
         policy = kwargs.get("dtype")
         cells = [
