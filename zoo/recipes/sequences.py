@@ -21,7 +21,7 @@ def _reader(kind, fixed=True, **settings):
 
         import keras_meta as km
 
-        encoder = encoders.conv4(64)
+        encoder = encoders.conv4(filters=64 if fixed else 32)
         encoder.trainable = not fixed
         standard = keras.layers.BatchNormalization(
             center=False, scale=False, name="standard"
@@ -73,11 +73,12 @@ RECIPES = {
     ),
     "lstm.omniglot_5w": schema.Recipe(
         # From pixels, as published. The published network reads a flattened 20x20
-        # image; this one has MAML's four convolutions, trained with the LSTM.
+        # image; this one has four convolutions, trained with the LSTM. With 32 filters
+        # a meta-step takes 0.6 of its time with 64.
         _reader("LSTMLearner", fixed=False, outputs=5, units=256),
         characters.OMNIGLOT_5W_PIXELS,
         papers.LSTM_PAPER,
-        steps=30_000,
+        steps=20_000,
         clip=1.0,
         intra_op=2,
     ),
@@ -103,7 +104,7 @@ RECIPES = {
         _reader("MANN", fixed=False, outputs=5),
         characters.OMNIGLOT_5W_PIXELS,
         papers.MANN_PAPER,
-        steps=30_000,
+        steps=20_000,
         clip=1.0,
         intra_op=2,
     ),
