@@ -11,7 +11,8 @@ from keras_meta.applications import pretrained as pretrained
 from keras_meta.hog import HOG as HOG
 from keras_meta.whitening import Whitening as Whitening
 
-POOLINGS = "mean", "none"
+_check_pooling = settings.choice("mean", "none")
+_check_halving = settings.choice("stride", "max")
 
 
 def conv4(
@@ -57,8 +58,8 @@ def conv4(
         Deep Networks", 2017, section 5.2 and appendix A; Snell, Swersky and Zemel,
         "Prototypical Networks for Few-shot Learning", 2017, section 3.1.
     """
-    _check_choice("pooling", pooling, POOLINGS)
-    _check_choice("halving", halving, ("stride", "max"))
+    _check_pooling(None, "pooling", pooling)
+    _check_halving(None, "halving", halving)
     checks.check_integer("filters", filters, 1)
     inputs = keras.Input(input_shape, name="image")
     x = inputs
@@ -111,7 +112,7 @@ def resnet12(
         Lee, Maji, Ravichandran and Soatto, "Meta-Learning with Differentiable Convex
         Optimization", CVPR 2019, section 4.1, without its DropBlock.
     """
-    _check_choice("pooling", pooling, POOLINGS)
+    _check_pooling(None, "pooling", pooling)
     filters = settings.sizes("filters", filters)
 
     def convolved(x, filters, size, name):
@@ -131,13 +132,6 @@ def resnet12(
             x = keras.layers.LeakyReLU(0.1, name=f"relu{block}_{part}")(x)
         x = keras.layers.MaxPooling2D(padding="same", name=f"max{block}")(x)
     return keras.Model(inputs, _head(x, pooling, outputs), name=name)
-
-
-def _check_choice(argument, value, known):
-    if value not in known:
-        raise ValueError(
-            f"expected {argument} to be {' or '.join(known)}, got {value!r}."
-        )
 
 
 def _head(x, pooling, outputs):
