@@ -22,6 +22,7 @@ from keras_meta import zoo
 from keras_meta.zoo import intervals, recipes, scores
 
 MODELS = [
+    "lstm.omniglot_5w",
     "lstm.omniglot_5w-on_protonet",
     "mann.omniglot_5w-on_protonet",
     "lstm.omniglot_15w_strings",
