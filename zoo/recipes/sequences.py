@@ -11,8 +11,8 @@ def _reader(kind, fixed=True, **settings):
 
     Args:
         kind: the name of the learner's class.
-        fixed: whether the encoder keeps its initial weights; otherwise it is trained
-            with the learner.
+        fixed: whether the encoder keeps its initial weights, and has 64 filters;
+            otherwise it is trained with the learner, and has 32.
         **settings: of the learner.
     """
 
