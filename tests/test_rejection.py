@@ -223,9 +223,6 @@ def test_each_default_of_the_command_has_thresholds(card):
         assert row["episodes"] >= 100 and row["seed"] == 0
         # The threshold was chosen on other tasks; the rate on these tasks is close.
         assert row["rejected"] == pytest.approx(rejection.REJECTED, abs=0.025)
-        # Features of photographs, and an LSTM that reads raw images, separate unknown
-        # classes little better than chance.
-        weak = card.photographs or card.name == "lstm.omniglot_5w"
-        limit = 1 - row["rejected"] if weak else 0.8
-        assert 0 <= row["accepted"] < limit
+        # Better than rejecting the same share at random.
+        assert 0 <= row["accepted"] < 1 - row["rejected"]
         assert (row["statistic"] == "distance") <= (card.learner == "ProtoNet")

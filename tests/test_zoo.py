@@ -175,6 +175,41 @@ def test_alphabets_are_in_one_part_and_validation_tasks_in_one_alphabet():
         invalid.pools(None)
 
 
+# The alphabet of each character: "c" has two characters, fewer than a task needs.
+LARGE = dict(enumerate("aaabbbccddddeee"))
+
+
+def large_alphabets(preprocess, ids):
+    names = {i: f"{alphabet}_{i}" for i, alphabet in LARGE.items()}
+    x = np.repeat(np.arange(15.0, dtype="float32"), 4)[:, None]
+    pool = km.ClassPool.from_arrays(x, np.repeat(np.arange(15), 4), names=names)
+    return pool if ids is None else pool.select(ids)
+
+
+def test_large_alphabets_are_in_one_part_and_every_task_in_one_alphabet():
+    source = sources.LargeAlphabets(
+        "x", "x", "x", sizes=(2, 1, 1), load=large_alphabets, least=3
+    )
+    parts = [set(source.groups(pool).values()) for pool in source.pools(None).values()]
+    assert list(map(len, parts)) == [2, 1, 1]
+    assert set.union(*parts) == set("abde")
+    task = protocols.Classification(
+        source, 3, queries=1, test_queries=2, grouped=("train", "validation", "test")
+    )
+    episodes = task.episodes(None, seed=0)
+    test = task.test_episodes(None, source.test_classes(None), 3, 1, 1, seed=0)
+    data_sets = episodes["train"](), episodes["validation"](), test
+    for data, alphabets in zip(data_sets, parts, strict=True):
+        drawn = [
+            {LARGE[int(i)] for i in x["support_x"][:, 0]}
+            for x, _ in data.take(20).as_numpy_iterator()
+        ]
+        assert set(map(len, drawn)) == {1} and set.union(*drawn) == alphabets
+    invalid = dataclasses.replace(source, sizes=(3, 1, 1))
+    with pytest.raises(ValueError, match="at least 5 alphabets of 3 or more .*got 4"):
+        invalid.pools(None)
+
+
 def test_augmented_episodes_are_replayed():
     source = build_source(alphabets)
     identity = {"affine": {"degrees": 0, "zoom": (1, 1), "shift": 0.0}}

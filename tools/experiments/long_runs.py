@@ -7,20 +7,20 @@ import time
 import keras
 import numpy as np
 import results
-import tensorflow_datasets as tfds
 from results import FLAGS
 
 import keras_meta as km
 from keras_meta.zoo import intervals, training
+from keras_meta.zoo.recipes import characters, sources
 
-WAYS, SHOTS, QUERIES, STEPS, BATCH = 20, 5, 5, 100, 20
-EXAMPLES = WAYS * SHOTS
-SIZES = (10, 5, 10)  # training, validation and test alphabets of 20 classes or more
+TASK = characters.ALPHABETS_20W5S
+STEPS, BATCH = 100, 20
+EXAMPLES = TASK.ways * TASK.shots
 SCORED = (0, 1, 2, 5, 10, 20, 50, 100, 200)
 RATE = 3e-3  # Adam's learning rate
 TASK_BATCH = 5  # tasks in a batch of validation and scoring
 CHOICE_SEED = 0  # seed of the candidates
-VALIDATION_SEED, TEST_SEED = 10_000, 20_000  # seeds of tasks
+TASK_SEED = 0  # of validation and test tasks
 REPEATS = 5  # measurements of a time, whose median is reported
 
 # Four candidates for each method: the inner rate, and the prior if it has one.
@@ -57,46 +57,25 @@ PREPARE = km.ImagePreprocess(28, 28, 1, invert=True)
 Run = collections.namedtuple("Run", "method candidate seed steps")
 
 
-def alphabets():
-    """Returns `{label id of a character: alphabet}`."""
-    builder = tfds.builder("omniglot")
-    builder.download_and_prepare()
-    pairs = builder.as_dataset(
-        split="train+test", decoders={"image": tfds.decode.SkipDecoding()}
-    ).map(lambda example: (example["label"], example["alphabet"]))
-    return {int(label): int(alphabet) for label, alphabet in pairs.as_numpy_iterator()}
-
-
 def parts():
     """Returns `{part: (seed, start) -> episodes}`; the parts share no alphabet."""
-    pool = km.ClassPool.from_tfds("omniglot", "train+test", PREPARE)
-    alphabet_by_label = alphabets()
-    count = np.bincount(list(alphabet_by_label.values()))
-    order = np.random.RandomState(0).permutation(np.flatnonzero(count >= WAYS))
+    pools = TASK.source.pools(PREPARE)
 
-    def episodes(ids):
-        part_pool = pool.select(ids)
-        return lambda seed, start=0: part_pool.episodes(
-            WAYS, SHOTS, QUERIES, seed, start, alphabet_by_label
+    def episodes(part):
+        pool = pools[part]
+        groups = TASK.source.groups(pool)
+        sizes = TASK.ways, TASK.shots, TASK.queries
+        return lambda seed, start=0: pool.episodes(
+            *sizes, seed + sources.PART_SEEDS[part], start, groups
         )
 
-    part_episodes = {}
-    for part, size in zip(("train", "validation", "test"), SIZES, strict=True):
-        members, order = order[:size], order[size:]
-        part_episodes[part] = episodes(
-            [
-                label
-                for label, alphabet in alphabet_by_label.items()
-                if alphabet in members
-            ]
-        )
-    return part_episodes
+    return {part: episodes(part) for part in pools}
 
 
 def build_learner(run):
     """Builds the compiled learner of a run."""
     keras.utils.set_random_seed(run.seed)
-    network = km.networks.conv4(PREPARE.shape, outputs=WAYS, filters=FLAGS.filters)
+    network = km.networks.conv4(PREPARE.shape, outputs=TASK.ways, filters=FLAGS.filters)
     build, settings, candidates = METHODS[run.method]
     learner = build(
         network,
@@ -129,7 +108,7 @@ def train(run, data, out):
     settings |= {name: getattr(FLAGS, name) for name in flags}
 
     def load():
-        validation = data["validation"](VALIDATION_SEED)
+        validation = data["validation"](TASK_SEED)
         validation = validation.take(FLAGS.validation_tasks).batch(TASK_BATCH).cache()
         build_run = lambda: build_learner(run)  # noqa: E731
         return build_run, lambda start: data["train"](run.seed, start), validation
@@ -160,7 +139,7 @@ def load_trained(run, out):
 
 def accuracies(learner, data):
     """Returns the accuracy of each test task, `[tasks]`."""
-    batches = data["test"](TEST_SEED).take(FLAGS.test_tasks).batch(TASK_BATCH)
+    batches = data["test"](TASK_SEED).take(FLAGS.test_tasks).batch(TASK_BATCH)
     batch_accuracies = [
         np.mean(learner(x).numpy().argmax(-1) == y, axis=1)
         for x, y in batches.as_numpy_iterator()
@@ -217,7 +196,7 @@ def freeze(run, data, out):
     learner = load_trained(run, out)
     scales = learner.scales()
     order = sorted(scales, key=scales.get)
-    episode, _ = next(iter(data["test"](TEST_SEED).batch(1)))
+    episode, _ = next(iter(data["test"](TASK_SEED).batch(1)))
     for count in range(len(rows), len(order)):
         learner.frozen = []
         if count:
@@ -267,7 +246,7 @@ class Clock:
     def _measure(self, method, data):
         """Measures seconds of a meta-step, and of adaptation and scoring of a task."""
         learner = build_learner(Run(method, 0, 0, 1))
-        batches, tests = data["train"](0).batch(FLAGS.tasks), data["test"](TEST_SEED)
+        batches, tests = data["train"](0).batch(FLAGS.tasks), data["test"](TASK_SEED)
         seconds = []
         for call in (
             lambda: learner.fit(batches.take(2), verbose=0),

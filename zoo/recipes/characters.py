@@ -55,6 +55,17 @@ BACKGROUND = _lake("train", 27, 3)
 SMALL1 = _lake("small1", 4, 1)
 SMALL2 = _lake("small2", 4, 1)
 
+LARGE_ALPHABETS = sources.LargeAlphabets(
+    "omniglot-large-alphabets",
+    "Omniglot",
+    "Omniglot (TFDS omniglot, train+test): alphabets of 20 or more characters, 10 to "
+    "train, 5 to validate, 10 to test, drawn with seed 0; a task has characters of one "
+    "alphabet; 28x28",
+    "MIT, Brenden Lake",
+    (10, 5, 10),
+    sources.tfds("omniglot"),
+)
+
 OMNIGLOT_5W1S = protocols.Classification(OMNIGLOT)
 OMNIGLOT_20W1S = protocols.Classification(OMNIGLOT, ways=20, queries=3)
 # Reptile and its sigma form learn from the direction of adaptation. Over several
@@ -85,6 +96,15 @@ LAKE = protocols.Classification(
     augment={
         "affine": {"degrees": 10, "zoom": (0.85, 1.15), "shift": 0.07, "shear": 0.2}
     },
+)
+
+# Long adaptation: many steps on few images.
+ALPHABETS_20W5S = protocols.Classification(
+    LARGE_ALPHABETS,
+    ways=20,
+    shots=5,
+    test_queries=5,
+    grouped=("train", "validation", "test"),
 )
 
 # Sequences with ten presentations of each class.

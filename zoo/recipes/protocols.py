@@ -69,6 +69,8 @@ class Classification:
         labels: "onehot" or "strings".
         augment: random changes of the images of training tasks, see
             `keras_meta.augmentation.apply`; None: no changes.
+        grouped: parts whose tasks draw their classes from one group of the source,
+            such as an alphabet. No effect if the source has no groups.
     """
 
     source: sources.Source
@@ -81,6 +83,7 @@ class Classification:
     test_queries: int = 15
     labels: str = "onehot"
     augment: dict | None = None
+    grouped: tuple[str, ...] = ("validation",)
     metric = "accuracy"
 
     @property
@@ -103,8 +106,9 @@ class Classification:
         ends = [0, *itertools.accumulate(count for *_, count in self.curriculum)]
 
         def tasks(ways, shots, start):
+            groups = self._groups("train", pools["train"])
             return pool().episodes(
-                ways, shots, self.queries, seed, start, labels=self.labels
+                ways, shots, self.queries, seed, start, groups, self.labels
             )
 
         def train(start=0):
@@ -138,7 +142,7 @@ class Classification:
             seed: of the recipe.
             encode: see `episodes`.
         """
-        groups, pool = self.source.groups(pool), _lazy(pool, encode)
+        groups, pool = self._groups("validation", pool), _lazy(pool, encode)
         return lambda start=0: pool().episodes(
             self.ways,
             self.shots,
@@ -153,10 +157,19 @@ class Classification:
         self, preprocess, test_classes, ways, shots, queries, seed, encode=None
     ):
         """The endless dataset of episodes of unseen classes; see `episodes`."""
-        pool = _encoded(self.source.load(preprocess, test_classes), encode)
+        pool = self.source.load(preprocess, test_classes)
+        groups, pool = self._groups("test", pool), _encoded(pool, encode)
         return pool.episodes(
-            ways, shots, queries, seed + sources.PART_SEEDS["test"], labels=self.labels
+            ways,
+            shots,
+            queries,
+            seed + sources.PART_SEEDS["test"],
+            groups=groups,
+            labels=self.labels,
         )
+
+    def _groups(self, part, pool):
+        return self.source.groups(pool) if part in self.grouped else None
 
     def __str__(self):
         ways, shots = self.training_ways or self.ways, self.training_shots or self.shots

@@ -1,5 +1,6 @@
 """Data sets with their splits into classes. Importing this needs no TensorFlow."""
 
+import collections
 import collections.abc
 import dataclasses
 
@@ -53,9 +54,9 @@ class Source:
         return pool and [int(i) for i in pool.class_ids]
 
     def groups(self, pool):
-        """`{label id: group}`; a validation task draws its classes from one group.
+        """`{label id: group}`; a grouped task draws its classes from one group.
 
-        None: validation tasks draw from all classes.
+        None: all tasks draw from all classes. See `protocols.Classification.grouped`.
         """
         return None
 
@@ -97,9 +98,50 @@ class Alphabets(Source):
         return list(EVALUATION)
 
     def groups(self, pool):
-        """`{label id: alphabet}`."""
-        ids = map(int, pool.class_ids)
-        return {i: pool.names[i].rpartition("_")[0] for i in ids}
+        return alphabets(pool)
+
+
+@dataclasses.dataclass(frozen=True)
+class LargeAlphabets(Source):
+    """Whole alphabets with at least `least` characters to train, validate and test.
+
+    `sizes` has the numbers of alphabets in each part, drawn with seed 0; the other
+    alphabets are not used.
+    """
+
+    least: int = 20
+    rotations: bool = False
+
+    def pools(self, preprocess):
+        import numpy as np
+
+        pool = self.load(preprocess, None)
+        groups = alphabets(pool)
+        counts = collections.Counter(groups.values())
+        large = sorted(name for name, count in counts.items() if count >= self.least)
+        if len(large) < sum(self.sizes):
+            raise ValueError(
+                f"expected at least {sum(self.sizes)} alphabets of {self.least} or "
+                f"more characters, got {len(large)}."
+            )
+        order = np.random.RandomState(0).permutation(large)
+        parts = np.split(order, np.cumsum(self.sizes))
+        pools = {
+            part: pool.select([i for i in groups if groups[i] in members])
+            for part, members in zip(PART_SEEDS, parts, strict=False)
+        }
+        if self.rotations:
+            pools["train"] = pools["train"].with_rotations()
+        return pools
+
+    def groups(self, pool):
+        return alphabets(pool)
+
+
+def alphabets(pool):
+    """`{label id: alphabet}` of the characters of Omniglot in a pool."""
+    ids = map(int, pool.class_ids)
+    return {i: pool.names[i].rpartition("_")[0] for i in ids}
 
 
 @dataclasses.dataclass(frozen=True)
