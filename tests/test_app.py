@@ -201,6 +201,26 @@ def test_incomplete_tasks_are_rejected(task, tmp_path):
         images.predict(task)
 
 
+def test_a_model_that_refuses_the_task_leaves_no_prediction(tmp_path, monkeypatch):
+    gradio = pytest.importorskip("gradio")
+    from keras_meta.zoo.app import events, image_tab
+
+    monkeypatch.setattr(events, "state", lambda error: None)
+    with gradio.Blocks():
+        tab = image_tab.ImageTab(tmp_path, tmp_path)
+    task = images.Task().with_queries([mark(9)])
+    for number in range(6):  # LINEAR has five outputs
+        task = task.with_class(f"c{number}").with_examples(f"c{number}", [mark(number)])
+    history, label = (images.Task(), task.without_class("c5")), tab.label
+    page = tab.entry_chosen(history, LINEAR, 0, None)
+    assert page[tab.prediction].entry == LINEAR and page[label].value
+    assert page[tab.queries][0][1] and page[tab.by_step].visible
+    page = tab.entry_chosen((*history, task), LINEAR, 3, LINEAR)
+    assert page[tab.prediction] is None and not page[label].value
+    assert page[tab.queries][0][1] == "" and not page[tab.by_step].visible
+    assert page[tab.step_plot] is None and page[tab.share_plot] is None
+
+
 def test_read_returns_the_readable_images(tmp_path):
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.txt")]
     PIL.Image.fromarray(mark(1)[..., 0]).save(paths[0])

@@ -123,9 +123,9 @@ class ImageTab(tab.Tab):
         task = [self.history, self.classes]
         # Where the task and its prediction are.
         changed = [*task, self.prediction, self.examples, self.queries, self.label]
-        changed += [self.notes, self.draw_example]
+        changed += [self.notes, self.draw_example, self.by_step, self.step_plot]
+        changed += [self.shares, self.share_plot]
         predicted = [*changed, self.card, self.steps, self.tuned]
-        predicted += [self.by_step, self.step_plot, self.shares, self.share_plot]
         predicted += [self.shown, self.pad]
         settings = [self.history, self.entry, self.steps, self.tuned]
 
@@ -209,18 +209,28 @@ class ImageTab(tab.Tab):
             chosen = (names or [None])[-1]
         choices = [(f"{name} ({len(task.examples[name])})", name) for name in names]
         return {
+            **self._unpredicted(task),
             self.history: (*history, task)[-KEPT:],
-            self.prediction: None,
             self.classes: gradio.Radio(choices=choices, value=chosen),
             self.examples: [
                 (parts.thumbnail(image), name)
                 for name, examples in task.examples.items()
                 for image in examples
             ],
+            **self.class_chosen(chosen),
+        }
+
+    def _unpredicted(self, task):
+        """The page without a prediction of the task."""
+        return {
+            self.prediction: None,
             self.queries: [(parts.thumbnail(image), "") for image in task.queries],
             self.label: gradio.Label(value=None, label="Prediction"),
             self.notes: "",
-            **self.class_chosen(chosen),
+            self.by_step: gradio.Accordion(visible=False),
+            self.step_plot: None,
+            self.shares: gradio.Accordion(visible=False),
+            self.share_plot: None,
         }
 
     def class_chosen(self, chosen):
@@ -266,6 +276,7 @@ class ImageTab(tab.Tab):
     def entry_chosen(self, history, entry, steps, tuned):
         page = {self.card: models.description(entry) if entry else CHOICE}
         if history[-1].queries:
+            page |= self._unpredicted(history[-1])
             page |= self._predicted_if_complete(history[-1], entry, steps, tuned)
         return page
 
@@ -301,10 +312,7 @@ class ImageTab(tab.Tab):
         }
 
     def _predicted_if_complete(self, task, entry, steps, tuned):
-        """The prediction; for an incomplete task, a sentence that says what is missing.
-
-        The images to classify stay.
-        """
+        """The prediction; for an incomplete task, a sentence that states the reason."""
         try:
             return self.predicted((task,), entry, steps, tuned)
         except ValueError as error:
