@@ -23,6 +23,7 @@ from keras_meta.zoo import intervals, recipes, scores
 
 MODELS = [
     "lstm.omniglot_5w",
+    "mann.omniglot_5w",
     "lstm.omniglot_5w-on_protonet",
     "mann.omniglot_5w-on_protonet",
     "lstm.omniglot_15w_strings",
