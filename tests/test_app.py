@@ -201,6 +201,7 @@ def test_incomplete_tasks_are_rejected(task, tmp_path):
         images.predict(task)
 
 
+@pytest.mark.thorough
 def test_a_model_that_refuses_the_task_leaves_no_prediction(tmp_path, monkeypatch):
     gradio = pytest.importorskip("gradio")
     from keras_meta.zoo.app import events, image_tab
