@@ -219,10 +219,14 @@ def test_each_default_of_the_command_has_thresholds(card):
     max_ways = card.ways if alphabets else min(card.ways, source.sizes[1] - 1)
     ways = [ways for ways in grids.WAYS if ways <= max_ways]
     assert cells == list(itertools.product(ways, rejection.SHOTS))
+    one_shot = (cell for cell in card.grid if (cell["ways"], cell["shots"]) == (5, 1))
+    accuracy = next(one_shot)["mean"]
     for row in card.rejection:
         assert row["episodes"] >= 100 and row["seed"] == 0
         # The threshold was chosen on other tasks; the rate on these tasks is close.
         assert row["rejected"] == pytest.approx(rejection.REJECTED, abs=0.025)
-        # Better than rejecting the same share at random.
-        assert 0 <= row["accepted"] < 1 - row["rejected"]
+        # Outputs that confuse known classes separate unknown ones little better than
+        # chance.
+        limit = 0.8 if accuracy >= 0.95 else 1 - row["rejected"]
+        assert 0 <= row["accepted"] < limit
         assert (row["statistic"] == "distance") <= (card.learner == "ProtoNet")
