@@ -125,8 +125,7 @@ class ImageTab(tab.Tab):
         changed = [*task, self.prediction, self.examples, self.queries, self.label]
         changed += [self.notes, self.draw_example, self.by_step, self.step_plot]
         changed += [self.shares, self.share_plot]
-        predicted = [*changed, self.card, self.steps, self.tuned]
-        predicted += [self.shown, self.pad]
+        predicted = [*changed, self.card, self.steps, self.tuned, self.shown, self.pad]
         settings = [self.history, self.entry, self.steps, self.tuned]
 
         events.on(
@@ -276,7 +275,6 @@ class ImageTab(tab.Tab):
     def entry_chosen(self, history, entry, steps, tuned):
         page = {self.card: models.description(entry) if entry else CHOICE}
         if history[-1].queries:
-            page |= self._unpredicted(history[-1])
             page |= self._predicted_if_complete(history[-1], entry, steps, tuned)
         return page
 
@@ -317,7 +315,7 @@ class ImageTab(tab.Tab):
             return self.predicted((task,), entry, steps, tuned)
         except ValueError as error:
             events.state(error)
-            return {self.notes: KEPT_QUERIES}
+            return {**self._unpredicted(task), self.notes: KEPT_QUERIES}
 
     def _label(self, prediction, query):
         return gradio.Label(

@@ -101,12 +101,12 @@ class Classification:
         from keras_meta import episodes
 
         pools = self.source.pools(preprocess)
+        groups = self._groups("train", pools["train"])
         pool = _lazy(pools["train"], encode)
         ways, shots = self.training_ways or self.ways, self.training_shots or self.shots
         ends = [0, *itertools.accumulate(count for *_, count in self.curriculum)]
 
         def tasks(ways, shots, start):
-            groups = self._groups("train", pools["train"])
             return pool().episodes(
                 ways, shots, self.queries, seed, start, groups, self.labels
             )

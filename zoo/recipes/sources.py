@@ -66,7 +66,28 @@ EVALUATION = range(964, 1623)
 
 
 @dataclasses.dataclass(frozen=True)
-class Alphabets(Source):
+class ByAlphabet(Source):
+    """Characters of Omniglot, whose groups are alphabets."""
+
+    def groups(self, pool):
+        """`{label id: alphabet}`."""
+        ids = map(int, pool.class_ids)
+        return {i: pool.names[i].rpartition("_")[0] for i in ids}
+
+    def select(self, pool, alphabets):
+        """The pools of `{part: alphabets}`, with the rotations of training classes."""
+        groups = self.groups(pool)
+        pools = {
+            part: pool.select([i for i in groups if groups[i] in members])
+            for part, members in alphabets.items()
+        }
+        if self.rotations:
+            pools["train"] = pools["train"].with_rotations()
+        return pools
+
+
+@dataclasses.dataclass(frozen=True)
+class Alphabets(ByAlphabet):
     """Whole alphabets to train and to validate, the evaluation alphabets to test.
 
     `sizes` has the numbers of training alphabets, validation alphabets and test
@@ -78,31 +99,22 @@ class Alphabets(Source):
         import numpy as np
 
         pool = self.load(preprocess, None)
-        groups = self.groups(pool)
-        order = np.random.RandomState(0).permutation(sorted(set(groups.values())))
+        names = sorted(set(self.groups(pool).values()))
+        order = np.random.RandomState(0).permutation(names)
         train, validation = self.sizes[:2]
         parts = {"validation": order[:validation], "train": order[validation:]}
         if len(order) != train + validation:
             raise ValueError(
                 f"expected {train} + {validation} alphabets, got {len(order)}."
             )
-        pools = {
-            part: pool.select([i for i in groups if groups[i] in alphabets])
-            for part, alphabets in parts.items()
-        }
-        if self.rotations:
-            pools["train"] = pools["train"].with_rotations()
-        return pools
+        return self.select(pool, parts)
 
     def test_classes(self, preprocess):
         return list(EVALUATION)
 
-    def groups(self, pool):
-        return alphabets(pool)
-
 
 @dataclasses.dataclass(frozen=True)
-class LargeAlphabets(Source):
+class LargeAlphabets(ByAlphabet):
     """Whole alphabets with at least `least` characters to train, validate and test.
 
     `sizes` has the numbers of alphabets in each part, drawn with seed 0; the other
@@ -116,8 +128,7 @@ class LargeAlphabets(Source):
         import numpy as np
 
         pool = self.load(preprocess, None)
-        groups = alphabets(pool)
-        counts = collections.Counter(groups.values())
+        counts = collections.Counter(self.groups(pool).values())
         large = sorted(name for name, count in counts.items() if count >= self.least)
         if len(large) < sum(self.sizes):
             raise ValueError(
@@ -126,22 +137,7 @@ class LargeAlphabets(Source):
             )
         order = np.random.RandomState(0).permutation(large)
         parts = np.split(order, np.cumsum(self.sizes))
-        pools = {
-            part: pool.select([i for i in groups if groups[i] in members])
-            for part, members in zip(PART_SEEDS, parts, strict=False)
-        }
-        if self.rotations:
-            pools["train"] = pools["train"].with_rotations()
-        return pools
-
-    def groups(self, pool):
-        return alphabets(pool)
-
-
-def alphabets(pool):
-    """`{label id: alphabet}` of the characters of Omniglot in a pool."""
-    ids = map(int, pool.class_ids)
-    return {i: pool.names[i].rpartition("_")[0] for i in ids}
+        return self.select(pool, dict(zip(PART_SEEDS, parts, strict=False)))
 
 
 @dataclasses.dataclass(frozen=True)
