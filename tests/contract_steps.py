@@ -14,6 +14,7 @@ from tests.contract_keras import (
     build,
     gradient,
     is_reptile,
+    one_row,
     rows,
     weights_after_step,
 )
@@ -70,7 +71,7 @@ def test_weights_of_queries(name):
     assert loss - plain == pytest.approx(share * change, rel=1e-3, abs=1e-5)
 
 
-@rows
+@one_row
 def test_weighted_metrics_and_invalid_weights(name):
     learner, (episode, query_y) = build(name), batch(name)
     learner.compile(run_eagerly=True)
@@ -100,7 +101,7 @@ def test_weighted_metrics_and_invalid_weights(name):
 # precision
 
 
-@rows
+@one_row
 def test_loss_scaling_does_not_change_the_step(name):
     data = batch(name)
     expected = weights_after_step(build(name), data)

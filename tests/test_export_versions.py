@@ -193,7 +193,9 @@ def test_axes_of_any_length_are_exported(tmp_path):
     np.testing.assert_allclose(outputs["probabilities"], expected[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [km.MAML, km.ProtoNet])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(km.MAML, marks=pytest.mark.thorough), km.ProtoNet]
+)
 def test_a_fine_tuned_model_is_exported_with_a_temperature(tmp_path, kind):
     model = kind(km.networks.mlp((3,), 2, (2,)))
     model.temperature = 4.0

@@ -287,7 +287,9 @@ def test_reptile_reports_a_part_of_the_tasks_without_joint():
 # Moving statistics.
 
 
-@pytest.mark.parametrize("kind", [km.ProtoNet, km.LSTMLearner])
+@pytest.mark.parametrize(
+    "kind", [km.ProtoNet, pytest.param(km.LSTMLearner, marks=pytest.mark.thorough)]
+)
 def test_fit_with_trainable_false_keeps_the_moving_statistics(kind):
     episode, query_y = task(queries=5)
     learner = kind(mlp(5), outputs=3)
