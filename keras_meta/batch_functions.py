@@ -101,6 +101,58 @@ def refuse_class_weight(class_weight: Any) -> None:
         )
 
 
+def refuse_batch_size(x: Any, batch_size: int | None, argument: str) -> None:
+    """Raises a ValueError for a batch size beside data that have one of their own.
+
+    Args:
+        x: an episode as a dict of arrays, or batches of episodes.
+        batch_size: tasks per batch, None for Keras' default.
+        argument: the name of the argument that sets it.
+    """
+    if batch_size is not None and not isinstance(x, Mapping):
+        raise ValueError(
+            f"expected {argument} beside a dict of arrays only, got {batch_size} "
+            "beside batches of episodes; episodes.batch(...) sets their size."
+        )
+
+
+def refuse_unused_validation(
+    validation_data: Any,
+    validation_split: float,
+    validation_steps: int | None,
+    validation_batch_size: int | None,
+    validation_freq: int,
+) -> None:
+    """Raises a ValueError for arguments of `fit` that no validation would use.
+
+    Args:
+        validation_data: episodes for validation, or None.
+        validation_split: share of the tasks kept for validation.
+        validation_steps: batches per validation, or None.
+        validation_batch_size: tasks per batch of validation, or None.
+        validation_freq: epochs from one validation to the next.
+    """
+    if validation_data is not None:
+        if validation_split:
+            raise ValueError(
+                "expected validation_data or validation_split, got both of them."
+            )
+        pair = isinstance(validation_data, tuple | list)
+        data = validation_data[0] if pair else validation_data
+        refuse_batch_size(data, validation_batch_size, "validation_batch_size")
+    elif not validation_split:
+        arguments = {
+            "validation_steps": validation_steps,
+            "validation_batch_size": validation_batch_size,
+            "validation_freq": None if validation_freq == 1 else validation_freq,
+        }
+        given = [name for name, value in arguments.items() if value is not None]
+        if given:
+            raise ValueError(
+                f"expected validation_data beside {', '.join(given)}, got None."
+            )
+
+
 def rank_of_weights(x: Any, sample_weight: TensorLike | None) -> int | None:
     """Returns the rank of the sample weights that Keras gets, None without any.
 

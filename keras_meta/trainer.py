@@ -98,7 +98,7 @@ class Trainer(batch_functions.BatchFunctions):
             initial_epoch: index of the first epoch, from 0.
             steps_per_epoch: batches per epoch; required for endless datasets.
             validation_steps: batches per validation; required for endless datasets.
-            validation_batch_size: tasks per batch of validation.
+            validation_batch_size: tasks per batch of validation, if it has arrays.
             validation_freq: epochs from one validation to the next.
 
         Returns:
@@ -108,10 +108,21 @@ class Trainer(batch_functions.BatchFunctions):
             ValueError: data that are not batches of episodes, an endless
                 `tf.data.Dataset` without `steps_per_epoch` or, for validation,
                 `validation_steps`, `class_weight`, a `sample_weight` of queries for
-                `Reptile` or `SigmaReptile`, or layers made trainable after `compile`.
+                `Reptile` or `SigmaReptile`, layers made trainable after `compile`, or
+                an argument that Keras would ignore: a batch size beside a dataset, or
+                `validation_steps`, `validation_batch_size` and `validation_freq`
+                without validation data.
         """
         batch_functions.refuse_class_weight(class_weight)
         checks.check_episodes(self, x)
+        batch_functions.refuse_batch_size(x, batch_size, "batch_size")
+        batch_functions.refuse_unused_validation(
+            validation_data,
+            validation_split,
+            validation_steps,
+            validation_batch_size,
+            validation_freq,
+        )
         if validation_data is not None:
             data = validation_data
             checks.check_episodes(
@@ -182,10 +193,11 @@ class Trainer(batch_functions.BatchFunctions):
             The loss and the metrics: a list of numbers, or a dict.
 
         Raises:
-            ValueError: data that are not batches of episodes, or endless data without
-                `steps`.
+            ValueError: data that are not batches of episodes, endless data without
+                `steps`, or `batch_size` beside a dataset.
         """
         checks.check_episodes(self, x)
+        batch_functions.refuse_batch_size(x, batch_size, "batch_size")
         checks.check_end(x, steps, "steps")
         self._weights_rank = batch_functions.rank_of_weights(x, sample_weight)
         with checks.in_a_sentence():
@@ -223,10 +235,11 @@ class Trainer(batch_functions.BatchFunctions):
             and scale are stacked, `[T, Q, d_y, 2]`.
 
         Raises:
-            ValueError: data that are not batches of episodes, or endless data without
-                `steps`.
+            ValueError: data that are not batches of episodes, endless data without
+                `steps`, or `batch_size` beside a dataset.
         """
         checks.check_episodes(self, x)
+        batch_functions.refuse_batch_size(x, batch_size, "batch_size")
         checks.check_end(x, steps, "steps")
         with checks.in_a_sentence():
             return super().predict(

@@ -49,6 +49,43 @@ def test_numbers_of_batches_are_checked(learner, episodes, steps):
             run()
 
 
+def test_a_batch_size_beside_batches_is_refused(learner, episodes):
+    for run in (learner.fit, learner.evaluate, learner.predict):
+        with pytest.raises(ValueError, match="batch_size beside a dict of arrays only"):
+            run(episodes.take(1), batch_size=2, verbose=0)
+    with pytest.raises(ValueError, match="validation_batch_size beside a dict"):
+        learner.fit(
+            episodes.take(1), validation_data=episodes.take(1), validation_batch_size=2
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"validation_steps": 1}, {"validation_batch_size": 1}, {"validation_freq": 2}],
+)
+def test_arguments_of_a_validation_require_one(learner, episodes, arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"validation_data beside {name}, got None"):
+        learner.fit(episodes.take(1), **arguments)
+
+
+def test_validation_data_and_a_split_are_refused(learner, episodes):
+    x, y = next(episodes.as_numpy_iterator())
+    with pytest.raises(ValueError, match="got both"):
+        learner.fit(x, y, validation_data=(x, y), validation_split=0.5)
+    history = learner.fit(
+        x,
+        y,
+        batch_size=1,
+        validation_data=(x, y),
+        validation_batch_size=1,
+        validation_freq=2,
+        epochs=2,
+        verbose=0,
+    )
+    assert len(history.history["val_loss"]) == 1
+
+
 def test_statistics_of_endless_episodes_are_refused(learner, episodes):
     with pytest.raises(ValueError, match=r"never end; episodes.take\(n\) ends"):
         km.batch_norm.estimate(learner, episodes)

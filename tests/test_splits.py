@@ -250,6 +250,27 @@ def test_held_out_photo_classes_are_random_and_unlike_training_classes():
             assert all(name in photo_sources.PHOTOS.title for name in names)
 
 
+@pytest.mark.parametrize("rotations", [False, True])
+def test_every_split_has_the_rotations_that_its_source_states(rotations):
+    x = np.random.RandomState(0).randint(0, 256, [12, 2, 2, 1]).astype("uint8")
+    names = [f"{alphabet}_{i}" for alphabet in "abc" for i in (1, 2)]
+    pool = km.ClassPool.from_arrays(x, np.repeat(np.arange(6), 2)).select(range(6))
+    pool.names.update(enumerate(names))
+    parts = ("a_1", "b_1", "b_2"), ("c_1",), ("c_2",)
+    for kind, arguments in (
+        (sources.Source, {"sizes": (3, 2, 1)}),
+        (sources.Alphabets, {"sizes": (2, 1)}),
+        (sources.LargeAlphabets, {"sizes": (1, 1, 1), "least": 2}),
+        (sources.Named, {"names": parts}),
+    ):
+        arguments |= {"load": lambda *_: pool, "rotations": rotations}
+        pools = kind("x", "x", "x", **arguments).pools(None)
+        train = pools.pop("train")
+        unique = len(set(train.class_ids))
+        assert len(train.class_ids) == unique * (4 if rotations else 1), kind
+        assert all(len(set(p.class_ids)) == len(p.class_ids) for p in pools.values())
+
+
 def test_errors_name_the_missing_data_of_photos(loaded, monkeypatch):
     incomplete = blanks(["ant", "bass"])
     monkeypatch.setattr(km.ClassPool, "from_directory", lambda *arguments: incomplete)

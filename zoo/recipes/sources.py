@@ -42,11 +42,15 @@ class Source:
         """`{part: ClassPool}` with disjoint classes; values are None without `load`."""
         if self.load is None:
             return dict.fromkeys(PART_SEEDS)
-        pool = self.load(preprocess, None)
-        train, validation, test = pool.split_classes(*self.sizes, seed=0)
+        pools = self.split(self.load(preprocess, None))
         if self.rotations:
-            train = train.with_rotations()
-        return {"train": train, "validation": validation, "test": test}
+            pools["train"] = pools["train"].with_rotations()
+        return pools
+
+    def split(self, pool):
+        """`{part: ClassPool}` of all images, without rotations."""
+        parts = pool.split_classes(*self.sizes, seed=0)
+        return dict(zip(PART_SEEDS, parts, strict=True))
 
     def test_classes(self, preprocess):
         """Label ids of the test classes, or None without `load`."""
@@ -75,15 +79,12 @@ class ByAlphabet(Source):
         return {i: pool.names[i].rpartition("_")[0] for i in ids}
 
     def select(self, pool, alphabets):
-        """The pools of `{part: alphabets}`, with the rotations of training classes."""
+        """The pools of `{part: alphabets}`."""
         groups = self.groups(pool)
-        pools = {
+        return {
             part: pool.select([i for i in groups if groups[i] in members])
             for part, members in alphabets.items()
         }
-        if self.rotations:
-            pools["train"] = pools["train"].with_rotations()
-        return pools
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +96,9 @@ class Alphabets(ByAlphabet):
     do.
     """
 
-    def pools(self, preprocess):
+    def split(self, pool):
         import numpy as np
 
-        pool = self.load(preprocess, None)
         names = sorted(set(self.groups(pool).values()))
         order = np.random.RandomState(0).permutation(names)
         train, validation = self.sizes[:2]
@@ -124,10 +124,9 @@ class LargeAlphabets(ByAlphabet):
     least: int = 20
     rotations: bool = False
 
-    def pools(self, preprocess):
+    def split(self, pool):
         import numpy as np
 
-        pool = self.load(preprocess, None)
         counts = collections.Counter(self.groups(pool).values())
         large = sorted(name for name, count in counts.items() if count >= self.least)
         if len(large) < sum(self.sizes):
@@ -151,8 +150,7 @@ class Named(Source):
     names: tuple[tuple[str, ...], ...] = ()
     rotations: bool = False
 
-    def pools(self, preprocess):
-        pool = self.load(preprocess, None)
+    def split(self, pool):
         return {
             part: select_names(pool, names, self.family)
             for part, names in zip(PART_SEEDS, self.names, strict=True)
