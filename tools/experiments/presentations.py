@@ -90,7 +90,7 @@ def show(accuracies):
 
 
 def draw(accuracies):
-    figure = matplotlib.figure.Figure((7, 4.5), layout="constrained")
+    figure = matplotlib.figure.Figure((9, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, values in accuracies.items():
         means, widths = intervals.summaries(values)
@@ -99,7 +99,7 @@ def draw(accuracies):
     for name, means in published_figures(accuracies).items():
         axes.plot(SHOWN, means, "--", linewidth=1, label=f"published: {name}")
     axes.set(xlabel="presentation of a class", ylabel="accuracy (%)", ylim=(0, 100))
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     return figure
 
 
