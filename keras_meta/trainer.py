@@ -323,8 +323,14 @@ class Trainer(batch_functions.BatchFunctions):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        self._auto_scale_loss = auto_scale_loss
         self._functions = traces.Functions()  # traced with layers as they are now
         self._compiled_variables = frozenset(map(id, self.trainable_variables))
+
+    def get_compile_config(self) -> dict[str, Any]:
+        config = super().get_compile_config()
+        # Keras does not store it, and would scale the loss of a loaded learner.
+        return config and {**config, "auto_scale_loss": self._auto_scale_loss}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras skips this for a class with its own `compile`.

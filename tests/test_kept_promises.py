@@ -217,6 +217,22 @@ def test_fine_tuning_a_prototypical_network_in_float16():
     assert np.isfinite(model.predict(x, verbose=0)).all()
 
 
+# Files.
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_loaded_learner_scales_its_loss_as_the_saved_one(tmp_path, scaled):
+    learner = km.ProtoNet(mlp(5, "mixed_float16"))
+    learner.compile("sgd", auto_scale_loss=scaled)
+    learner.fit(*task(), verbose=0)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    scaling = keras.optimizers.LossScaleOptimizer
+    for each in (learner, loaded):
+        assert isinstance(each.optimizer, scaling) == scaled
+        assert not isinstance(getattr(each.optimizer, "inner_optimizer", None), scaling)
+
+
 # Labels.
 
 
