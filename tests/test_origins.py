@@ -29,7 +29,7 @@ GRADIENT = [
 ]
 RANDOM_START = [*GRADIENT, "lstm.omniglot_5w", "mann.omniglot_5w"]
 # Entries trained from another entry's weights; they will be trained from random ones.
-WARM_STARTED = {f"{name}.omniglot_5w1s" for name in ("sigma_imaml", "sigma_reptile")}
+WARM_STARTED = {"sigma_imaml.omniglot_5w1s"}
 # Least relative distance of two entries; fine-tuning alone moves weights by 0.02.
 MIN_DISTANCE = 0.3
 
