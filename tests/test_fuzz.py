@@ -258,6 +258,7 @@ def test_command(argv):
     assert code == 0 or ": error: " in error_lines[-1]
 
 
+@pytest.mark.thorough
 def test_learning_a_curve(folder, monkeypatch):
     learner = zoo.load(CURVES)
     monkeypatch.setattr(zoo, "load", lambda name: learner)
@@ -302,6 +303,7 @@ def server(folder):
         yield predict
 
 
+@pytest.mark.thorough
 def test_served_requests(server):
     valid = {
         "support_x": np.ones([2, 3, 1], "float32"),

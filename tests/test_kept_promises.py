@@ -237,7 +237,12 @@ def test_a_loaded_learner_scales_its_loss_as_the_saved_one(tmp_path, scaled):
 
 
 @pytest.mark.parametrize(
-    "dtype, classes", [("uint8", 256), ("int8", 128), ("int16", 300)]
+    "dtype, classes",
+    [
+        ("uint8", 256),
+        pytest.param("int8", 128, marks=pytest.mark.thorough),
+        pytest.param("int16", 300, marks=pytest.mark.thorough),
+    ],
 )
 def test_labels_of_small_integer_types_with_many_classes(dtype, classes):
     keras.utils.set_random_seed(0)

@@ -392,6 +392,7 @@ def test_unknown_names_get_a_suggestion():
     )
 
 
+@pytest.mark.thorough
 def test_terminals_without_unicode(monkeypatch, capsys, task):
     for encoding in ("ascii", "cp1252"):
         raw = io.BytesIO()

@@ -304,6 +304,7 @@ def test_an_example_shape_is_that_of_the_network(kind):
         assert learner.x_spec("x").shape.as_list() == [None, None, 4]
 
 
+@pytest.mark.thorough
 def test_fit_checks_its_data_before_tracing():
     learner = km.LSTMLearner(example_shape=[2], outputs=2, units=4)
     learner.compile()
