@@ -117,7 +117,7 @@ def refuse_batch_size(x: Any, batch_size: int | None, argument: str) -> None:
 
 
 def refuse_unused_validation(
-    validation_data: Any,
+    validation_x: Any,
     validation_split: float,
     validation_steps: int | None,
     validation_batch_size: int | None,
@@ -126,20 +126,18 @@ def refuse_unused_validation(
     """Raises a ValueError for arguments of `fit` that no validation would use.
 
     Args:
-        validation_data: episodes for validation, or None.
+        validation_x: episodes for validation, or None.
         validation_split: share of the tasks kept for validation.
         validation_steps: batches per validation, or None.
         validation_batch_size: tasks per batch of validation, or None.
         validation_freq: epochs from one validation to the next.
     """
-    if validation_data is not None:
+    if validation_x is not None:
         if validation_split:
             raise ValueError(
                 "expected validation_data or validation_split, got both of them."
             )
-        pair = isinstance(validation_data, tuple | list)
-        data = validation_data[0] if pair else validation_data
-        refuse_batch_size(data, validation_batch_size, "validation_batch_size")
+        refuse_batch_size(validation_x, validation_batch_size, "validation_batch_size")
     elif not validation_split:
         arguments = {
             "validation_steps": validation_steps,

@@ -116,19 +116,19 @@ class Trainer(batch_functions.BatchFunctions):
         batch_functions.refuse_class_weight(class_weight)
         checks.check_episodes(self, x)
         batch_functions.refuse_batch_size(x, batch_size, "batch_size")
+        validation_x: Any = validation_data
+        if isinstance(validation_data, tuple | list):
+            validation_x = validation_data[0]
         batch_functions.refuse_unused_validation(
-            validation_data,
+            validation_x,
             validation_split,
             validation_steps,
             validation_batch_size,
             validation_freq,
         )
         if validation_data is not None:
-            data = validation_data
-            checks.check_episodes(
-                self, data[0] if isinstance(data, tuple | list) else data
-            )
-            checks.check_end(data, validation_steps, "validation_steps")
+            checks.check_episodes(self, validation_x)
+            checks.check_end(validation_x, validation_steps, "validation_steps")
         checks.check_end(x, steps_per_epoch, "steps_per_epoch")
         if self.compiled:
             unknown = [

@@ -254,8 +254,8 @@ def test_held_out_photo_classes_are_random_and_unlike_training_classes():
 def test_every_split_has_the_rotations_that_its_source_states(rotations):
     x = np.random.RandomState(0).randint(0, 256, [12, 2, 2, 1]).astype("uint8")
     names = [f"{alphabet}_{i}" for alphabet in "abc" for i in (1, 2)]
-    pool = km.ClassPool.from_arrays(x, np.repeat(np.arange(6), 2)).select(range(6))
-    pool.names.update(enumerate(names))
+    labels = np.repeat(np.arange(6), 2)
+    pool = km.ClassPool.from_arrays(x, labels, names=dict(enumerate(names)))
     parts = ("a_1", "b_1", "b_2"), ("c_1",), ("c_2",)
     for kind, arguments in (
         (sources.Source, {"sizes": (3, 2, 1)}),
