@@ -210,14 +210,15 @@ def _is_onehot(spec, y):
 def preprocess(learner, name, value):
     """Checks the setting `preprocess`: images of the shape of one x.
 
-    Image completion has a `preprocess` too, but its x are positions, of rank 1.
+    Image completion, a regression, has a `preprocess` too, but its x are positions.
     """
     if value is None:
         return None
     expected = tf.TensorShape(learner.example_shape)
     if not callable(value) or not hasattr(value, "shape"):
         raise ValueError(f"expected {name} to be an ImagePreprocess, got {value!r}.")
-    if expected.rank == 3 and not expected.is_compatible_with(value.shape):
+    reads_images = learner.classification or expected.rank == 3
+    if reads_images and not expected.is_compatible_with(value.shape):
         raise ValueError(
             f"expected {name} to return images of the shape of one x, {expected}, got "
             f"an ImagePreprocess to {tuple(value.shape)}."

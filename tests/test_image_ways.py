@@ -298,6 +298,9 @@ def test_a_learner_takes_a_preprocess_of_its_own_images_alone():
     with pytest.raises(ValueError, match=message):
         learner.preprocess = km.ImagePreprocess()
     assert learner.preprocess.shape == (8, 8, 1)
+    flat = km.networks.mlp((8 * 8,), 3, units=(4,))
+    with pytest.raises(ValueError, match=r"one x, \(64,\), got .* to \(8, 8, 1\)"):
+        km.MAML(flat, preprocess=km.ImagePreprocess(8, 8, 1))
     any_size = km.networks.conv4((None, None, 1), outputs=None, filters=4)
     assert km.ProtoNet(any_size, preprocess=km.ImagePreprocess()).preprocess
 

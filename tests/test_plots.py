@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends import backend_agg
 
 import keras_meta as km
-from keras_meta import plot_text, plots
+from keras_meta import plot_colours, plot_text, plots
 
 
 def task(ways, shots, queries):
@@ -94,7 +94,7 @@ def test_predictions_mark_correct_and_wrong_queries():
     frames = [
         matplotlib.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches
     ]
-    right, wrong = plots.RIGHT, plots.WRONG
+    right, wrong = plot_colours.RIGHT, plot_colours.WRONG
     assert frames[3:] == [right, right, wrong, wrong, right, right]
     upright = [t.get_text() for t in texts(figure) if t.get_rotation() == 90]
     assert upright == ["a", "b", "c"]
@@ -110,7 +110,7 @@ def test_predictions_mark_queries_of_no_class():
     frames = [
         matplotlib.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches
     ]
-    grey = matplotlib.colors.to_hex(plots.GREY)
+    grey = matplotlib.colors.to_hex(plot_colours.GREY)
     by_class = np.array(unknown)[np.argsort(query_y, kind="stable")]
     assert [frame == grey for frame in frames[3:]] == by_class.tolist()
     assert_legible(figure)
@@ -152,8 +152,25 @@ def test_wrong_shapes_are_rejected():
         plots.predictions(
             support_x, support_y, query_x, probabilities, None, query_y + 1
         )
-    with pytest.raises(ValueError, match="points 2 and 3"):
-        plots.fit([1, 2], [1, 2, 3], [1], [1])
+    with pytest.raises(ValueError, match=r"query_x \[n, H, W, 1 or 3\] .* got \[0, 28"):
+        plots.predictions(support_x, support_y, query_x[:0], probabilities[:0])
+    with pytest.raises(ValueError, match=r"support_x .* got \[3, 28, 28\]"):
+        plots.predictions(support_x[..., 0], support_y, query_x, probabilities)
+    for labels in (support_y - 1, support_y * 1.0):
+        with pytest.raises(ValueError, match="list of labels 0, 1"):
+            plots.predictions(support_x, labels, query_x, probabilities)
+    with pytest.raises(ValueError, match="finite probabilities"):
+        plots.predictions(support_x, support_y, query_x, probabilities * np.nan)
+    curve = [1], [1]
+    with pytest.raises(ValueError, match="points of 2 x and 3 y"):
+        plots.fit([1, 2], [1, 2, 3], *curve)
+    for name, values in {
+        "scale": [1, 2],
+        "truth": [1, 2],
+        "query": ([1], [1, 2]),
+    }.items():
+        with pytest.raises(ValueError, match=f"got {name} of 1 x and 2 y"):
+            plots.fit(*curve, *curve, **{name: values})
 
 
 def test_fit_draws_points_curves_and_band():

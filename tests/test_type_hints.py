@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PUBLIC = [
     *("api", "applications", "augmentation", "batch_norm", "check", "episode_metric"),
     *("files", "findings", "fine_tuning", "images", "inner_loop", "learner", "losses"),
-    *("memory", "metrics", "network", "networks", "ordered", "plot_images", "plots"),
+    *("memory", "metrics", "network", "networks", "ordered", "plot_images"),
+    *("plot_predictions", "plots"),
     *("pool", "priors", "runtime", "saved_model", "settings", "solvers", "steps"),
     *("streams", "task_model", "task_network", "tasks", "traces", "trainer", "units"),
     *(f"learners.{path.stem}" for path in (ROOT / "keras_meta/learners").glob("*.py")),

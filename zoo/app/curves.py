@@ -231,14 +231,14 @@ def by_step_figure(curve, name, steps):
     """
     import matplotlib.figure
 
-    from keras_meta import plots
+    from keras_meta import plot_colours, plots
 
     figure = matplotlib.figure.Figure(SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for count in steps:
         fit = predict(curve, name, count)
         plots.band(axes, fit.grid, fit.curve, 0 * fit.curve, f"{count}")
-    axes.plot(*curve.known().T, "o", color=plots.ORANGE, zorder=3)
+    axes.plot(*curve.known().T, "o", color=plot_colours.ORANGE, zorder=3)
     low, high, bottom, top = curve.view()
     axes.set(xlim=(low, high), ylim=(bottom, top))
     axes.grid(alpha=0.25)
