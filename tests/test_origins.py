@@ -28,8 +28,6 @@ GRADIENT = [
     )
 ]
 RANDOM_START = [*GRADIENT, "lstm.omniglot_5w", "mann.omniglot_5w"]
-# Entries trained from another entry's weights; they will be trained from random ones.
-WARM_STARTED = {"sigma_imaml.omniglot_5w1s"}
 # Least relative distance of two entries; fine-tuning alone moves weights by 0.02.
 MIN_DISTANCE = 0.3
 
@@ -66,8 +64,7 @@ def test_distances_of_tuned_and_fresh_weights():
 
 
 def test_entries_from_random_weights_differ():
-    trained = {name: zoo.load(name).network for name in GRADIENT if is_random(name)}
-    assert "maml.omniglot_5w1s" in trained
+    trained = {name: zoo.load(name).network for name in GRADIENT}
     weights = {
         name: [v.numpy() for v in network.trainable_variables]
         for name, network in trained.items()
@@ -76,16 +73,9 @@ def test_entries_from_random_weights_differ():
     assert list(near_pairs(weights)) == []
 
 
-def is_random(name):
-    return zoo.card(name).began_at_random
-
-
-def test_warm_started_entries_are_listed():
-    assert {name for name in GRADIENT if not is_random(name)} == WARM_STARTED
-
-
 @pytest.mark.parametrize("name", RANDOM_START)
-def test_recipes_of_algorithms_start_from_random_weights(name):
+def test_entries_and_recipes_of_algorithms_start_from_random_weights(name):
+    assert zoo.card(name).began_at_random
     recipe = recipes.recipe(name)
     assert recipe.warm_start is None and recipe.adjust is None
     settings = training.settings(name, recipe.steps, recipe.seed, 100, None)
