@@ -47,15 +47,14 @@ def fit(
         ValueError: different numbers of x and y.
     """
     x, y, grid, mean = (np.ravel(values) for values in (x, y, grid, mean))
-    drawn = {"points": (x, y), "curve": (grid, mean)}
-    drawn |= {"scale": (grid, scale)} if scale is not None else {}
-    drawn |= {"truth": (grid, truth)} if truth is not None else {}
-    drawn |= {"query": query} if query is not None else {}
-    for name, pair in drawn.items():
-        along, values = map(np.size, pair)
-        if along != values:
+    pairs = {"points": (x, y), "curve": (grid, mean)}
+    pairs |= {"scale": (grid, scale), "truth": (grid, truth)}
+    pairs["query"] = ((), ()) if query is None else query
+    for name, (along, values) in pairs.items():
+        if values is not None and np.size(along) != np.size(values):
             raise ValueError(
-                f"expected as many y as x, got {name} of {along} x and {values} y."
+                f"expected as many y as x, got {name} of {np.size(along)} x and "
+                f"{np.size(values)} y."
             )
     figure = matplotlib.figure.Figure((8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
